@@ -1,0 +1,2 @@
+//! Plays SolarNetwork.
+fn main() {}
