@@ -1,1 +1,22 @@
-//! The agent.
+//! The edge agent for SolarNetwork nodes.
+//!
+//! ```text
+//!               ┌──────── instruct ◀──────────────── server
+//!               ▼ writes      │ results                 ▲
+//! devices ──▶ modbus ──▶ reader ──▶ queue ──▶ upload ───┘ proof
+//!                                   │  ▲         │
+//!                                 spool └─ acknowledge
+//!
+//!  credential ──signs──▶ solarnet (every call) ◀── refresh (keeps the key alive)
+//!  config ──▶ app ──▶ every task            observe ◀── every task
+//! ```
+//!
+//! A datum is *taken* once committed to disk and *gone* once the server proved that it has it.
+//! Each module's header says what it guarantees; `docs/architecture.md` says who may import whom.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod file;
+pub mod solarnet;

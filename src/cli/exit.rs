@@ -1,0 +1,76 @@
+//! How a command ended, as an exit code that scripts and systemd act on.
+//!
+//! The codes are those of `sysexits.h`; the unit's `RestartPreventExitStatus=64 77 78` relies on
+//! them.
+
+use std::fmt;
+
+/// The exit codes of this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Stopped on request, or a check found nothing.
+    Ok = 0,
+    /// The daemon lost a task and gave up.
+    Failed = 1,
+    /// Wrong arguments.
+    Usage = 64,
+    /// Corrupt data was found.
+    Data = 65,
+    /// No answer from a device or server, or no daemon is running.
+    Unavailable = 69,
+    /// A bug that was noticed.
+    Software = 70,
+    /// A disk failed.
+    Io = 74,
+    /// A file or port is not ours to open, or the server refused.
+    NoPermission = 77,
+    /// The configuration is wrong.
+    Config = 78,
+}
+
+/// Why a command did not do its work: the code for scripts, the chain of causes for people.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What happened.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// A failure of our own words.
+    pub fn new(
+        exit: Exit,
+        message: impl fmt::Display + fmt::Debug + Send + Sync + 'static,
+    ) -> Self {
+        Self { exit, error: anyhow::Error::msg(message) }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    /// An output that cannot be written, or a file that cannot be read.
+    fn from(error: std::io::Error) -> Self {
+        let exit = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            _ => Exit::Io,
+        };
+        Self { exit, error: error.into() }
+    }
+}
+
+/// Gives an error the code it ends the program with.
+pub trait OrExit<T> {
+    /// Ends with `exit` on an error.
+    ///
+    /// # Errors
+    ///
+    /// The error, with its code.
+    fn or_exit(self, exit: Exit) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
+    fn or_exit(self, exit: Exit) -> Result<T, Failure> {
+        self.map_err(|error| Failure { exit, error: error.into() })
+    }
+}

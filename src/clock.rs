@@ -1,0 +1,417 @@
+//! Which time it is, when the machine's own clock may be wrong.
+//!
+//! Three questions, three answers (design 5.3):
+//!
+//! * *What does the server think?* The `Date` of its last answer plus the monotonic time since:
+//!   [`Clock::server_now`]. Requests are signed with it.
+//! * *When was this read?* [`Clock::stamp`]: the system clock where it lies within a minute of the
+//!   server's, otherwise server time; where neither is known, the machine's own time line.
+//! * *What does a reading of that boot mean in wall time?* [`Clock::place`], from the anchor of
+//!   its boot.
+//!
+//! ```text
+//!  unknown ──first Date, or the kernel says NTP is in step──▶ trusted   (never back within a boot)
+//! ```
+//!
+//! The anchor of each boot (wall time at boot) is written to `clock.json` once, when it becomes
+//! known; it is never moved, so a reading placed twice gets the same instant. The system clock is
+//! never set. [`Core`] is pure: it is told the time; [`Clock`] asks the machine and keeps the file.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::domain::{BootId, Stamp};
+use crate::file;
+
+/// How far the system clock may lie from the server's and still stamp readings.
+const TOLERANCE: TimeDelta = TimeDelta::seconds(60);
+
+/// Boots whose anchors are kept; older ones have no readings left in any queue worth the name.
+const MAX_ANCHORS: usize = 512;
+
+/// One look at the machine's clocks, taken at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// What the system clock says, right or wrong.
+    pub system: DateTime<Utc>,
+    /// Time since the machine started, sleep included.
+    pub since_boot: Duration,
+}
+
+/// How the clock stands, for `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Neither the server nor NTP has said what time it is since the machine started.
+    Unknown,
+    /// The kernel says that NTP keeps the system clock in step.
+    Synchronised,
+    /// The server's time is known; `ahead` is by how much the system clock leads it.
+    Server {
+        /// System clock minus server time.
+        ahead: TimeDelta,
+    },
+}
+
+/// The pure part: what is known about time, and what follows from it.
+#[derive(Debug, Clone)]
+pub struct Core {
+    boot: BootId,
+    /// Server time minus time since boot, from the last verified answer.
+    server: Option<DateTime<Utc>>,
+    synchronised: bool,
+    /// Wall time at the start of each boot that learnt the time.
+    anchors: BTreeMap<BootId, DateTime<Utc>>,
+}
+
+impl Core {
+    /// Knows the anchors of earlier boots, and of this one if the daemon was restarted within it.
+    #[must_use]
+    pub fn new(boot: BootId, anchors: BTreeMap<BootId, DateTime<Utc>>) -> Self {
+        Self { boot, server: None, synchronised: false, anchors }
+    }
+
+    /// Takes the `Date` of an answer that arrived just now.
+    ///
+    /// `Date` has whole seconds and was written before the answer travelled: server time is taken
+    /// as half a second past it.
+    pub fn learn_server(&mut self, now: Now, date: DateTime<Utc>) {
+        let zero = date + TimeDelta::milliseconds(500) - delta(now.since_boot);
+        // A step of our own making would come with every answer's rounding; keep the first value
+        // while answers agree with it.
+        if self.server.is_none_or(|known| (known - zero).abs() > TimeDelta::seconds(2)) {
+            self.server = Some(zero);
+        }
+        self.anchor(now);
+    }
+
+    /// Takes the kernel's word that NTP keeps the system clock in step.
+    pub fn learn_synchronised(&mut self, now: Now) {
+        self.synchronised = true;
+        self.anchor(now);
+    }
+
+    fn anchor(&mut self, now: Now) {
+        if let Some(wall) = self.trusted(now) {
+            self.anchors.entry(self.boot).or_insert(wall - delta(now.since_boot));
+        }
+    }
+
+    /// The server's time, if any answer told it since the daemon started.
+    #[must_use]
+    pub fn server_now(&self, now: Now) -> Option<DateTime<Utc>> {
+        self.server.map(|zero| zero + delta(now.since_boot))
+    }
+
+    /// The time that readings are stamped with, if it can be trusted.
+    #[must_use]
+    pub fn trusted(&self, now: Now) -> Option<DateTime<Utc>> {
+        match self.server_now(now) {
+            Some(server) if (now.system - server).abs() <= TOLERANCE => Some(now.system),
+            Some(server) => Some(server),
+            None if self.synchronised => Some(now.system),
+            // Restarted within a boot that knew the time: its anchor still holds.
+            None => self.anchors.get(&self.boot).map(|zero| *zero + delta(now.since_boot)),
+        }
+    }
+
+    /// The stamp of a reading taken now.
+    #[must_use]
+    pub fn stamp(&self, now: Now) -> Stamp {
+        match self.trusted(now) {
+            Some(wall) => Stamp::Wall { unix_ms: wall.timestamp_millis() },
+            None => Stamp::Boot {
+                boot: self.boot,
+                since_boot_ms: u64::try_from(now.since_boot.as_millis()).unwrap_or(u64::MAX),
+            },
+        }
+    }
+
+    /// The wall time of a stamp in milliseconds since the epoch, if its boot ever knew the time.
+    #[must_use]
+    pub fn place(&self, stamp: Stamp) -> Option<i64> {
+        match stamp {
+            Stamp::Wall { unix_ms } => Some(unix_ms),
+            Stamp::Boot { boot, since_boot_ms } => {
+                let zero = self.anchors.get(&boot)?.timestamp_millis();
+                zero.checked_add(i64::try_from(since_boot_ms).ok()?)
+            }
+        }
+    }
+
+    /// How the clock stands.
+    #[must_use]
+    pub fn trust(&self, now: Now) -> Trust {
+        match self.server_now(now) {
+            Some(server) => Trust::Server { ahead: now.system - server },
+            None if self.synchronised => Trust::Synchronised,
+            None => Trust::Unknown,
+        }
+    }
+}
+
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+/// The clock that every task shares: cheap to clone, never waits for anything but a short lock.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    shared: Arc<Mutex<Core>>,
+    file: Arc<PathBuf>,
+}
+
+/// The file: the wall time at the start of each boot that learnt it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Anchors {
+    anchors: Vec<Anchor>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Anchor {
+    boot: String,
+    started: DateTime<Utc>,
+}
+
+/// Why the clock could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ClockError {
+    /// The kernel's boot ID could not be read, so readings could not be told apart between boots.
+    #[error("could not read this boot's ID from {BOOT_ID}")]
+    BootId(#[source] std::io::Error),
+    /// The anchors could not be read. They are needed to place readings of earlier boots.
+    #[error("could not read {}", path.display())]
+    Anchors {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+impl Clock {
+    /// Reads the anchors below `state_dir` and asks the kernel whether NTP is in step.
+    ///
+    /// # Errors
+    ///
+    /// If the boot ID or an existing anchor file cannot be read. A file that is not ours to parse is
+    /// set aside with a warning: unplaced readings are kept, new anchors will be learnt.
+    pub fn open(state_dir: &Path) -> Result<Self, ClockError> {
+        let boot = std::fs::read_to_string(BOOT_ID).map_err(ClockError::BootId)?;
+        let boot = parse_boot(boot.trim()).unwrap_or(BootId([0; 16]));
+        let path = state_dir.join("clock.json");
+        let anchors = match std::fs::read(&path) {
+            Ok(bytes) => parse_anchors(&bytes).unwrap_or_else(|error| {
+                warn!(event = "clock.anchors_unreadable", path = %path.display(), %error, "clock anchors ignored");
+                BTreeMap::new()
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(source) => return Err(ClockError::Anchors { path, source }),
+        };
+        let clock =
+            Self { shared: Arc::new(Mutex::new(Core::new(boot, anchors))), file: Arc::new(path) };
+        if kernel_is_synchronised() {
+            clock.change(|core, now| core.learn_synchronised(now));
+        }
+        Ok(clock)
+    }
+
+    /// A clock that trusts the system's and keeps no file, for commands that run once.
+    #[must_use]
+    pub fn system() -> Self {
+        let mut core = Core::new(BootId([0; 16]), BTreeMap::new());
+        core.learn_synchronised(now());
+        Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) }
+    }
+
+    /// Takes the `Date` of an answer that arrived just now from a server that proved who it is.
+    pub fn learn_server(&self, date: DateTime<Utc>) {
+        let before = self.trust();
+        self.change(|core, now| core.learn_server(now, date));
+        let far = |trust: &Trust| match trust {
+            Trust::Server { ahead } => ahead.abs() > TOLERANCE,
+            Trust::Unknown | Trust::Synchronised => false,
+        };
+        let after = self.trust();
+        if let (true, false, Trust::Server { ahead }) = (far(&after), far(&before), &after) {
+            warn!(
+                event = "clock.differs",
+                ahead_secs = ahead.num_seconds(),
+                "system clock differs from the server's; using the server's time"
+            );
+        }
+        if before == Trust::Unknown && after != Trust::Unknown {
+            info!(event = "clock.known", "time learnt from the server");
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Core, Now)) {
+        let mut core = self.lock();
+        let known = core.anchors.len();
+        change(&mut core, now());
+        if core.anchors.len() > known && !self.file.as_os_str().is_empty() {
+            while core.anchors.len() > MAX_ANCHORS {
+                let oldest =
+                    core.anchors.iter().min_by_key(|(_, started)| **started).map(|(boot, _)| *boot);
+                if let Some(oldest) = oldest {
+                    core.anchors.remove(&oldest);
+                }
+            }
+            if let Err(error) = file::replace(&self.file, &render_anchors(&core.anchors), 0o640) {
+                warn!(event = "clock.anchor_not_saved", %error, "clock anchor not saved");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Core> {
+        // Nothing below panics while holding it; a poisoned lock still holds a whole value.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stamp of a reading taken now.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        self.lock().stamp(now())
+    }
+
+    /// The wall time of a stamp in milliseconds since the epoch, if it can be known.
+    #[must_use]
+    pub fn place(&self, stamp: Stamp) -> Option<i64> {
+        self.lock().place(stamp)
+    }
+
+    /// The time to sign with: the server's where known, else the system clock's.
+    #[must_use]
+    pub fn signing_now(&self) -> DateTime<Utc> {
+        let now = now();
+        let core = self.lock();
+        core.server_now(now).or_else(|| core.trusted(now)).unwrap_or(now.system)
+    }
+
+    /// The time, if it can be trusted. Nothing acts on an instruction without it.
+    #[must_use]
+    pub fn trusted_now(&self) -> Option<DateTime<Utc>> {
+        self.lock().trusted(now())
+    }
+
+    /// How the clock stands.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.lock().trust(now())
+    }
+}
+
+/// One look at the machine's clocks.
+#[must_use]
+pub fn now() -> Now {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let secs = u64::try_from(boot.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(boot.tv_nsec).unwrap_or(0);
+    Now { system: Utc::now(), since_boot: Duration::new(secs, nanos) }
+}
+
+/// Whether NTP keeps the system clock in step, by the mark that systemd-timesyncd and chrony's unit
+/// leave. The kernel's own flag needs a system call outside the sandbox's set.
+fn kernel_is_synchronised() -> bool {
+    Path::new("/run/systemd/timesync/synchronized").exists()
+}
+
+fn parse_boot(text: &str) -> Option<BootId> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    let mut id = [0; 16];
+    hex::decode_to_slice(digits, &mut id).ok()?;
+    Some(BootId(id))
+}
+
+fn parse_anchors(bytes: &[u8]) -> Result<BTreeMap<BootId, DateTime<Utc>>, serde_json::Error> {
+    let file: Anchors = serde_json::from_slice(bytes)?;
+    Ok(file.anchors.into_iter().filter_map(|a| Some((parse_boot(&a.boot)?, a.started))).collect())
+}
+
+fn render_anchors(anchors: &BTreeMap<BootId, DateTime<Utc>>) -> Vec<u8> {
+    let anchors = anchors
+        .iter()
+        .map(|(boot, started)| Anchor { boot: hex::encode(boot.0), started: *started });
+    serde_json::to_vec(&Anchors { anchors: anchors.collect() })
+        .expect("text and dates always make JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: BootId = BootId([7; 16]);
+
+    fn at(system: &str, since_boot_secs: u64) -> Now {
+        Now {
+            system: system.parse().expect("a date"),
+            since_boot: Duration::from_secs(since_boot_secs),
+        }
+    }
+
+    fn date(text: &str) -> DateTime<Utc> {
+        text.parse().expect("a date")
+    }
+
+    #[test]
+    fn a_machine_that_boots_in_1970_stamps_nothing_until_it_knows() {
+        let mut core = Core::new(BOOT, BTreeMap::new());
+        let early = core.stamp(at("1970-01-01T00:00:20Z", 20));
+        assert_eq!(early, Stamp::Boot { boot: BOOT, since_boot_ms: 20_000 });
+        assert_eq!(core.place(early), None);
+
+        core.learn_server(at("1970-01-01T00:01:00Z", 60), date("2026-11-22T10:00:00Z"));
+        let placed = core.place(early).expect("the boot knows the time now");
+        assert_eq!(placed, date("2026-11-22T09:59:20.500Z").timestamp_millis());
+        assert_eq!(
+            core.stamp(at("1970-01-01T00:01:10Z", 70)),
+            Stamp::Wall { unix_ms: date("2026-11-22T10:00:10.500Z").timestamp_millis() }
+        );
+    }
+
+    #[test]
+    fn a_system_clock_within_a_minute_stamps_and_one_two_hours_off_does_not() {
+        let mut core = Core::new(BOOT, BTreeMap::new());
+        core.learn_server(at("2026-11-22T10:00:30Z", 100), date("2026-11-22T10:00:00Z"));
+        let near = at("2026-11-22T10:00:31Z", 101);
+        assert_eq!(core.trusted(near), Some(near.system));
+        let stepped = at("2026-11-22T12:00:31Z", 101);
+        assert_eq!(core.trusted(stepped), Some(date("2026-11-22T10:00:01.500Z")));
+    }
+
+    #[test]
+    fn an_anchor_never_moves() {
+        let mut core = Core::new(BOOT, BTreeMap::new());
+        let early = core.stamp(at("2026-11-22T09:00:00Z", 10));
+        core.learn_server(at("2026-11-22T10:00:00Z", 100), date("2026-11-22T10:00:00Z"));
+        let first = core.place(early);
+        core.learn_server(at("2026-11-22T11:00:00Z", 3700), date("2026-11-22T11:00:09Z"));
+        assert_eq!(core.place(early), first);
+    }
+
+    #[test]
+    fn a_restart_within_the_boot_keeps_what_it_knew() {
+        let mut core = Core::new(BOOT, BTreeMap::new());
+        core.learn_server(at("1970-01-01T00:01:00Z", 60), date("2026-11-22T10:00:00Z"));
+        let restarted = Core::new(BOOT, core.anchors.clone());
+        let later = at("1970-01-01T00:02:00Z", 120);
+        assert_eq!(restarted.trusted(later), Some(date("2026-11-22T10:01:00.500Z")));
+        assert_eq!(Core::new(BootId([8; 16]), core.anchors).trusted(later), None);
+    }
+
+    #[test]
+    fn anchors_survive_the_file() {
+        let anchors = BTreeMap::from([(BOOT, date("2026-11-22T09:58:20.500Z"))]);
+        assert_eq!(parse_anchors(&render_anchors(&anchors)).expect("own JSON"), anchors);
+    }
+}

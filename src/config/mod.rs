@@ -1,0 +1,5 @@
+//! The configuration: as written, as merged, as checked.
+
+pub mod settings;
+
+pub use settings::Settings;

@@ -1,0 +1,15 @@
+//! What the field calls things: nodes, sources, datum, controls, instructions.
+//!
+//! Nothing here does I/O, waits, or knows another module. Everything that crosses a module boundary
+//! in the data flow is one of these types.
+
+mod control;
+mod datum;
+mod id;
+mod instruction;
+pub mod number;
+
+pub use control::{ControlWrite, WriteError, WriteReport};
+pub use datum::{BootId, Datum, Kind, Samples, Stamp};
+pub use id::{InvalidId, NodeId, SourceId, TokenId, TokenName};
+pub use instruction::{Instruction, InstructionId, InstructionState, Parameter};

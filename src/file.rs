@@ -1,0 +1,60 @@
+//! Small files that matter: written whole or not at all.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+/// Replaces `path` by `contents`: a temporary name beside it, synced, renamed, the folder synced.
+///
+/// After a power cut the file holds the old contents or the new, never a part. `mode` is that of a
+/// new file, before the umask.
+///
+/// # Errors
+///
+/// Whatever the file system says; the old file is then still in place.
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(".new");
+    let temporary = folder.join(name);
+    // Left over from a crash: it may have another mode.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_folder(folder)
+}
+
+/// Makes renames and removals in `folder` durable.
+///
+/// # Errors
+///
+/// Whatever the file system says.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_leftover_of_a_crash_does_not_widen_the_mode() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("key");
+        fs::write(dir.path().join("key.new"), "half").expect("write");
+        replace(&path, b"whole", 0o600).expect("replace");
+        assert_eq!(fs::read(&path).expect("read"), b"whole");
+        assert_eq!(fs::metadata(&path).expect("stat").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1);
+    }
+}

@@ -1,0 +1,1 @@
+//! Whose turn it is: a token bucket per application, urgent calls first.
