@@ -17,6 +17,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod credential;
 pub mod domain;
 pub mod file;
 pub mod solarnet;
