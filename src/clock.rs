@@ -304,6 +304,12 @@ impl Clock {
         self.lock().trusted(now())
     }
 
+    /// The latest start of any boot whose time was known: no right clock is before it.
+    #[must_use]
+    pub fn latest_known(&self) -> Option<DateTime<Utc>> {
+        self.lock().anchors.values().max().copied()
+    }
+
     /// How the clock stands.
     #[must_use]
     pub fn trust(&self) -> Trust {

@@ -20,4 +20,6 @@ pub mod config;
 pub mod credential;
 pub mod domain;
 pub mod file;
+pub mod net;
+pub mod observe;
 pub mod solarnet;
