@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// Puts in a renewed key of a token, unless the store has moved on: to another token, to a key
-    /// as new, or to none.
+    /// as new (where keys cannot be made anew from a secret), or to none.
     ///
     /// The secret is written only where it already stands. A credential that was passed by systemd
     /// moves to the store with its first renewed key, unless its secret was passed.
@@ -246,7 +246,8 @@ impl Store {
         let folder = self.lock()?;
         match self.load_stored(name)? {
             Some(stored) => {
-                if stored.token_id != renewed.token_id || stored.key_date >= renewed.key_date {
+                let as_new = stored.secret.is_none() && stored.key_date >= renewed.key_date;
+                if as_new || stored.token_id != renewed.token_id {
                     return Ok(Saved::Superseded(Box::new(stored)));
                 }
                 let renewed = stored.with_key(renewed.key.clone(), renewed.key_date);
