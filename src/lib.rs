@@ -22,4 +22,5 @@ pub mod domain;
 pub mod file;
 pub mod net;
 pub mod observe;
+pub mod refresh;
 pub mod solarnet;

@@ -4,6 +4,7 @@
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
 pub mod exit;
+pub mod token;
 
 use std::path::PathBuf;
 
@@ -26,7 +27,10 @@ pub struct Cli {
 
 /// The subcommands, in the order a new user meets them.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Imports, shows and checks the tokens on this device, and signs requests by hand
+    Token(token::Token),
+}
 
 impl Cli {
     /// Does what was asked.
@@ -35,6 +39,21 @@ impl Cli {
     ///
     /// With the exit code to end with and the reason to print.
     pub fn run(self) -> Result<Exit, Failure> {
-        match self.command {}
+        match self.command {
+            Command::Token(token) => token.run(
+                &mut token::Streams {
+                    input: &mut std::io::stdin(),
+                    out: &mut std::io::stdout(),
+                    err: &mut std::io::stderr(),
+                },
+                || token_context(self.config.as_deref()),
+                token::connect,
+            ),
+        }
     }
+}
+
+/// What `token` needs of the configuration. TO BE FILLED by the merge with `config::load_local`.
+fn token_context(_config: Option<&std::path::Path>) -> Result<token::TokenContext, Failure> {
+    Err(Failure::new(Exit::Config, "no configuration"))
 }

@@ -22,21 +22,23 @@ use zeroize::Zeroizing;
 
 use super::{Exit, Failure, OrExit};
 use crate::{
+    clock::Clock,
     config::settings::SolarNet,
     credential::{
-        Credential, SigningKey, Store, TokenSecret,
-        date::parse_signing_day,
-        store::{Origin, StoreError},
+        Credential, Signer, SigningKey, Store, TokenSecret, date::parse_signing_day,
+        store::StoreError,
     },
     domain::TokenName,
+    net::Net,
     observe::control::tell_credential_changed,
     refresh::RefreshCalls,
+    solarnet::Api,
 };
 
 /// Longest secret or key file read.
 const MAX_SECRET_FILE_BYTES: u64 = 4096;
 
-/// Imports, shows and checks the tokens on this device, and signs requests by hand
+/// The arguments of `token`.
 #[derive(Debug, Args)]
 pub struct Token {
     #[command(subcommand)]
@@ -62,6 +64,17 @@ pub struct TokenContext {
     pub control_socket: PathBuf,
     /// How SolarNetwork is reached, and which token is in use.
     pub solarnet: SolarNet,
+}
+
+/// The client for one command: it knows the time only from what the server answers.
+///
+/// # Errors
+///
+/// If the configured authorities cannot be read.
+pub fn connect(context: &TokenContext) -> Result<Api, Failure> {
+    let (solarnet, clock) = (&context.solarnet, Clock::untold());
+    let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone());
+    Ok(Api::new(solarnet, net.or_exit(Exit::Config)?, clock, Signer::new(None)))
 }
 
 /// Where a command reads and writes.

@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 
 use crate::{
     credential::{Credential, SigningKey},
-    solarnet::{Answer, Application, Call, CallError, Cause, Method, Priority},
+    solarnet::{Answer, Api, Application, Call, CallError, Cause, Method, Priority},
 };
 
 /// Path of the call below SolarQuery's base.
@@ -76,6 +76,20 @@ pub fn read_key(answer: Answer) -> Result<SigningKey, CallError> {
     })
 }
 
+impl RefreshCalls for Api {
+    fn now(&self) -> DateTime<Utc> {
+        Api::now(self)
+    }
+
+    async fn fetch(
+        &self,
+        credential: &Credential,
+        day: NaiveDate,
+    ) -> Result<SigningKey, CallError> {
+        read_key(self.call_as(credential, call(day)).await?)
+    }
+}
+
 /// Why a key is not proved.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Unproved {
@@ -120,7 +134,9 @@ mod tests {
         let digits = "1f96b28b651285e49d06989aebaee169fa67a5f6a07fb72a8325fce83b425ad6";
         let key = read_key(Answer { data: json!({ "key": digits }) }).expect("a key");
         assert_eq!(key, digits.parse().expect("a key"));
-        for data in [json!(null), json!([]), json!({}), json!({ "key": 1 }), json!({ "key": "1f96b28b" })] {
+        for data in
+            [json!(null), json!([]), json!({}), json!({ "key": 1 }), json!({ "key": "1f96b28b" })]
+        {
             let error = read_key(Answer { data }).expect_err("no key");
             assert_eq!(error.cause, Cause::NotSolarNetwork);
             assert!(!error.to_string().contains("1f96b28b"), "{error}");

@@ -26,14 +26,17 @@ use super::{
 use crate::{
     credential::{Credential, SigningKey, TokenSecret},
     domain::{TokenId, TokenName},
+    net::build_date,
     refresh::{RefreshCalls, Unproved, calls::POLICY_PATH, prove},
     solarnet::Cause,
 };
 
 /// Puts a token into the store: its signing key, made from the secret on standard input or in a file
 #[derive(Debug, Args)]
-#[command(after_help = "Only the signing key is stored, which the daemon renews every day; the secret is \
-forgotten.\n\nExample:\n  solarnode-agent token import site --token-id abcdefghij0123456789 < secret.txt")]
+#[command(
+    after_help = "Only the signing key is stored, which the daemon renews every day; the secret is \
+forgotten.\n\nExample:\n  solarnode-agent token import site --token-id abcdefghij0123456789 < secret.txt"
+)]
 pub(super) struct Import {
     /// The name to keep it under, as in `solarnet.token`
     name: TokenName,
@@ -74,7 +77,9 @@ impl Import {
         let material = self.material(streams)?;
         let calls = connect(context)?;
         let mut credential = self.credential(&material, &calls);
-        if !self.offline {
+        if self.offline {
+            self.refuse_wrong_day(&material, &calls)?;
+        } else {
             let mut proof = block_on(prove(&calls, &credential))?;
             // The answer taught the time: on a box without a clock the key is of the wrong day.
             let again = self.credential(&material, &calls);
@@ -83,7 +88,7 @@ impl Import {
                 proof = block_on(prove(&calls, &credential))?;
             }
             if let Err(unproved) = proof {
-                self.judge(unproved, &credential, &calls, streams)?;
+                self.judge(unproved, &material, &credential, &calls, streams)?;
             }
         }
 
@@ -133,10 +138,30 @@ impl Import {
         }
     }
 
+    /// A key for the wrong day would be of no use, and the secret it was made from is gone by then.
+    fn refuse_wrong_day(
+        &self,
+        material: &Material,
+        calls: &impl RefreshCalls,
+    ) -> Result<(), Failure> {
+        let now = calls.now();
+        if matches!(material, Material::Key(..)) || self.keep_secret || now >= build_date() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::Unavailable,
+            format!(
+                "this device's clock says {} and no server told the time, so no key can be made; nothing was stored. Set the clock, or import with --keep-secret",
+                readable(now)
+            ),
+        ))
+    }
+
     /// Whether a credential without a proof is stored all the same, and what to say about it.
     fn judge(
         &self,
         unproved: Unproved,
+        material: &Material,
         credential: &Credential,
         calls: &impl RefreshCalls,
         streams: &mut Streams<'_>,
@@ -155,7 +180,9 @@ impl Import {
                     readable(calls.now())
                 ),
             )),
-            Cause::BadCredentials | Cause::TokenExpired => Err(unproved).or_exit(Exit::NoPermission),
+            Cause::BadCredentials | Cause::TokenExpired => {
+                Err(unproved).or_exit(Exit::NoPermission)
+            }
             Cause::AccessDenied | Cause::PathDenied if credential.secret.is_some() => Ok(()),
             Cause::AccessDenied => {
                 writeln!(
@@ -172,6 +199,7 @@ impl Import {
                 Ok(())
             }
             _ => {
+                self.refuse_wrong_day(material, calls)?;
                 let error = anyhow::Error::from(unproved);
                 writeln!(
                     streams.err,

@@ -1,5 +1,6 @@
 //! `token check` and `token refresh`: what the server says to the key on this device.
 
+use chrono::NaiveDate;
 use clap::Args;
 
 use super::{Exit, Failure, OrExit, OrStoreExit, Streams, TokenContext, block_on, readable};
@@ -39,13 +40,9 @@ impl Check {
         let name = self.name.as_ref().unwrap_or(&context.solarnet.token);
         let credential = context.stored(name)?;
         let calls = connect(context)?;
-        let id = &credential.token_id;
-        // A key past its days proves nothing about a token whose secret is here.
-        let credential = match &credential.secret {
-            Some(_) => of_today(&credential, &calls),
-            None => credential.clone(),
-        };
-        let until = readable(credential.ends());
+        // Where the secret is here, the key on disk may be of any day.
+        let credential = credential.derived(calls.now().date_naive());
+        let (id, until) = (&credential.token_id, readable(credential.ends()));
         match block_on(prove(&calls, &credential))? {
             Ok(()) => {
                 writeln!(
@@ -89,8 +86,7 @@ impl Refresh {
         let old = context.stored(name)?;
         let calls = connect(context)?;
         let renewed = block_on(renew(&calls, &old))??;
-        let saved =
-            context.store().save_renewed(name, &renewed, Origin::Store).or_store_exit()?;
+        let saved = context.store().save_renewed(name, &renewed, Origin::Store).or_store_exit()?;
         let changed = match saved {
             Saved::Written | Saved::NotNeeded => old.key_date != renewed.key_date,
             // The daemon was quicker, or it was renewed today already.
@@ -113,31 +109,37 @@ impl Refresh {
 
 /// A proved key of the server's day.
 async fn renew(calls: &impl RefreshCalls, old: &Credential) -> Result<Credential, Failure> {
-    let mut renewed = today(calls, old).await.map_err(refused)?;
-    if let Err(unproved) = prove(calls, &renewed).await {
-        // The first answer may have taught another day; once more with it settles that.
-        renewed = today(calls, old).await.map_err(refused)?;
-        match prove(calls, &renewed).await {
-            Ok(()) => {}
-            Err(Unproved::Refused(error))
-                if error.cause == Cause::AccessDenied && renewed.secret.is_some() => {}
-            Err(Unproved::Refused(error)) => return Err(refused(error)),
-            Err(Unproved::OtherKey { .. }) => return Err(unproved).or_exit(Exit::NoPermission),
+    let mut day = calls.now().date_naive();
+    let mut attempt = attempt(calls, old, day).await;
+    // The answers taught the time: on a box without a clock that was the key of another day.
+    let today = calls.now().date_naive();
+    if today != day {
+        day = today;
+        attempt = self::attempt(calls, old, day).await;
+    }
+    match attempt {
+        Ok(renewed) => Ok(renewed),
+        Err(Unproved::Refused(error))
+            if error.cause == Cause::AccessDenied && old.secret.is_some() =>
+        {
+            Ok(old.derived(day))
         }
+        Err(Unproved::Refused(error)) => Err(refused(error)),
+        Err(other) => Err(other).or_exit(Exit::NoPermission),
     }
+}
+
+async fn attempt(
+    calls: &impl RefreshCalls,
+    old: &Credential,
+    day: NaiveDate,
+) -> Result<Credential, Unproved> {
+    let renewed = match &old.secret {
+        Some(_) => old.derived(day),
+        None => old.with_key(calls.fetch(old, day).await?, day),
+    };
+    prove(calls, &renewed).await?;
     Ok(renewed)
-}
-
-async fn today(calls: &impl RefreshCalls, old: &Credential) -> Result<Credential, CallError> {
-    if old.secret.is_some() {
-        return Ok(of_today(old, calls));
-    }
-    let day = calls.now().date_naive();
-    Ok(old.with_key(calls.fetch(old, day).await?, day))
-}
-
-fn of_today(credential: &Credential, calls: &impl RefreshCalls) -> Credential {
-    credential.derived(calls.now().date_naive())
 }
 
 /// A refusal as the end of a command: who has to act decides the code.
@@ -147,15 +149,20 @@ fn refused(error: CallError) -> Failure {
         Next::RefreshKey | Next::Content | Next::Gone | Next::Stop => Exit::NoPermission,
     };
     let named = match error.cause {
-        Cause::AccessDenied => Some("the token's policy forbids to renew its key (refreshAllowed)".to_owned()),
+        Cause::AccessDenied => {
+            Some("the token's policy forbids to renew its key (refreshAllowed)".to_owned())
+        }
         Cause::PathDenied => Some(format!(
             "the token's policy does not list the call that renews its key: add {POLICY_PATH} to its apiPaths"
         )),
         _ => None,
     };
     let error = anyhow::Error::from(error);
-    Failure { exit, error: match named {
-        Some(named) => error.context(named),
-        None => error,
-    } }
+    Failure {
+        exit,
+        error: match named {
+            Some(named) => error.context(named),
+            None => error,
+        },
+    }
 }

@@ -62,8 +62,11 @@ impl Show {
             }
         }
         if self.json {
-            serde_json::to_writer_pretty(&mut *streams.out, &serde_json::json!({ "tokens": tokens }))
-                .map_err(std::io::Error::from)?;
+            serde_json::to_writer_pretty(
+                &mut *streams.out,
+                &serde_json::json!({ "tokens": tokens }),
+            )
+            .map_err(std::io::Error::from)?;
             writeln!(streams.out)?;
         } else {
             for token in &tokens {

@@ -10,11 +10,14 @@ use chrono::{DateTime, NaiveDate, SubsecRound, Utc};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Exit, Failure, OrExit, Streams, TokenContext, parse_key_date, read_key_file, read_secret_file};
+use super::{
+    Exit, Failure, OrExit, Streams, TokenContext, parse_key_date, read_key_file, read_secret_file,
+};
 use crate::{
     credential::{
-        Credential, SigningKey, http_date,
+        Credential, SigningKey,
         date::parse_http_date,
+        http_date,
         sign::{self, Request, Signed},
         signing_key,
     },
@@ -176,9 +179,7 @@ impl Sign {
             (None, Some(id), Some(path), _) => {
                 Ok((id.clone(), signing_key(&read_secret_file(path)?, key_date), key_date))
             }
-            (None, Some(id), None, Some(path)) => {
-                Ok((id.clone(), read_key_file(path)?, key_date))
-            }
+            (None, Some(id), None, Some(path)) => Ok((id.clone(), read_key_file(path)?, key_date)),
             (None, _, _, _) => Err(Failure::new(
                 Exit::Usage,
                 "say what to sign with: --token NAME, or --token-id ID and a secret or key file",
