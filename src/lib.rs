@@ -19,4 +19,5 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod file;
+pub mod instruct;
 pub mod solarnet;
