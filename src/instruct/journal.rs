@@ -161,6 +161,19 @@ impl Journal {
         Ok(Self { folder, records, most: MOST })
     }
 
+    /// As [`Journal::open`], on a thread that may block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::open`].
+    pub async fn open_off_thread(state_dir: PathBuf) -> Result<Self, JournalError> {
+        let path = state_dir.clone();
+        match tokio::task::spawn_blocking(move || Self::open(&state_dir)).await {
+            Ok(opened) => opened,
+            Err(gone) => Err(JournalError::new("open", &path)(io::Error::other(gone))),
+        }
+    }
+
     /// The record of an instruction, if it is known.
     #[must_use]
     pub fn get(&self, id: InstructionId) -> Option<&Record> {

@@ -21,4 +21,11 @@ pub mod journal;
 pub mod outcome;
 pub mod parse;
 pub mod record;
+mod server;
 pub mod state;
+pub mod status;
+mod step;
+pub mod task;
+
+pub use status::Status;
+pub use task::{Actuator, Instructor, NotStored, Results, Time};
