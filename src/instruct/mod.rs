@@ -29,3 +29,6 @@ pub mod task;
 
 pub use status::Status;
 pub use task::{Actuator, Instructor, NotStored, Results, Time};
+
+#[cfg(test)]
+mod tests;

@@ -214,18 +214,21 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         loop {
             let was_held = std::mem::take(&mut self.held);
             let mut result = self.tidy().await;
-            if !is_general(&result) && Instant::now() >= next_poll {
+            let mut failed = is_general(&result);
+            if !failed && Instant::now() >= next_poll {
                 result = self.poll().await;
                 up = result.is_ok();
-                next_poll = Instant::now() + self.pause(&result);
+                failed = !up;
+                next_poll = Instant::now() + self.interval;
             }
-            if up {
+            if !failed && up {
                 result = self.round().await;
+                failed = is_general(&result);
+            }
+            if failed {
                 // Steps that need the server wait for the next poll that works.
-                up = !is_general(&result);
-                if !up {
-                    next_poll = Instant::now() + self.pause(&result);
-                }
+                up = false;
+                next_poll = Instant::now() + self.back_off(&result);
             }
             self.publish(was_held, result.as_ref().err());
             let wake = next_poll.min(self.next_date().unwrap_or(next_poll));
@@ -282,10 +285,9 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
     }
 
     /// How long nothing is asked after this.
-    fn pause(&mut self, result: &Result<(), Trouble>) -> Duration {
-        let Err(trouble) = result else { return self.interval };
+    fn back_off(&mut self, result: &Result<(), Trouble>) -> Duration {
         let mut named = Duration::ZERO;
-        if let Trouble::Server(error) = trouble {
+        if let Err(Trouble::Server(error)) = result {
             match error.next() {
                 Next::Stop => self.interval = self.settings.poll_slowest,
                 Next::Retry { not_before: Some(at) } => {
