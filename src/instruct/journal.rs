@@ -62,6 +62,12 @@ impl JournalError {
         let path = path.to_owned();
         move |source| Self { doing, path, source }
     }
+
+    /// What the file system said.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
 }
 
 /// What a journal folder holds.

@@ -180,7 +180,7 @@ async fn an_order_that_expires_while_the_server_is_away_is_not_carried_out() {
     world.add(7, "SetControlParameter", parameters, json!({"expirationDate": at(60)}));
     let running = world.start();
     sleep(secs(5)).await;
-    world.lock().failures.extend([Cause::Unreachable; 6]);
+    world.lock().failures.extend([Some(Cause::Unreachable); 6]);
     sleep(secs(300)).await;
     running.stop().await;
     assert_eq!(world.lock().writes, []);
@@ -220,7 +220,7 @@ async fn an_outcome_that_cannot_be_delivered_is_repeated_without_acting_again() 
     world.set(7, "3");
     let running = world.start();
     sleep(Duration::from_millis(500)).await;
-    world.lock().failures.extend([Cause::Unreachable; 5]);
+    world.lock().failures.extend([Some(Cause::Unreachable); 5]);
     sleep(secs(10)).await;
     assert_eq!(world.state(7), Some(InstructionState::Executing));
     assert_eq!(world.status.borrow().undelivered, 1);
@@ -239,18 +239,29 @@ async fn nothing_is_written_before_the_server_knows_that_it_is_executing() {
     let (world, _dir) = world();
     world.set(7, "3");
     // The poll works, the next call does not.
+    world.lock().failures.extend([None, Some(Cause::Unreachable)]);
     let running = world.start();
-    while world.lock().calls.is_empty() {
-        world.lock().failures.clear();
-        tokio::task::yield_now().await;
-    }
-    world.lock().failures.push_back(Cause::Unreachable);
+    sleep(secs(1)).await;
+    let paths: Vec<_> = world.lock().calls.iter().map(|c| c.path.clone()).collect();
+    assert!(paths[1].ends_with("/updateState"), "{paths:?}");
+    assert_eq!(world.lock().writes, []);
+    assert_eq!(world.record(7).map(|r| (r.state, r.written)), Some((State::Received, None)));
     sleep(secs(60)).await;
     running.stop().await;
-    assert_eq!(world.lock().writes.len(), 1);
+    assert_eq!(world.log()[..2], ["7 Executing", "write /control 3"]);
     assert_eq!(world.state(7), Some(InstructionState::Completed));
-    let log = world.log();
-    assert_eq!(log[..2], ["7 Executing", "write /control 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_expires_while_the_server_is_told_is_not_carried_out() {
+    let (world, _dir) = world();
+    let expiry = (world.now() + TimeDelta::seconds(10)).to_rfc3339();
+    world.add(7, "SetControlParameter", json!({"/control": "3"}), json!({"expirationDate": expiry}));
+    world.lock().latency = secs(3);
+    world.run_for(secs(60)).await;
+    assert_eq!(world.log(), ["7 Executing", "datum /control 7 Declined"]);
+    assert_eq!(world.lock().writes, []);
+    assert_eq!(said(&world, 7)["code"], Code::Expired.name());
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,6 +409,7 @@ enum Happening {
     Pass { secs: u64 },
     CrashAfter { points: usize },
     Outage { calls: usize },
+    Latency { secs: u64 },
     Device(Device),
     TimeKnown(bool),
 }
@@ -423,6 +435,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => (1_u64..90).prop_map(|secs| Happening::Pass { secs }),
         3 => (1_usize..20).prop_map(|points| Happening::CrashAfter { points }),
         1 => (1_usize..6).prop_map(|calls| Happening::Outage { calls }),
+        1 => (0_u64..8).prop_map(|secs| Happening::Latency { secs }),
         1 => prop::sample::select(devices).prop_map(Happening::Device),
         1 => any::<bool>().prop_map(Happening::TimeKnown),
     ]
@@ -467,8 +480,9 @@ async fn happen(
             inner.crash_at = Some(inner.passed + points);
         }
         Happening::Outage { calls } => {
-            world.lock().failures.extend(vec![Cause::Unreachable; calls]);
+            world.lock().failures.extend(vec![Some(Cause::Unreachable); calls]);
         }
+        Happening::Latency { secs: time } => world.lock().latency = secs(time),
         Happening::Device(device) => world.lock().device = device,
         Happening::TimeKnown(known) => world.lock().time_known = known,
     }
@@ -498,6 +512,7 @@ proptest! {
                 let mut inner = world.lock();
                 inner.time_known = true;
                 inner.failures.clear();
+                inner.latency = Duration::ZERO;
                 inner.crash_at = None;
             }
             world.run_for(secs(2000)).await;

@@ -59,8 +59,10 @@ pub(super) struct Inner {
     pub(super) time_known: bool,
     pub(super) device: Device,
     register: Decimal,
-    /// How the next calls fail.
-    pub(super) failures: VecDeque<Cause>,
+    /// How the next calls fail; `None` is one that works.
+    pub(super) failures: VecDeque<Option<Cause>>,
+    /// How long a call takes until the server acts, and again until its answer is here.
+    pub(super) latency: Duration,
     pub(super) queue_works: bool,
     /// Await points of the fakes passed so far, and the one at which everything stops.
     pub(super) passed: usize,
@@ -137,6 +139,7 @@ impl World {
                 device: Device::Obeys,
                 register: Decimal::ZERO,
                 failures: VecDeque::new(),
+                latency: Duration::ZERO,
                 queue_works: true,
                 passed: 0,
                 crash_at: None,
@@ -256,7 +259,7 @@ impl World {
         let now = self.now();
         let mut inner = self.lock();
         inner.calls.push(call.clone());
-        if let Some(cause) = inner.failures.pop_front() {
+        if let Some(Some(cause)) = inner.failures.pop_front() {
             return Err(cause);
         }
         let query =
@@ -328,10 +331,13 @@ impl Caller for World {
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         assert_eq!((call.priority, &call.body), (Priority::Urgent, &None));
         let (method, path) = (call.method.name(), call.path.clone());
+        let latency = self.lock().latency;
         self.pass().await;
+        sleep(latency).await;
         let answer = self.answer(call);
         // The answer may be lost on the way, too.
         self.pass().await;
+        sleep(latency).await;
         answer.map(|data| Answer { data }).map_err(|cause| CallError {
             method,
             path,
