@@ -33,11 +33,7 @@ impl Check {
     /// command's output, not its failure.
     pub fn run(self, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
         let (settings, problems) = match config::load(path) {
-            Ok(loaded) => {
-                let mut problems = loaded.warnings;
-                problems.extend(beyond_the_file(path, &loaded.settings));
-                (Some(loaded.settings), problems)
-            }
+            Ok(loaded) => (Some(loaded.settings), loaded.warnings),
             Err(ConfigError::Invalid(problems)) => (None, problems),
             Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         };
@@ -56,25 +52,6 @@ impl Check {
         out.flush()?;
         Ok(if fine { Exit::Ok } else { Exit::Config })
     }
-}
-
-/// What only the daemon's own constructors can tell, up to and without the first side effect.
-///
-/// Each part of the daemon that can refuse its settings has one line here; most cannot, because
-/// [`config::load`] left nothing to refuse.
-fn beyond_the_file(path: &Path, settings: &Settings) -> Vec<Problem> {
-    let authorities = settings.solarnet.ca_file.as_deref().and_then(|ca| {
-        let error = std::fs::read(ca).err()?;
-        Some(Problem {
-            file: path.display().to_string(),
-            line: None,
-            key: "solarnet.ca_file".to_owned(),
-            found: format!("{}, which cannot be read: {error}", ca.display()),
-            expected: "a PEM file that the daemon may read".to_owned(),
-            severity: config::Severity::Error,
-        })
-    });
-    authorities.into_iter().collect()
 }
 
 /// How much a configuration describes.

@@ -12,8 +12,8 @@
 //! not TOML is complained about before its values are looked at). No byte in a file makes this
 //! module panic, and what may be a secret is not shown.
 //!
-//! It opens no device and asks no server: whether a file named in the configuration can be read is
-//! found out by whoever reads it.
+//! It opens no device and asks no server. Of a file named in the configuration it knows only whether
+//! it is there.
 
 mod checked;
 mod environment;

@@ -182,8 +182,9 @@ impl<'a> Reader<'a> {
             let value = written::parse_value(default).and_then(|v| key.form.read(&v).ok());
             return Some(value.expect("a default fits its form: a test reads every one"));
         }
-        let of = [key.form.kind(), key.form.range()].join(", ");
-        let expected = format!("{} such as {}", of.trim_end_matches(", "), key.example);
+        let (kind, range) = (key.form.kind(), key.form.range());
+        let form = if range.is_empty() { kind } else { format!("{kind}, {range}") };
+        let expected = format!("{} = {}, for example ({form})", key.name, key.example);
         self.error(key.name, "nothing", expected);
         None
     }
@@ -293,8 +294,8 @@ impl<'a> Reader<'a> {
         }
         let near = nearest(&lower, self.names());
         near.map_or_else(
-            || format!("one of: {}", self.names().collect::<Vec<_>>().join(", ")),
-            |near| format!("`{near}`, if that is what is meant"),
+            || format!("a known one: {}", self.names().collect::<Vec<_>>().join(", ")),
+            |near| format!("a known one: did you mean `{near}`?"),
         )
     }
 }

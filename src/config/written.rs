@@ -108,13 +108,15 @@ pub(super) fn parse(file: &str, bytes: &[u8], problems: &Problems) -> Option<Tab
         }
         let place = Place { line, ..whole_file.clone() };
         // The message only: the parser's own display quotes the line, which may hold a secret.
-        let (found, expected) =
+        if error.message() == "duplicate key" {
+            let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+            let found = format!("`{}` once more", shorten(key).escape_debug());
+            problems.error(&place, found, "each key once in its table");
+            continue;
+        }
+        let (why, expected) =
             error.message().split_once(", expected ").unwrap_or((error.message(), "valid TOML"));
-        let named = match error.span().and_then(|span| text.get(span)) {
-            Some(key) if found == "duplicate key" => format!(" `{}`", shorten(key)),
-            Some(_) | None => String::new(),
-        };
-        problems.error(&place, format!("{found}{named}"), expected);
+        problems.error(&place, format!("text that is not TOML ({why})"), expected);
     }
     None
 }
@@ -244,7 +246,7 @@ mod tests {
         let complaints = complaints(b"a = \"hunter2\nb = 1\nc = = hunter2\nb = 3\n");
         assert!(complaints.len() >= 2, "{complaints:?}");
         assert!(complaints.iter().all(|line| !line.contains("hunter2")), "{complaints:?}");
-        assert!(complaints.iter().any(|line| line.contains("f:4: found duplicate key `b`")));
+        assert!(complaints.iter().any(|line| line.contains("f:4: found `b` once more")));
     }
 
     #[test]

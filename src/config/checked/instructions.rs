@@ -77,12 +77,13 @@ pub(super) fn check(table: &Table, problems: &Problems) -> Option<Instructions> 
     if let (Some(fastest), Some(slowest)) = (poll_fastest, poll_slowest)
         && fastest > slowest
     {
-        let name = if instructions.has(POLL_SLOWEST.name) { &POLL_SLOWEST } else { &POLL_FASTEST };
-        instructions.error(
-            name.name,
-            format!("a poll_slowest of {}", span_text(slowest)),
-            format!("at least poll_fastest, which is {}", span_text(fastest)),
-        );
+        if instructions.has(POLL_SLOWEST.name) {
+            let expected = format!("at least poll_fastest, which is {}", span_text(fastest));
+            instructions.error(POLL_SLOWEST.name, instructions.shown(POLL_SLOWEST.name), expected);
+        } else {
+            let expected = format!("at most poll_slowest, which is {}", span_text(slowest));
+            instructions.error(POLL_FASTEST.name, instructions.shown(POLL_FASTEST.name), expected);
+        }
     }
     Some(Instructions {
         enabled: enabled?,

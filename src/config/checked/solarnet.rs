@@ -115,6 +115,10 @@ pub(super) fn check(table: &Table, problems: &Problems) -> Option<SolarNet> {
     let sign_host = solarnet.optional(&SIGN_HOST).map(|(host, port)| host_and_port(host, port));
     let ca_file =
         solarnet.optional(&CA_FILE).map(|path| super::beside(&solarnet.place(CA_FILE.name), &path));
+    if ca_file.as_ref().is_some_and(|path| !path.is_file()) {
+        let expected = "a PEM file that is there";
+        solarnet.error(CA_FILE.name, solarnet.shown(CA_FILE.name), expected);
+    }
     let requests_per_second = solarnet.get(&REQUEST_RATE);
     let timeout = solarnet.get(&TIMEOUT);
     in_url?;

@@ -20,7 +20,7 @@ pub(in crate::config) struct Whole<T> {
 
 impl<T> Form for Whole<T>
 where
-    T: TryFrom<i128> + PartialOrd + Display + Copy + Sync,
+    T: TryFrom<i128> + Into<i128> + PartialOrd + Display + Copy + Sync,
 {
     type Out = T;
 
@@ -31,7 +31,7 @@ where
         };
         number
             .filter(|number| *number >= self.min && *number <= self.max)
-            .ok_or_else(|| Wrong::expected(format!("a whole number {}", self.range())))
+            .ok_or_else(|| Wrong::expected(format!("a whole number, {}", self.range())))
     }
 
     fn kind(&self) -> String {
@@ -43,6 +43,10 @@ where
     }
 
     fn range(&self) -> String {
+        if self.max.into() > i128::from(u32::MAX) {
+            // Only the type ends it there; nobody means that number.
+            return format!("{} or more", self.min);
+        }
         format!("between {} and {}", self.min, self.max)
     }
 }
@@ -97,7 +101,6 @@ fn decimal(value: &Value) -> Option<Decimal> {
         return None;
     }
     if text.contains(['e', 'E']) {
-        // An exponent this large is a slip; it also keeps what follows cheap.
         Decimal::from_scientific(text).ok()
     } else {
         Decimal::from_str_exact(text).ok()

@@ -34,7 +34,7 @@ impl<T> Form for Parsed<T> {
             let hidden = || format!("a value of {} characters", value.shown().chars().count());
             Wrong {
                 found: (!self.shown).then(hidden),
-                expected: format!("{}: {}", self.kind, self.range),
+                expected: format!("a {}: {}", self.kind, self.range),
             }
         })
     }
