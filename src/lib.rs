@@ -20,6 +20,7 @@ pub mod config;
 pub mod credential;
 pub mod domain;
 pub mod file;
+pub mod instruct;
 pub mod net;
 pub mod observe;
 pub mod solarnet;

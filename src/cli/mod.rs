@@ -3,9 +3,10 @@
 //! Data goes to standard output, everything else to standard error. A subcommand is a struct of its
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
+mod check;
 pub mod exit;
 
-use std::path::PathBuf;
+use std::{io::stdout, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -26,7 +27,10 @@ pub struct Cli {
 
 /// The subcommands, in the order a new user meets them.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    #[allow(missing_docs, reason = "the argument struct has the text that --help shows")]
+    Check(check::Check),
+}
 
 impl Cli {
     /// Does what was asked.
@@ -35,6 +39,9 @@ impl Cli {
     ///
     /// With the exit code to end with and the reason to print.
     pub fn run(self) -> Result<Exit, Failure> {
-        match self.command {}
+        let config = crate::config::locate(self.config);
+        match self.command {
+            Command::Check(check) => check.run(&config, &mut stdout().lock()),
+        }
     }
 }
