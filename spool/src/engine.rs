@@ -29,8 +29,8 @@ use crate::{
     disk::{Disk, DiskFile},
     error::{Error, io_error},
     format::{
-        HEADER_BYTES, HEADER_SLOTS, Header, Kind, Layout, Loss, MAX_OFFSET, Name, RESERVATION, Seal,
-        Seed, Seq, push_ranges, push_record, push_snapshot, ranges_bytes, record_bytes,
+        HEADER_BYTES, HEADER_SLOTS, Header, Kind, Layout, Loss, MAX_OFFSET, Name, RESERVATION,
+        Seal, Seed, Seq, push_ranges, push_record, push_snapshot, ranges_bytes, record_bytes,
     },
     load::{Current, State, load},
     ranges::RangeSet,
@@ -47,7 +47,6 @@ pub(crate) struct Engine<D: Disk> {
     pub(crate) disk: D,
     _lock: D::Lock,
     pub(crate) layout: Layout,
-    pub(crate) limit: u64,
     /// In the order of their records; the last one is the current.
     pub(crate) segments: Vec<Segment>,
     pub(crate) spares: Vec<u64>,
@@ -80,10 +79,12 @@ struct Batch {
 impl<D: Disk> Engine<D> {
     pub(crate) fn open(disk: D, options: Options) -> Result<(Self, Recovery), Error> {
         let lock = disk.lock()?;
-        let loaded = load(&disk).map_err(io_error("read the segments"))?;
+        let mut loaded = load(&disk).map_err(io_error("read the segments"))?;
         // An earlier handle may have renamed without syncing.
         disk.sync_names().map_err(io_error("sync the folder"))?;
         let layout = Layout::new(options.segment_bytes);
+        let limit = options.limit_bytes.max(2 * layout.bytes() as u64);
+        loaded.state.limit = limit;
         let mut next_number = loaded.last_number + NUMBERS_SKIPPED;
         let (first_start, current) = match loaded.current {
             Some(current) => (false, current),
@@ -94,7 +95,7 @@ impl<D: Disk> Engine<D> {
                 (true, first_segment(&disk, layout, name, &loaded.state, loaded.next)?)
             }
         };
-        let Current { segment, file, entries, tail, tail_at, length, header_is_good } = current;
+        let Current { segment, file, entries, tail, tail_at, length, header_is_good, .. } = current;
         let recovery = Recovery {
             corrupt: loaded.corrupt,
             torn_bytes: loaded.torn,
@@ -106,7 +107,6 @@ impl<D: Disk> Engine<D> {
             disk,
             _lock: lock,
             layout,
-            limit: options.limit_bytes.max(2 * layout.bytes() as u64),
             segments,
             spares: Vec::new(),
             next_number,
@@ -217,6 +217,9 @@ impl<D: Disk> Engine<D> {
                     batch.reserved = Some(reserved);
                 }
             }
+            if always && !batch.with_acknowledgements {
+                batch = self.next_segment(batch, &mut written)?;
+            }
             while let Some(record) = self.pending.get(batch.entries.len()) {
                 let base = self.current().base;
                 let fits = record.seq - base <= MAX_OFFSET
@@ -226,7 +229,14 @@ impl<D: Disk> Engine<D> {
                     let at = self.end_with(&batch, 0) as u32;
                     let entry = Entry { offset: (record.seq - base) as u32, at };
                     let (seed, first) = (self.current().seed(), batch.bytes.is_empty());
-                    push_record(&mut batch.bytes, seed, Kind::Data, first, entry.offset, &record.payload);
+                    push_record(
+                        &mut batch.bytes,
+                        seed,
+                        Kind::Data,
+                        first,
+                        entry.offset,
+                        &record.payload,
+                    );
                     batch.entries.push(entry);
                 } else {
                     batch = self.next_segment(batch, &mut written)?;
@@ -291,7 +301,8 @@ impl<D: Disk> Engine<D> {
                 count: (self.entries.len() + batch.entries.len()) as u32,
                 end: end as u32,
             };
-            let written = self.file.write_at(&seal.encode(), self.layout_of_current().seal_at() as u64);
+            let written =
+                self.file.write_at(&seal.encode(), self.layout_of_current().seal_at() as u64);
             self.checked("write a seal", written)?;
             bytes += crate::format::SEAL_BYTES;
         }
@@ -437,7 +448,8 @@ impl<D: Disk> Engine<D> {
         if let Some(known) = self.indexes.iter().position(|index| index.number == number) {
             return Ok(known);
         }
-        let index = Index::read(&self.disk, &self.segments[at]).map_err(io_error("read a segment"))?;
+        let index =
+            Index::read(&self.disk, &self.segments[at]).map_err(io_error("read a segment"))?;
         let segment = &mut self.segments[at];
         if !segment.scanned {
             self.corrupt += index.damage.len() as u64;
@@ -504,8 +516,12 @@ impl<D: Disk> Engine<D> {
             records: held + self.pending.len() as u64,
             pending: self.pending.len() as u64,
             bytes: file_bytes,
-            limit: self.limit,
-            first: self.first_waiting(),
+            limit: self.state.limit,
+            first: first_waiting(
+                &self.segments,
+                &self.state.acknowledged,
+                self.pending.front().map_or(self.next, |record| record.seq),
+            ),
             next: self.next,
             durable: self.durable(),
             dropped: self.state.dropped,
@@ -514,12 +530,6 @@ impl<D: Disk> Engine<D> {
             spares: self.spares.len(),
             ranges: self.state.acknowledged.len(),
         }
-    }
-
-    fn first_waiting(&self) -> Seq {
-        let held = self.segments.iter().find(|segment| segment.live > 0).map(|segment| segment.first);
-        let first = held.or(self.pending.front().map(|record| record.seq)).unwrap_or(self.next);
-        first.max(self.state.acknowledged.first_missing())
     }
 
     /// All up to here that is not acknowledged is on disk.
@@ -536,21 +546,16 @@ impl<D: Disk> Engine<D> {
         self.commit(true)?;
         let payload = self.next.to_le_bytes();
         let mut batch = self.new_batch();
-        if self.end_with(&batch, record_bytes(8)) <= self.layout_of_current().ack_end() {
-            let (seed, first) = (self.current().seed(), batch.bytes.is_empty());
-            push_record(&mut batch.bytes, seed, Kind::Reservation, first, 0, &payload);
-            self.flush(batch, None)?;
+        if self.end_with(&batch, record_bytes(8)) > self.layout_of_current().ack_end() {
+            batch = self.next_segment(batch, &mut 0)?;
         }
+        let (seed, first) = (self.current().seed(), batch.bytes.is_empty());
+        push_record(&mut batch.bytes, seed, Kind::Reservation, first, 0, &payload);
+        self.flush(batch, None)?;
         Ok(())
     }
 
-    pub(crate) fn header(
-        &self,
-        number: u64,
-        base: Seq,
-        layout: Layout,
-        reserved: Seq,
-    ) -> Header {
+    pub(crate) fn header(&self, number: u64, base: Seq, layout: Layout, reserved: Seq) -> Header {
         let ranges = self.state.acknowledged.as_slice();
         Header {
             bytes: layout.bytes() as u32,
@@ -558,6 +563,7 @@ impl<D: Disk> Engine<D> {
             base,
             reserved,
             dropped: self.state.dropped,
+            limit: self.state.limit,
             ranges: ranges[..ranges.len().min(HEADER_SLOTS)].to_vec(),
             replaces: Vec::new(),
         }
@@ -622,6 +628,12 @@ impl<D: Disk> Engine<D> {
     }
 }
 
+/// A number before which no record waits; `after` is the first that is in no segment.
+pub(crate) fn first_waiting(segments: &[Segment], acknowledged: &RangeSet, after: Seq) -> Seq {
+    let held = segments.iter().find(|segment| segment.live > 0).map(|segment| segment.first);
+    held.unwrap_or(after).max(acknowledged.first_missing())
+}
+
 pub(crate) fn new_segment(number: u64, base: Seq, layout: Layout, end: usize) -> Segment {
     Segment {
         name: Name::Segment { number, base },
@@ -653,6 +665,7 @@ fn first_segment<D: Disk>(
         base: next,
         reserved: next + RESERVATION,
         dropped: state.dropped,
+        limit: state.limit,
         ranges: ranges[..ranges.len().min(HEADER_SLOTS)].to_vec(),
         replaces: Vec::new(),
     };
@@ -665,6 +678,7 @@ fn first_segment<D: Disk>(
         segment,
         file,
         entries: Vec::new(),
+        corrupt: Vec::new(),
         tail: Vec::new(),
         tail_at: HEADER_BYTES,
         length: layout.bytes(),
@@ -679,7 +693,7 @@ pub(crate) fn prewrite<D: Disk>(
     layout: Layout,
     start: &[u8],
 ) -> Result<D::File, Error> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let write = || {
         let file = disk.create(name)?;
         let mut at = 0;

@@ -41,6 +41,7 @@
 //! | 40 | u64 | records dropped since the queue exists |
 //! | 48 | u32 | open ranges below, at most 64 |
 //! | 52 | u32 | replaced segments below, at most 64 (only in `.carried`) |
+//! | 56 | u64 | limit of the queue in bytes when the segment was started (for people) |
 //! | 64 | 64 × (u64, u64) | acknowledged ranges: first and last, ascending; the first one starts at 0 |
 //! | 1088 | 64 × u64 | numbers of the segments that this one replaces |
 //! | 4092 | u32 | CRC32C of the bytes 0 to 4091 |
@@ -255,6 +256,7 @@ pub(crate) struct Header {
     pub(crate) base: Seq,
     pub(crate) reserved: Seq,
     pub(crate) dropped: u64,
+    pub(crate) limit: u64,
     /// At most [`HEADER_SLOTS`] of them are encoded.
     pub(crate) ranges: Vec<(Seq, Seq)>,
     /// At most [`HEADER_SLOTS`] of them are encoded.
@@ -275,6 +277,7 @@ impl Header {
         put_u64(&mut page, 40, self.dropped);
         put_u32(&mut page, 48, ranges.len() as u32);
         put_u32(&mut page, 52, replaces.len() as u32);
+        put_u64(&mut page, 56, self.limit);
         for (i, (first, last)) in ranges.iter().enumerate() {
             put_u64(&mut page, RANGES_AT + i * 16, *first);
             put_u64(&mut page, RANGES_AT + i * 16 + 8, *last);
@@ -306,6 +309,7 @@ impl Header {
             base: u64_at(page, 24),
             reserved: u64_at(page, 32),
             dropped: u64_at(page, 40),
+            limit: u64_at(page, 56),
             ranges: pairs(&page[RANGES_AT..RANGES_AT + ranges * 16]).collect(),
             replaces: (0..replaces).map(|i| u64_at(page, REPLACES_AT + i * 8)).collect(),
         })
@@ -494,8 +498,11 @@ pub(crate) fn push_ranges(
     ranges: &[(Seq, Seq)],
 ) {
     for chunk in ranges.chunks(RANGES_A_RECORD) {
-        let payload: Vec<u8> =
-            chunk.iter().flat_map(|(first, last)| [*first, *last]).flat_map(u64::to_le_bytes).collect();
+        let payload: Vec<u8> = chunk
+            .iter()
+            .flat_map(|(first, last)| [*first, *last])
+            .flat_map(u64::to_le_bytes)
+            .collect();
         push_record(out, seed, Kind::Acknowledgement, starts_commit, 0, &payload);
         starts_commit = false;
     }

@@ -29,11 +29,15 @@ mod memory_disk;
 #[cfg(test)]
 mod model_tests;
 mod ranges;
+mod reader;
+#[cfg(test)]
+mod recovery_tests;
 mod room;
 mod segment;
 mod spool;
 
 pub use error::Error;
 pub use format::{Loss, Reason, Seq};
+pub use reader::{Damage, Reader, Verification};
 pub use segment::Record;
 pub use spool::{Commit, Options, Recovery, Spool, Stat};

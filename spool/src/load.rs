@@ -8,8 +8,8 @@ use std::{collections::BTreeSet, io};
 use crate::{
     disk::{Disk, DiskFile, read_all},
     format::{
-        HEADER_BYTES, Header, Kind, Loss, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION, SEAL_BYTES,
-        Seal, Seq, pairs, reservation,
+        HEADER_BYTES, Header, Kind, Loss, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION,
+        SEAL_BYTES, Seal, Seq, pairs, reservation,
     },
     ranges::RangeSet,
     segment::{Entry, Index, Segment, live, scan_bytes},
@@ -42,6 +42,8 @@ pub(crate) struct Current<F> {
     pub(crate) segment: Segment,
     pub(crate) file: F,
     pub(crate) entries: Vec<Entry>,
+    /// Damaged places that had been synced.
+    pub(crate) corrupt: Vec<(usize, usize)>,
     /// The bytes from the last commit's start to the end, and where they begin.
     pub(crate) tail: Vec<u8>,
     pub(crate) tail_at: usize,
@@ -57,14 +59,15 @@ pub(crate) struct State {
     pub(crate) losses: Vec<Loss>,
     pub(crate) dropped: u64,
     pub(crate) reserved: Seq,
+    pub(crate) limit: u64,
     /// The largest sequence number that any record names.
     seen: Seq,
 }
 
 impl State {
     fn from_header(header: &Header) -> Self {
-        let mut state =
-            Self { reserved: header.reserved, dropped: header.dropped, ..Self::default() };
+        let Header { reserved, dropped, limit, .. } = *header;
+        let mut state = Self { reserved, dropped, limit, ..Self::default() };
         header.ranges.iter().for_each(|range| state.acknowledge(*range));
         state
     }
@@ -161,10 +164,10 @@ pub(crate) fn load<D: Disk>(disk: &D) -> io::Result<Loaded<D::File>> {
         let current = Some(number) == newest;
         let tells = !candidate.carried && number >= told;
         if current || tells || !candidate.sealed {
-            scan_whole(&mut loaded, candidate, current)?;
+            scan_whole(&mut loaded, candidate, current, tells)?;
         } else {
             loaded.next = loaded.next.max(candidate.segment.last + 1);
-                loaded.sealed.push(candidate.segment);
+            loaded.sealed.push(candidate.segment);
         }
     }
     finish(disk, &mut loaded)?;
@@ -218,7 +221,8 @@ fn without_replaced<F>(candidates: Vec<Candidate<F>>, gone: &mut Vec<Name>) -> V
     let (kept, out): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|c| !replaced.contains(&c.segment.number));
     gone.extend(out.iter().map(|c| c.segment.name));
-    let spans: Vec<_> = kept.iter().map(|c| (c.segment.number, c.segment.base, c.segment.last)).collect();
+    let spans: Vec<_> =
+        kept.iter().map(|c| (c.segment.number, c.segment.base, c.segment.last)).collect();
     let (kept, out): (Vec<_>, Vec<_>) = kept.into_iter().partition(|c| {
         let own = &c.segment;
         let overlaps = |(number, base, last): &(u64, Seq, Seq)| {
@@ -236,8 +240,9 @@ fn scan_whole<F: DiskFile>(
     loaded: &mut Loaded<F>,
     candidate: Candidate<F>,
     current: bool,
+    tells: bool,
 ) -> io::Result<()> {
-    let Candidate { mut segment, length, carried, header, file, sealed } = candidate;
+    let Candidate { mut segment, length, header, file, sealed, .. } = candidate;
     let bytes = read_all(&file)?;
     let until = match sealed && !current {
         true => segment.end,
@@ -245,7 +250,7 @@ fn scan_whole<F: DiskFile>(
     };
     let state = &mut loaded.state;
     let scanned = scan_bytes(&bytes, segment.seed(), until, |found| {
-        if !carried {
+        if tells {
             state.apply(found.kind, found.payload);
         }
     });
@@ -269,12 +274,16 @@ fn scan_whole<F: DiskFile>(
     }
     if current {
         let tail_at = scanned.last_commit.unwrap_or(HEADER_BYTES).min(scanned.end);
+        let mut tail = bytes.get(tail_at..).unwrap_or_default().to_vec();
+        // The last record's padding may be missing from a truncated file.
+        tail.resize(scanned.end - tail_at, 0);
         loaded.current = Some(Current {
-            tail: bytes.get(tail_at..scanned.end).unwrap_or_default().to_vec(),
+            tail,
             tail_at,
             segment,
             file,
             entries: scanned.entries,
+            corrupt: scanned.damage.into_iter().filter(|(_, to)| *to <= synced).collect(),
             length,
             header_is_good: header.is_some(),
         });

@@ -73,6 +73,7 @@ struct Inner {
     durable: RefCell<Names>,
     unsynced: RefCell<Vec<Naming>>,
     faults: Faults,
+    bytes_read: Cell<usize>,
     locked: Cell<bool>,
 }
 
@@ -125,6 +126,11 @@ impl MemoryDisk {
             *seen = durable.clone();
         }
         *self.inner.seen.borrow_mut() = names.clone();
+    }
+
+    /// How much was read since the last call.
+    pub(crate) fn take_bytes_read(&self) -> usize {
+        self.inner.bytes_read.take()
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -223,6 +229,7 @@ impl DiskFile for MemoryFile {
         let inode = self.inode.borrow();
         let rest = inode.seen.get(at as usize..).unwrap_or_default();
         let read = rest.len().min(buffer.len());
+        self.disk.bytes_read.set(self.disk.bytes_read.get() + read);
         buffer[..read].copy_from_slice(&rest[..read]);
         Ok(read)
     }

@@ -53,7 +53,7 @@ impl<D: Disk> Engine<D> {
     /// Prepares one more spare if the limit allows.
     pub(crate) fn prepare(&mut self) -> Result<bool, Error> {
         self.usable()?;
-        if self.on_disk() + self.segment_bytes() > self.limit {
+        if self.on_disk() + self.segment_bytes() > self.state.limit {
             return Ok(false);
         }
         self.add_spare()?;
@@ -91,7 +91,7 @@ impl<D: Disk> Engine<D> {
     pub(crate) fn recycle_acknowledged(&mut self) -> Result<(), Error> {
         while let Some(at) = self.sealed().find(|at| self.segments[*at].live == 0) {
             let (name, bytes) = (self.segments[at].name, self.segments[at].bytes);
-            self.make_spare(name, bytes, self.on_disk() <= self.limit)?;
+            self.make_spare(name, bytes, self.on_disk() <= self.state.limit)?;
             let segment = self.segments.remove(at);
             self.indexes.retain(|index| index.number != segment.number);
             // Whatever lies before the first segment is gone.
@@ -130,7 +130,7 @@ impl<D: Disk> Engine<D> {
         for name in names.chain(replaced.iter().copied()) {
             let file = self.disk.open(&name.to_string()).map_err(&tidy)?;
             let bytes = file.bytes().map_err(&tidy)?;
-            self.make_spare(name, bytes, self.on_disk() + bytes <= self.limit)?;
+            self.make_spare(name, bytes, self.on_disk() + bytes <= self.state.limit)?;
         }
         Ok(())
     }
@@ -155,9 +155,8 @@ impl<D: Disk> Engine<D> {
 
     /// Writes the segment again that most of the acknowledged ranges lie in.
     pub(crate) fn carry_most_scattered(&mut self) -> Result<bool, Error> {
-        let within = |segment: &Segment| {
-            self.state.acknowledged.ranges_within(segment.first, segment.last)
-        };
+        let within =
+            |segment: &Segment| self.state.acknowledged.ranges_within(segment.first, segment.last);
         let most = self.sealed().max_by_key(|at| within(&self.segments[*at]));
         match most {
             Some(at) if within(&self.segments[at]) > 1 => self.carry(at, at + 1, 1),
@@ -169,7 +168,7 @@ impl<D: Disk> Engine<D> {
     /// `least` of the segments find room in it and there is a file for it.
     fn carry(&mut self, from: usize, to: usize, least: usize) -> Result<bool, Error> {
         if self.spares.is_empty() {
-            let allowed = self.on_disk() + self.segment_bytes() <= self.limit;
+            let allowed = self.on_disk() + self.segment_bytes() <= self.state.limit;
             match if allowed { self.add_spare() } else { Err(Error::Full) } {
                 Ok(()) => {}
                 Err(Error::Full) => return Ok(false),
@@ -183,7 +182,8 @@ impl<D: Disk> Engine<D> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut taken = from;
         while taken < to {
-            let (more_bytes, more_entries) = self.carried_records(taken, seed, base, bytes.len())?;
+            let (more_bytes, more_entries) =
+                self.carried_records(taken, seed, base, bytes.len())?;
             if bytes.len() + more_bytes.len() > self.layout.data_end() {
                 break;
             }
@@ -196,7 +196,8 @@ impl<D: Disk> Engine<D> {
         }
 
         let replaces = self.segments[from..taken].iter().map(|segment| segment.number).collect();
-        let header = Header { ranges: Vec::new(), replaces, ..self.header(number, base, self.layout, 0) };
+        let header =
+            Header { ranges: Vec::new(), replaces, ..self.header(number, base, self.layout, 0) };
         bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
         let mut segment = new_segment(number, base, self.layout, bytes.len());
         segment.name = Name::Carried { number, base };
@@ -216,7 +217,7 @@ impl<D: Disk> Engine<D> {
         let replaced: Vec<Segment> = self.segments.splice(from..taken, [segment]).collect();
         for old in replaced {
             self.indexes.retain(|index| index.number != old.number);
-            self.make_spare(old.name, old.bytes, self.on_disk() + old.bytes <= self.limit)?;
+            self.make_spare(old.name, old.bytes, self.on_disk() + old.bytes <= self.state.limit)?;
         }
         self.state.acknowledged.forget_within(base.max(1), span_end);
         self.recycle_acknowledged()?;
@@ -254,8 +255,7 @@ impl<D: Disk> Engine<D> {
     /// `None`: there is only the current segment. Count 0: there was nothing in them to lose.
     fn oldest_beyond_limit(&mut self) -> Option<Loss> {
         let limit = self.data_limit();
-        let mut loss =
-            Loss { first: 0, last: 0, count: 0, reason: Reason::Limit, note: self.note };
+        let mut loss = Loss { first: 0, last: 0, count: 0, reason: Reason::Limit, note: self.note };
         let mut in_use = self.in_use() + self.segment_bytes();
         for at in self.sealed() {
             if in_use <= limit {
@@ -288,9 +288,9 @@ impl<D: Disk> Engine<D> {
 
     /// What the segments may take: one is kept back for carrying where there are enough.
     fn data_limit(&self) -> u64 {
-        match self.limit / self.segment_bytes() {
-            0..4 => self.limit,
-            _ => self.limit - self.segment_bytes(),
+        match self.state.limit / self.segment_bytes() {
+            0..4 => self.state.limit,
+            _ => self.state.limit - self.segment_bytes(),
         }
     }
 
