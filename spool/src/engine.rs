@@ -62,6 +62,8 @@ pub(crate) struct Engine<D: Disk> {
     unsaved: RangeSet,
     next: Seq,
     pub(crate) corrupt: u64,
+    /// Up to where a failed flush may have left records in the current segment.
+    left_over_until: usize,
     /// The last commit found no room.
     full: bool,
     poisoned: bool,
@@ -119,6 +121,7 @@ impl<D: Disk> Engine<D> {
             unsaved: RangeSet::default(),
             next: loaded.next,
             corrupt: loaded.corrupt,
+            left_over_until: 0,
             full: false,
             poisoned: false,
             note: 0,
@@ -280,12 +283,16 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Writes and syncs a batch, and the seal if the segment ends with it.
-    fn flush(&mut self, batch: Batch, seal: Option<()>) -> Result<u64, Error> {
+    fn flush(&mut self, mut batch: Batch, seal: Option<()>) -> Result<u64, Error> {
         if batch.bytes.is_empty() && seal.is_none() {
             return Ok(0);
         }
         let current = self.current();
         let (at, end) = (current.end, current.end + batch.bytes.len());
+        // What a flush that found the disk full left behind must not be taken for records.
+        let left_over = self.left_over_until.saturating_sub(end);
+        batch.bytes.resize(batch.bytes.len() + left_over, 0);
+        self.left_over_until = at + batch.bytes.len();
         let written = self.file.write_at(&batch.bytes, at as u64);
         self.checked("write records", written)?;
         let mut bytes = batch.bytes.len();
@@ -308,6 +315,7 @@ impl<D: Disk> Engine<D> {
         }
         let synced = self.file.sync();
         self.synced("sync a segment", synced)?;
+        self.left_over_until = 0;
 
         self.pending.drain(..batch.entries.len());
         self.entries.extend_from_slice(&batch.entries);
