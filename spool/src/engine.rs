@@ -30,7 +30,8 @@ use crate::{
     error::{Error, io_error},
     format::{
         HEADER_BYTES, HEADER_SLOTS, Header, Kind, Layout, Loss, MAX_OFFSET, Name, RESERVATION,
-        Seal, Seed, Seq, push_ranges, push_record, push_snapshot, ranges_bytes, record_bytes,
+        RESERVATION_BYTES, Seal, Seed, Seq, push_ranges, push_record, push_reservation,
+        push_snapshot, ranges_bytes, record_bytes,
     },
     load::{Current, State, load},
     ranges::RangeSet,
@@ -166,10 +167,9 @@ impl<D: Disk> Engine<D> {
         }
         // Without room the reservation stays what it is, and the next commit starts a new segment.
         let reserved = self.next + RESERVATION;
-        let fits = current.end + record_bytes(8) <= layout.ack_end();
+        let fits = current.end + RESERVATION_BYTES <= layout.ack_end();
         if fits {
-            let payload = reserved.to_le_bytes();
-            push_record(&mut tail, current.seed(), Kind::Reservation, false, 0, &payload);
+            push_reservation(&mut tail, current.seed(), false, reserved);
         }
         self.file.write_at(&tail, tail_at as u64).map_err(&sync)?;
         self.file.sync().map_err(&sync)?;
@@ -211,12 +211,11 @@ impl<D: Disk> Engine<D> {
             if low {
                 let seed = self.current().seed();
                 let reserved = self.next + RESERVATION;
-                if self.end_with(&batch, record_bytes(8)) > self.layout_of_current().ack_end() {
+                if self.end_with(&batch, RESERVATION_BYTES) > self.layout_of_current().ack_end() {
                     batch = self.next_segment(batch, &mut written)?;
                 } else {
                     let first = batch.bytes.is_empty();
-                    let payload = reserved.to_le_bytes();
-                    push_record(&mut batch.bytes, seed, Kind::Reservation, first, 0, &payload);
+                    push_reservation(&mut batch.bytes, seed, first, reserved);
                     batch.reserved = Some(reserved);
                 }
             }
@@ -552,13 +551,12 @@ impl<D: Disk> Engine<D> {
     /// Writes everything, and gives back the sequence numbers reserved.
     pub(crate) fn close(mut self) -> Result<(), Error> {
         self.commit(true)?;
-        let payload = self.next.to_le_bytes();
         let mut batch = self.new_batch();
-        if self.end_with(&batch, record_bytes(8)) > self.layout_of_current().ack_end() {
+        if self.end_with(&batch, RESERVATION_BYTES) > self.layout_of_current().ack_end() {
             batch = self.next_segment(batch, &mut 0)?;
         }
         let (seed, first) = (self.current().seed(), batch.bytes.is_empty());
-        push_record(&mut batch.bytes, seed, Kind::Reservation, first, 0, &payload);
+        push_reservation(&mut batch.bytes, seed, first, self.next);
         self.flush(batch, None)?;
         Ok(())
     }

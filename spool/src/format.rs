@@ -64,7 +64,7 @@
 //! | `D` data | the caller's bytes; sequence numbers rise strictly within a segment |
 //! | `A` acknowledgement | pairs of u64: first and last of ranges acknowledged |
 //! | `L` loss | u64 first, last, count, total dropped so far, note; u8 reason (1: the limit) |
-//! | `R` reservation | u64: sequence numbers below it may have been issued; the last one counts |
+//! | `R` reservation | u64: sequence numbers below it may have been issued; the last one counts; always written twice in a row |
 //! | `T` thinning | reserved; readers skip it, as every unknown kind whose CRC is right |
 //!
 //! A data record's kind byte is the only one of 256 that may carry a sequence number: this keeps the
@@ -100,8 +100,10 @@
 //!    have a larger sequence number than the data before. Damage followed by the first record of a commit
 //!    is *corrupt* (it had been synced), other damage in the current segment is a *torn* commit. Both
 //!    are skipped.
-//! 3. Damage may hide a reservation, so each adds one whole reservation to the next sequence number.
-//! 4. A broken header costs the acknowledgements in it, no records: name and CRCs identify them.
+//! 3. The next sequence number is the last reservation, or follows what any record or header names, if
+//!    that is larger. Each damaged place behind the last reservation may hide one more and adds 65,536.
+//! 4. A broken header costs the acknowledgements in it, no records: name and CRCs identify them. If it is
+//!    the current segment's, 2^24 is added to the next sequence number.
 //! 5. Segments that a `.carried` one with a good header replaces are spares. A `.carried` one with a
 //!    broken header is a spare if its range overlaps another segment's, which then still holds all.
 //! 6. The writer writes everything from the last commit's first record on again and syncs it, before it
@@ -602,6 +604,16 @@ impl<'a> Iterator for Scan<'a> {
 /// The ranges in an acknowledgement's payload.
 pub(crate) fn pairs(payload: &[u8]) -> impl Iterator<Item = (Seq, Seq)> + '_ {
     payload.chunks_exact(16).map(|pair| (u64_at(pair, 0), u64_at(pair, 8)))
+}
+
+/// The bytes that [`push_reservation`] takes.
+pub(crate) const RESERVATION_BYTES: usize = 2 * (RECORD_HEAD + 8);
+
+/// Appends a reservation, twice: as the last records, one of them damaged would not be missed.
+pub(crate) fn push_reservation(out: &mut Vec<u8>, seed: Seed, starts_commit: bool, reserved: Seq) {
+    let payload = reserved.to_le_bytes();
+    push_record(out, seed, Kind::Reservation, starts_commit, 0, &payload);
+    push_record(out, seed, Kind::Reservation, false, 0, &payload);
 }
 
 /// The number in a reservation's payload.

@@ -34,6 +34,8 @@ pub(crate) struct Loaded<F> {
     /// Bytes skipped in a commit that was under way.
     pub(crate) torn: u64,
     pub(crate) broken_headers: u64,
+    /// Damaged places in which a later reservation than the last one found may have been.
+    hidden_reservations: u64,
 }
 
 /// The segment that is appended to.
@@ -134,6 +136,7 @@ pub(crate) fn load<D: Disk>(disk: &D) -> io::Result<Loaded<D::File>> {
         corrupt: 0,
         torn: 0,
         broken_headers: 0,
+        hidden_reservations: 0,
     };
     let mut candidates = Vec::new();
     for name in disk.list()?.iter().filter_map(|name| Name::parse(name)) {
@@ -249,9 +252,13 @@ fn scan_whole<F: DiskFile>(
         false => bytes.len().min(length.saturating_sub(SEAL_BYTES)),
     };
     let state = &mut loaded.state;
+    let mut last_reservation = 0;
     let scanned = scan_bytes(&bytes, segment.seed(), until, |found| {
         if tells {
             state.apply(found.kind, found.payload);
+            if found.kind == Kind::Reservation {
+                last_reservation = found.at;
+            }
         }
     });
     segment.learn(&scanned.entries, &RangeSet::default());
@@ -267,7 +274,9 @@ fn scan_whole<F: DiskFile>(
         } else {
             loaded.torn += (to - from) as u64;
         }
-        loaded.next += RESERVATION;
+        if tells && *from > last_reservation {
+            loaded.hidden_reservations += 1;
+        }
     }
     if sealed && !current && scanned.end < until {
         loaded.corrupt += 1;
@@ -297,6 +306,7 @@ fn scan_whole<F: DiskFile>(
 fn finish<D: Disk>(disk: &D, loaded: &mut Loaded<D::File>) -> io::Result<()> {
     let State { seen, reserved, .. } = loaded.state;
     loaded.next = loaded.next.max(reserved.min(MAX_SEQ)).max(seen + 1);
+    loaded.next += loaded.hidden_reservations * RESERVATION;
     if loaded.current.as_ref().is_some_and(|current| !current.header_is_good) {
         // Its reservation is not known; its base is, and no number is further from it than this.
         loaded.next += MAX_OFFSET + RESERVATION;
