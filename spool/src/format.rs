@@ -137,7 +137,7 @@ const RANGES_AT: usize = 64;
 const REPLACES_AT: usize = RANGES_AT + HEADER_SLOTS * 16;
 const LOSS_ROOM: usize = 64;
 const ACK_ROOM: usize = 2048;
-const LOSS_PAYLOAD: usize = 41;
+pub(crate) const LOSS_BYTES: usize = 41;
 /// Kind byte, bit 7: everything before this record was synced when it was written.
 const STARTS_COMMIT: u8 = 0x80;
 
@@ -419,7 +419,7 @@ pub struct Loss {
 impl Loss {
     /// The payload of a loss record; `total` counts all that was ever dropped, this included.
     pub(crate) fn encode(&self, total: u64) -> Vec<u8> {
-        let mut payload = vec![0; LOSS_PAYLOAD];
+        let mut payload = vec![0; LOSS_BYTES];
         put_u64(&mut payload, 0, self.first);
         put_u64(&mut payload, 8, self.last);
         put_u64(&mut payload, 16, self.count);
@@ -434,7 +434,7 @@ impl Loss {
 
     /// The loss and the total.
     pub(crate) fn decode(payload: &[u8]) -> Option<(Self, u64)> {
-        if payload.len() < LOSS_PAYLOAD {
+        if payload.len() < LOSS_BYTES {
             return None;
         }
         let reason = match payload[40] {

@@ -23,6 +23,8 @@ mod disk;
 mod engine;
 mod error;
 mod format;
+#[cfg(test)]
+mod format_tests;
 mod load;
 #[cfg(test)]
 mod memory_disk;
