@@ -18,6 +18,7 @@ mod site;
 mod time;
 mod world;
 
+pub use auth::signing_key_hex;
 pub use ledger::{Datum, Entry, Key, LedgerCount, Seen};
 pub use misbehave::{Act, Misbehaviour};
 pub use policy::{Policy, UnreadablePolicy};
@@ -25,8 +26,8 @@ pub use rate::RateLimit;
 pub use seed::{Seed, SeedError, SeedToken, SeedUser};
 pub use server::StartError;
 pub use sim::{IssuedToken, Sim};
-pub use site::unit::{Fault, METER_BLOCK, MeterReading, Table, Unit, Write};
 pub use site::Site;
+pub use site::unit::{Fault, METER_BLOCK, MeterReading, Table, Unit, Write};
 pub use world::instruction::{Instruction, NewInstruction, State as InstructionState};
 pub use world::job::{ImportDelays, JobState};
 pub use world::token::TokenKind;

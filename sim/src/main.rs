@@ -1,4 +1,6 @@
-//! `solarnet-sim`: the simulated servers and site, by hand.
+//! `solarnet-sim`: the simulated servers and site, by hand, and the quickstart.
+
+mod quickstart;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -6,8 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
 use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
 use serde_json::{Map, Value, json};
 use solarnet_sim::{Seed, SeedError, Sim, Site, Unit};
 
@@ -46,6 +48,17 @@ enum Command {
         #[arg(long = "relay", default_values_t = [3])]
         relays: Vec<u8>,
     },
+    /// Shows the agent's whole main job against simulated servers and devices, in half a minute.
+    ///
+    /// Example: cargo xtask quickstart
+    Quickstart {
+        /// The agent's program.
+        #[arg(long)]
+        agent: PathBuf,
+        /// Keep it running until it is interrupted.
+        #[arg(long)]
+        forever: bool,
+    },
 }
 
 /// Coils of a relay that is played by hand.
@@ -64,6 +77,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Serve { listen, seed } => serve(listen, &seed),
         Command::Site { listen, meters, relays } => site(listen, &meters, &relays),
+        Command::Quickstart { agent, forever } => quickstart::run(&agent, forever),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -119,10 +119,7 @@ pub(crate) fn verify<'a>(
 }
 
 fn upload_too_large(request: &Incoming) -> Rejection {
-    Rejection::forbidden(format!(
-        "Maximum upload size of {} bytes exceeded",
-        request.body_limit()
-    ))
+    Rejection::forbidden(format!("Maximum upload size of {} bytes exceeded", request.body_limit()))
 }
 
 fn request_date(request: &Incoming) -> Result<DateTime<Utc>, Rejection> {
@@ -243,6 +240,12 @@ fn signing_message(date: DateTime<Utc>, canonical_request: &str) -> String {
         date.format("%Y%m%dT%H%M%SZ"),
         sha256_hex(canonical_request.as_bytes())
     )
+}
+
+/// The signing key of a secret for a UTC day, as 64 hexadecimal digits: what the refresh call hands out.
+pub fn signing_key_hex(secret: &str, day: chrono::NaiveDate) -> String {
+    let date = day.and_time(chrono::NaiveTime::MIN).and_utc();
+    hex::encode(signing_key(secret, date).as_ref())
 }
 
 /// The signing key of a secret for the UTC day of `date`.

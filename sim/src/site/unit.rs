@@ -233,7 +233,12 @@ impl Unit {
     }
 
     /// Carries out a request and gives the answer's PDU; an exception where it cannot.
-    pub(super) fn answer(&mut self, pdu: &[u8], fault: Option<Fault>, now: DateTime<Utc>) -> Vec<u8> {
+    pub(super) fn answer(
+        &mut self,
+        pdu: &[u8],
+        fault: Option<Fault>,
+        now: DateTime<Utc>,
+    ) -> Vec<u8> {
         let function = pdu.first().copied().unwrap_or(0);
         let outcome = Request::parse(pdu).and_then(|request| match request {
             Request::Read { table, address, count } => {

@@ -246,8 +246,7 @@ mod tests {
 
     #[test]
     fn a_pushed_instruction_is_queued_after_its_time() {
-        let mut list =
-            Instructions { queuing: TimeDelta::seconds(30), ..Instructions::default() };
+        let mut list = Instructions { queuing: TimeDelta::seconds(30), ..Instructions::default() };
         let id = list.add(new(None), instant(0)).id;
         list.advance(instant(29_999));
         assert_eq!(list.get(id).unwrap().state, State::Queuing);

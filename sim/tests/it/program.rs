@@ -18,7 +18,8 @@ fn start(arguments: &[&str]) -> (Child, std::net::SocketAddr) {
     let mut line = String::new();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     out.read_line(&mut line).unwrap();
-    let address = line.trim_end().strip_prefix("listening on ").expect("the line names the address");
+    let address =
+        line.trim_end().strip_prefix("listening on ").expect("the line names the address");
     let address = address.trim_start_matches("http://").parse().unwrap();
     child.stdout = Some(out.into_inner());
     (child, address)

@@ -74,7 +74,10 @@ fn a_relay_takes_writes_and_remembers_each() {
     assert_eq!(ask(&mut stream, 3, &[1, 0, 0, 0, 10]), [1, 2, 0b10, 0b11]);
     let writes = site.writes(3);
     assert_eq!(writes.len(), 2);
-    assert_eq!((writes[0].address, writes[0].values.as_slice(), writes[0].taken), (1, &[1][..], true));
+    assert_eq!(
+        (writes[0].address, writes[0].values.as_slice(), writes[0].taken),
+        (1, &[1][..], true)
+    );
     site.set(3, Table::Coil, 1, &[0]);
     assert_eq!(site.value(3, Table::Coil, 1), Some(0));
 }
