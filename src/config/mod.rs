@@ -23,6 +23,8 @@ mod problem;
 mod reference;
 mod schema;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 mod written;
 
 use std::{
