@@ -235,13 +235,23 @@ fn systemd_moves_the_default_state_folder_and_not_a_chosen_one() {
 #[test]
 fn local_commands_work_beside_slips_in_other_sections() {
     let (_dir, path) = folder(
-        "state_dir = \"/chosen\"\n[node]\nid = 0\n[solarnet]\ntoken = \"a\"\n[[modbus]]\nnmae = 1\n",
+        "state_dir = \"/chosen\"\n[node]\nid = 0\n\
+         [solarnet]\ntoken = \"a\"\n[[modbus]]\nnmae = 1\n",
     );
     load_in(&path, &user()).expect_err("the daemon does not start on it");
     let local = load_local_in(&path, &user()).expect("local commands do");
     assert_eq!(local.state_dir, Path::new("/chosen"));
     assert_eq!(local.node, None);
     assert_eq!(local.solarnet().expect("the section").token.as_str(), "a");
+}
+
+#[test]
+fn a_misspelled_address_never_means_the_public_server() {
+    for text in ["[solarnet]\nuser_ulr = \"https://192.0.2.1\"\n", "solarnet = 1\n"] {
+        let (_dir, path) = folder(text);
+        let local = load_local_in(&path, &user()).expect("the queue can be looked into");
+        local.solarnet().expect_err("the server cannot be called");
+    }
 }
 
 #[test]
