@@ -1,4 +1,5 @@
-//! `check`: says whether the daemon would start on this configuration, and if not, all that is wrong.
+//! `check`: says whether the daemon would start on this configuration, and if not, all that is
+//! wrong.
 
 use std::{io::Write, path::Path};
 

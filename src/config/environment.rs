@@ -44,7 +44,7 @@ impl Environment {
 
     /// A service has what systemd says, an ordinary user (configuration, state) of their own, and
     /// everybody else the system's.
-    fn of(service_state: Option<PathBuf>, own: Option<(PathBuf, PathBuf)>) -> Self {
+    pub(super) fn of(service_state: Option<PathBuf>, own: Option<(PathBuf, PathBuf)>) -> Self {
         match (service_state, own) {
             (Some(state_dir), _) => Self { file: SYSTEM_FILE.into(), state_dir },
             (None, Some((config, state_dir))) => {

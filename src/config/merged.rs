@@ -8,6 +8,7 @@
 //! Every value keeps the file and line it came from. Nothing is checked here.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -109,13 +110,11 @@ fn merge(mut earlier: Table, later: Table) -> Table {
     earlier
 }
 
-fn merge_lists(earlier: Vec<Node>, later: Vec<Node>, by: &str) -> Vec<Node> {
-    let replaced = |node: &Node| {
-        identity(node, by).is_some_and(|known| later.iter().any(|n| identity(n, by) == Some(known)))
-    };
-    let mut kept: Vec<Node> = earlier.into_iter().filter(|node| !replaced(node)).collect();
-    kept.extend(later);
-    kept
+fn merge_lists(mut earlier: Vec<Node>, later: Vec<Node>, by: &str) -> Vec<Node> {
+    let replaced: BTreeSet<_> = later.iter().filter_map(|node| identity(node, by)).collect();
+    earlier.retain(|node| identity(node, by).is_none_or(|known| !replaced.contains(known)));
+    earlier.extend(later);
+    earlier
 }
 
 fn identity<'a>(node: &'a Node, by: &str) -> Option<&'a str> {

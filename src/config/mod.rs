@@ -12,8 +12,8 @@
 //! not TOML is complained about before its values are looked at). No byte in a file makes this
 //! module panic, and what may be a secret is not shown.
 //!
-//! It opens no device and asks no server. Of a file named in the configuration it knows only whether
-//! it is there.
+//! It opens no device and asks no server. Of a file named in the configuration it knows only
+//! whether it is there.
 
 mod checked;
 mod environment;
@@ -23,6 +23,8 @@ mod problem;
 mod reference;
 mod schema;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 mod written;
 
 use std::{
@@ -67,13 +69,8 @@ fn load_in(path: &Path, environment: &Environment) -> Result<Loaded, ConfigError
     let table = merged::read(path)?;
     let problems = Problems::default();
     let settings = checked::settings(&table, environment, path, &problems);
-    let problems = problems.into_sorted();
-    match settings {
-        Some(settings) if problems.iter().all(|p| p.severity == Severity::Warning) => {
-            Ok(Loaded { settings, warnings: problems })
-        }
-        _ => Err(ConfigError::Invalid(problems)),
-    }
+    let (settings, warnings) = problems.judge(settings).map_err(ConfigError::Invalid)?;
+    Ok(Loaded { settings, warnings })
 }
 
 /// What commands need that work on this device without being the daemon.

@@ -132,6 +132,19 @@ impl Problems {
         });
     }
 
+    /// What a check made, with the warnings, or all problems where one of them is an error.
+    ///
+    /// A value beside an error is not used: it may be the default of a key that was misspelled.
+    pub(super) fn judge<T>(self, made: Option<T>) -> Result<(T, Vec<Problem>), Vec<Problem>> {
+        let problems = self.into_sorted();
+        match made {
+            Some(made) if problems.iter().all(|p| p.severity == Severity::Warning) => {
+                Ok((made, problems))
+            }
+            _ => Err(problems),
+        }
+    }
+
     /// What was collected, in the order of the text.
     pub(super) fn into_sorted(self) -> Vec<Problem> {
         let mut problems = self.0.into_inner();

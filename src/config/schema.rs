@@ -1,8 +1,8 @@
 //! What the file may say: keys, sections, and the reader that is driven by them.
 //!
-//! Each key is defined once, in the file of its section below `checked/`. That one definition parses
-//! the value, bounds it, fills in the default, answers a misspelling with the nearest name, and
-//! makes its row in `docs/configuration.md`.
+//! Each key is defined once, in the file of its section below `checked/`. That one definition
+//! parses the value, bounds it, fills in the default, answers a misspelling with the nearest name,
+//! and makes its row in `docs/configuration.md`.
 
 use std::borrow::Cow;
 
@@ -280,7 +280,8 @@ impl<'a> Reader<'a> {
         keys.chain(self.section.tables.iter().map(|inner| inner.name))
     }
 
-    /// What to say about a key that is not one of ours. Its value is never shown: it may be a secret.
+    /// What to say about a key that is not one of ours. Its value is never shown: it may be a
+    /// secret.
     fn instead_of(&self, name: &str) -> String {
         if let Some((_, say)) = self.section.refused.iter().find(|(known, _)| *known == name) {
             return (*say).to_owned();

@@ -14,7 +14,8 @@ use super::{
     },
     Names,
     instructions::SOURCE_ID,
-    register::{self, ADDRESS, BYTE_ORDER, NUMBER, WORD_ORDER},
+    place::{self, ADDRESS, NUMBER},
+    register::{self, BYTE_ORDER, WORD_ORDER},
     scale,
     unit::UNIT_ID,
 };
@@ -243,13 +244,13 @@ fn write(table: &written::Table, names: &mut Names, problems: &Problems) -> Opti
         write.error(MODBUS.name, write.shown(MODBUS.name), expected);
     }
     let unit = write.get(&UNIT);
-    let place = register::place(&write, &TABLE);
+    let place = place::find(&write, &TABLE);
     let chosen = write.optional(&TYPE);
     let word_order = write.optional(&WORD_ORDER).unwrap_or(Order::Big);
     let byte_order = write.optional(&BYTE_ORDER).unwrap_or(Order::Big);
     let scale = scale::check(&write);
     let (table, address) = place?;
-    let coil = register::is_bits(table);
+    let coil = place::is_bits(table);
     if coil {
         for name in [WORD_ORDER.name, BYTE_ORDER.name] {
             if write.has(name) {
@@ -271,7 +272,7 @@ fn write(table: &written::Table, names: &mut Names, problems: &Problems) -> Opti
             return None;
         }
     };
-    register::check_end(&write, address, encoding);
+    place::check_end(&write, address, encoding);
     let select = Select::All;
     Some(Write {
         bus: bus?,

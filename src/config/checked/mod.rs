@@ -7,6 +7,7 @@ mod bus;
 mod control;
 mod instructions;
 mod node;
+mod place;
 mod property;
 mod queue;
 mod register;
@@ -130,19 +131,24 @@ pub(super) struct Parts {
 
 /// Checks only the sections that [`Parts`] shows.
 pub(super) fn parts(table: &Table, environment: &Environment, path: &Path) -> Parts {
-    let unheard = Problems::default();
-    let file = Reader::new(table, &FILE, &unheard);
-    let heard = Problems::default();
-    let found = paths(&Reader::known(table, &FILE, &heard), environment, path);
-    let paths = found.ok_or_else(|| heard.into_sorted());
-    let heard = Problems::default();
-    let found = solarnet::check(&file.section("solarnet"), &heard);
     Parts {
-        paths,
-        node: node::check(&file.section("node"), &unheard),
-        solarnet: found.ok_or_else(|| heard.into_sorted()),
-        queue: queue::check(&file.section("queue"), &unheard),
+        paths: alone(table, |file, _| paths(file, environment, path)),
+        node: alone(table, |file, problems| node::check(&file.section("node"), problems)).ok(),
+        solarnet: alone(table, |file, problems| {
+            solarnet::check(&file.section("solarnet"), problems)
+        }),
+        queue: alone(table, |file, problems| queue::check(&file.section("queue"), problems)).ok(),
     }
+}
+
+/// One part of the file, with the errors of that part only.
+fn alone<T>(
+    table: &Table,
+    check: impl FnOnce(&Reader<'_>, &Problems) -> Option<T>,
+) -> Result<T, Vec<Problem>> {
+    let problems = Problems::default();
+    let made = check(&Reader::known(table, &FILE, &problems), &problems);
+    problems.judge(made).map(|(made, _)| made)
 }
 
 /// The state folder and the control socket.
@@ -175,7 +181,7 @@ fn beside(place: &Place, path: &Path) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// A key that names something, told apart from the others of its kind.
+/// What must be unique in the whole file, and who refers to whom.
 #[derive(Default)]
 struct Names {
     buses: BTreeMap<String, Place>,

@@ -10,6 +10,7 @@ use super::{
         settings::Property,
         written::Table,
     },
+    place,
     register::{self, Orders},
     scale,
 };
@@ -127,7 +128,7 @@ pub(super) fn check(
 
     let encoding = register.encoding;
     if let Some(most) = max_registers
-        && !register::is_bits(register.table)
+        && !place::is_bits(register.table)
         && encoding.words() > most
     {
         let found = format!("a value of {} registers", encoding.words());

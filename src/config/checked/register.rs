@@ -1,16 +1,19 @@
-//! `register = { … }` of a property, and what it shares with `write = { … }` of a control: where a
-//! value stands and how it is encoded.
+//! `register = { … }` of a property, and what it shares with `write = { … }` of a control: how a
+//! value is encoded.
 
 use std::time::Duration;
 
 use rust_decimal::Decimal;
 
-use super::super::{
-    form::{self, Choice, RawNumber, Span, Whole},
-    problem::Problems,
-    schema::{Form, Key, Presence, Reader, Section},
-    settings::{Encoding, Order, Register, Select, Table},
-    written,
+use super::{
+    super::{
+        form::{Choice, RawNumber, Span, Whole},
+        problem::Problems,
+        schema::{Form, Key, Presence, Reader, Section},
+        settings::{Encoding, Order, Register, Select, Table},
+        written,
+    },
+    place::{self, ADDRESS, NUMBER},
 };
 
 pub(super) static SECTION: Section = Section {
@@ -37,23 +40,6 @@ static TABLE: Key<Choice<Table>> = Key {
     example: "\"input\"",
     doc: "Which of the unit's four tables: coils (function 1), discrete inputs (2), holding \
           registers (3), input registers (4).",
-};
-
-pub(super) static ADDRESS: Key<Whole<u16>> = Key {
-    name: "address",
-    form: Whole { min: 0, max: u16::MAX, unit: "" },
-    presence: Presence::Optional("`number` says it"),
-    example: "12",
-    doc: "Zero-based, as on the wire. Manuals usually count from 1: their 30013 is address 12.",
-};
-
-pub(super) static NUMBER: Key<form::Register> = Key {
-    name: "number",
-    form: form::Register,
-    presence: Presence::Optional("`address` says it"),
-    example: "30013",
-    doc: "As manuals print it: one-based, with the digit of its table in front. In place of \
-          `address`, never beside it.",
 };
 
 /// The names of the types.
@@ -180,7 +166,7 @@ pub(super) fn check(
     problems: &Problems,
 ) -> Option<Register> {
     let register = Reader::new(table, &SECTION, problems);
-    let place = place(&register, &TABLE);
+    let place = place::find(&register, &TABLE);
     let encoding = encoding(&register, place.map(|(table, _)| table));
     let word_order = either(beside, &register, &WORD_ORDER);
     let byte_order = either(beside, &register, &BYTE_ORDER);
@@ -188,21 +174,18 @@ pub(super) fn check(
     let mask = either(beside, &register, &MASK);
     let (table, address) = place?;
     let encoding = encoding?;
-    if is_bits(table) {
+    place::check_end(&register, address, encoding);
+    let select = if place::is_bits(table) {
         for name in [WORD_ORDER.name, BYTE_ORDER.name, BIT.name, MASK.name] {
-            for reader in [beside, &register] {
-                if reader.has(name) {
-                    reader.error(
-                        name,
-                        reader.shown(name),
-                        "nothing: a coil or discrete input is one bit",
-                    );
-                }
+            for reader in [beside, &register].into_iter().filter(|reader| reader.has(name)) {
+                let expected = "nothing: a coil or discrete input is one bit";
+                reader.error(name, reader.shown(name), expected);
             }
         }
-    }
-    check_end(&register, address, encoding);
-    let select = select(beside, &register, encoding, bit, mask)?;
+        Select::All
+    } else {
+        select(beside, &register, encoding, bit, mask)?
+    };
     Some(Register {
         table,
         address,
@@ -213,97 +196,8 @@ pub(super) fn check(
     })
 }
 
-/// Table and zero-based address, in either notation. `key` is the table's, which differs by what may
-/// be done there.
-pub(super) fn place(register: &Reader<'_>, key: &Key<Choice<Table>>) -> Option<(Table, u16)> {
-    match (register.has(ADDRESS.name), register.has(NUMBER.name)) {
-        (true, true) => {
-            let expected = "`address` (from 0) or `number` (as manuals print it), not both";
-            register.error(NUMBER.name, "an address as well", expected);
-            None
-        }
-        (false, false) => {
-            let expected = "an address (from 0), or in its place a `number` as manuals print it";
-            register.error(ADDRESS.name, "nothing", expected);
-            register.optional(key);
-            None
-        }
-        (true, false) => {
-            let address = register.optional(&ADDRESS);
-            if !register.has(key.name) {
-                register.error(key.name, "nothing", format!("one of {}", options(key)));
-            }
-            Some((register.optional(key)?, address?))
-        }
-        (false, true) => {
-            let (table, address) = register.optional(&NUMBER)?;
-            if !key.form.options.iter().any(|(_, option)| *option == table) {
-                let found =
-                    format!("{}, in the table of {}", register.shown(NUMBER.name), plural(table));
-                register.error(NUMBER.name, found, format!("a number in one of {}", options(key)));
-                return None;
-            }
-            if register.has(key.name) {
-                let wanted = register.optional(key)?;
-                if wanted != table {
-                    let found = format!(
-                        "{}, in the table of {}",
-                        register.shown(NUMBER.name),
-                        plural(table)
-                    );
-                    let same = number(wanted, address);
-                    let expected = format!(
-                        "{same} for the same place among {}, or another table",
-                        plural(wanted)
-                    );
-                    register.error(NUMBER.name, found, expected);
-                    return None;
-                }
-            }
-            Some((table, address))
-        }
-    }
-}
-
-/// The number as manuals print it.
-fn number(table: Table, address: u16) -> String {
-    let digit = match table {
-        Table::Coil => 0,
-        Table::Discrete => 1,
-        Table::Input => 3,
-        Table::Holding => 4,
-    };
-    let number = u32::from(address) + 1;
-    let digits = if number < 10_000 { 4 } else { 5 };
-    match table {
-        // TOML has no numbers with zeros in front.
-        Table::Coil if number >= 10_000 => format!("\"{digit}{number:0digits$}\""),
-        Table::Coil => number.to_string(),
-        Table::Discrete | Table::Input | Table::Holding => format!("{digit}{number:0digits$}"),
-    }
-}
-
-fn plural(table: Table) -> &'static str {
-    match table {
-        Table::Coil => "coils",
-        Table::Discrete => "discrete inputs",
-        Table::Input => "input registers",
-        Table::Holding => "holding registers",
-    }
-}
-
-fn options(key: &Key<Choice<Table>>) -> String {
-    let words: Vec<_> = key.form.options.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-    words.join(", ")
-}
-
-/// Whether a table holds single bits.
-pub(super) fn is_bits(table: Table) -> bool {
-    matches!(table, Table::Coil | Table::Discrete)
-}
-
 fn encoding(register: &Reader<'_>, table: Option<Table>) -> Option<Encoding> {
-    let bits = table.map(is_bits);
+    let bits = table.map(place::is_bits);
     if !register.has(TYPE.name) {
         if bits == Some(false) {
             register.error(TYPE.name, "nothing", "a type such as \"u16\" or \"f32\"");
@@ -332,16 +226,6 @@ fn encoding(register: &Reader<'_>, table: Option<Table>) -> Option<Encoding> {
         register.error(LENGTH.name, "nothing", "the length of the text in registers");
     }
     Some(of_length(register.optional(&LENGTH)?))
-}
-
-/// A value must not run over the end of its table.
-pub(super) fn check_end(register: &Reader<'_>, address: u16, encoding: Encoding) {
-    if u32::from(address) + u32::from(encoding.words()) > 65_536 {
-        let name = if register.has(NUMBER.name) { NUMBER.name } else { ADDRESS.name };
-        let found =
-            format!("{} for a value of {} registers", register.shown(name), encoding.words());
-        register.error(name, found, "a value that ends at address 65535 or before");
-    }
 }
 
 /// The value of a key that may stand in either of two tables.
@@ -437,15 +321,6 @@ pub(super) fn raw_value(raw: RawNumber, encoding: Encoding) -> Result<Decimal, S
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_number_is_suggested_as_manuals_print_it() {
-        assert_eq!(number(Table::Input, 12), "30013");
-        assert_eq!(number(Table::Holding, 9998), "49999");
-        assert_eq!(number(Table::Holding, 9999), "410000");
-        assert_eq!(number(Table::Coil, 0), "1");
-        assert_eq!(number(Table::Coil, 65535), "\"065536\"");
-    }
 
     #[test]
     fn bit_patterns_of_signed_types_are_signed() {

@@ -61,6 +61,7 @@ fn span(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let (number, unit, after) = number_and_unit(rest)?;
         // Going on behind the unit before refuses a second one and a larger one.
+        let unit = if unit == "min" { "m" } else { unit };
         let (_, millis) = units.find(|(name, _)| *name == unit)?;
         total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(*millis)?)?;
         rest = after.trim_start();
@@ -84,7 +85,7 @@ pub(in crate::config) fn span_text(duration: Duration) -> String {
     if millis == 0 {
         return "0s".to_owned();
     }
-    let unit = SPAN_UNITS.iter().find(|(_, unit)| millis % u128::from(*unit) == 0);
+    let unit = SPAN_UNITS.iter().find(|(_, unit)| millis.is_multiple_of(u128::from(*unit)));
     let (name, unit) = unit.unwrap_or(&("ms", 1));
     format!("{}{name}", millis / u128::from(*unit))
 }
@@ -213,6 +214,7 @@ mod tests {
             ("10 s", 10_000),
             ("1m 30s", 90_000),
             ("1h30m", 5_400_000),
+            ("15min", 900_000),
             ("500ms", 500),
             ("1d", 86_400_000),
             ("0s", 0),
@@ -228,6 +230,7 @@ mod tests {
             "-1s",
             "30s 1m",
             "1s 1s",
+            "1m 1min",
             "99999999999999999999d",
             "1s,",
         ] {

@@ -30,12 +30,14 @@ impl<T> Form for Parsed<T> {
             Value::Text(text) => (self.parse)(text),
             _ => None,
         };
-        read.ok_or_else(|| {
-            let hidden = || format!("a value of {} characters", value.shown().chars().count());
-            Wrong {
-                found: (!self.shown).then(hidden),
-                expected: format!("a {}: {}", self.kind, self.range),
-            }
+        read.ok_or_else(|| Wrong {
+            found: match value {
+                Value::Text(text) if !self.shown => {
+                    Some(format!("a text of {} characters", text.chars().count()))
+                }
+                _ => None,
+            },
+            expected: format!("a {}: {}", self.kind, self.range),
         })
     }
 
@@ -73,7 +75,7 @@ impl<T: Copy + Sync> Form for Choice<T> {
         }
         let words = self.options.iter().map(|(word, _)| *word);
         Err(Wrong::expected(match nearest(&text.to_ascii_lowercase(), words) {
-            Some(near) => format!("one of {}; nearest is \"{near}\"", self.range()),
+            Some(near) => format!("one of {}: did you mean \"{near}\"?", self.range()),
             None => format!("one of {}", self.range()),
         }))
     }
@@ -155,7 +157,8 @@ impl Form for Url {
     type Out = Address;
 
     fn read(&self, value: &Value) -> Result<Address, Wrong> {
-        const EXPECTED: &str = "an address such as \"https://data.solarnetwork.net/solaruser\", without a slash at its end";
+        const EXPECTED: &str = "an address such as \"https://data.solarnetwork.net/solaruser\", \
+                                without a slash at its end";
         let Value::Text(text) = value else { return Err(Wrong::expected(EXPECTED)) };
         if text.contains(['@', '?', '#']) {
             // What follows may be a password or a token.
@@ -210,7 +213,16 @@ impl Form for Endpoint {
             Value::Text(text) => endpoint(text),
             _ => None,
         };
-        read.ok_or_else(|| Wrong::expected(self.expected))
+        read.ok_or_else(|| Wrong {
+            found: match value {
+                // What stands before may be a password.
+                Value::Text(text) if text.contains('@') => {
+                    Some("a host with a user name".to_owned())
+                }
+                _ => None,
+            },
+            expected: self.expected.to_owned(),
+        })
     }
 
     fn kind(&self) -> String {
