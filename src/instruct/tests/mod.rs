@@ -256,7 +256,12 @@ async fn nothing_is_written_before_the_server_knows_that_it_is_executing() {
 async fn an_order_that_expires_while_the_server_is_told_is_not_carried_out() {
     let (world, _dir) = world();
     let expiry = (world.now() + TimeDelta::seconds(10)).to_rfc3339();
-    world.add(7, "SetControlParameter", json!({"/control": "3"}), json!({"expirationDate": expiry}));
+    world.add(
+        7,
+        "SetControlParameter",
+        json!({"/control": "3"}),
+        json!({"expirationDate": expiry}),
+    );
     world.lock().latency = secs(3);
     world.run_for(secs(60)).await;
     assert_eq!(world.log(), ["7 Executing", "datum /control 7 Declined"]);
