@@ -5,6 +5,7 @@
 
 mod check;
 pub mod exit;
+pub mod instruction;
 
 use std::{io::stdout, path::PathBuf};
 
@@ -30,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     #[allow(missing_docs, reason = "the argument struct has the text that --help shows")]
     Check(check::Check),
+    #[allow(missing_docs, reason = "the argument struct has the text that --help shows")]
+    Instruction(instruction::Instruction),
 }
 
 impl Cli {
@@ -42,6 +45,10 @@ impl Cli {
         let config = crate::config::locate(self.config);
         match self.command {
             Command::Check(check) => check.run(&config, &mut stdout().lock()),
+            Command::Instruction(instruction) => {
+                let local = crate::config::load_local(&config)?;
+                instruction.run(&local.state_dir, &mut stdout().lock())
+            }
         }
     }
 }

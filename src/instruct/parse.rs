@@ -122,8 +122,8 @@ fn time(element: &Value, member: &str) -> Result<Option<DateTime<Utc>>, String> 
 }
 
 fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
-    let member = ["parameters", "params"].iter().filter_map(|m| element.get(m));
-    let Some(given) = member.filter(|v| !v.is_null()).next() else { return Ok(Vec::new()) };
+    let mut members = ["parameters", "params"].iter().filter_map(|name| element.get(name));
+    let Some(given) = members.find(|value| !value.is_null()) else { return Ok(Vec::new()) };
     let pairs: Vec<(&str, &Value)> = match given {
         Value::Array(list) => list
             .iter()

@@ -264,7 +264,7 @@ async fn an_order_that_expires_while_the_server_is_told_is_not_carried_out() {
     );
     world.lock().latency = secs(3);
     world.run_for(secs(60)).await;
-    assert_eq!(world.log(), ["7 Executing", "datum /control 7 Declined"]);
+    assert_eq!(world.log(), ["7 Executing", "datum /control 7 Declined", "7 Declined"]);
     assert_eq!(world.lock().writes, []);
     assert_eq!(said(&world, 7)["code"], Code::Expired.name());
 }
