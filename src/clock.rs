@@ -255,6 +255,14 @@ impl Clock {
         }
     }
 
+    /// A clock that has been told nothing and keeps no file, for commands that ask a server once:
+    /// it takes the server's word.
+    #[must_use]
+    pub fn untold() -> Self {
+        let core = Core::new(BootId([0; 16]), BTreeMap::new());
+        Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Core, Now)) {
         let mut core = self.lock();
         let known = core.anchors.len();

@@ -23,4 +23,5 @@ pub mod file;
 pub mod instruct;
 pub mod net;
 pub mod observe;
+pub mod refresh;
 pub mod solarnet;

@@ -6,11 +6,16 @@
 mod check;
 pub mod exit;
 pub mod instruction;
+pub mod token;
 
-use std::{io::stdout, path::PathBuf};
+use std::{
+    io::{stderr, stdin, stdout},
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand};
 
+use crate::config;
 pub use exit::{Exit, Failure, OrExit};
 
 /// Reads meters, keeps what they say, sends it to SolarNetwork with proof, and obeys safely
@@ -28,10 +33,10 @@ pub struct Cli {
 
 /// The subcommands, in the order a new user meets them.
 #[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each argument struct has the text that --help shows")]
 pub enum Command {
-    #[allow(missing_docs, reason = "the argument struct has the text that --help shows")]
     Check(check::Check),
-    #[allow(missing_docs, reason = "the argument struct has the text that --help shows")]
+    Token(token::Token),
     Instruction(instruction::Instruction),
 }
 
@@ -42,13 +47,32 @@ impl Cli {
     ///
     /// With the exit code to end with and the reason to print.
     pub fn run(self) -> Result<Exit, Failure> {
-        let config = crate::config::locate(self.config);
+        let config = config::locate(self.config);
         match self.command {
             Command::Check(check) => check.run(&config, &mut stdout().lock()),
+            Command::Token(token) => {
+                let mut streams = token::Streams {
+                    input: &mut stdin(),
+                    out: &mut stdout(),
+                    err: &mut stderr(),
+                };
+                token.run(&mut streams, || token_context(&config), token::connect)
+            }
             Command::Instruction(instruction) => {
-                let local = crate::config::load_local(&config)?;
+                let local = config::load_local(&config)?;
                 instruction.run(&local.state_dir, &mut stdout().lock())
             }
         }
     }
+}
+
+/// What `token` needs of the configuration.
+fn token_context(config: &Path) -> Result<token::TokenContext, Failure> {
+    let local = config::load_local(config)?;
+    let solarnet = local.solarnet()?.clone();
+    Ok(token::TokenContext {
+        state_dir: local.state_dir,
+        control_socket: local.control_socket,
+        solarnet,
+    })
 }

@@ -149,6 +149,15 @@ impl Credential {
         Self { token_id: self.token_id.clone(), key, key_date, secret: self.secret.clone() }
     }
 
+    /// The same token with the key of `day`, where the secret to make it from is here.
+    #[must_use]
+    pub fn derived(&self, day: NaiveDate) -> Self {
+        match &self.secret {
+            Some(secret) => self.with_key(signing_key(secret, day), day),
+            None => self.clone(),
+        }
+    }
+
     /// Whether a request dated `at` can be signed.
     #[must_use]
     pub fn usable_at(&self, at: DateTime<Utc>) -> bool {

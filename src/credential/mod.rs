@@ -18,7 +18,9 @@ pub mod key;
 pub mod query;
 pub mod sign;
 pub mod signer;
+pub mod store;
 
 pub use key::{Credential, InvalidKey, InvalidSecret, SigningKey, TokenSecret};
 pub use sign::{Request, SignError, Signed, encode_query, http_date, sign, signing_key};
 pub use signer::Signer;
+pub use store::Store;

@@ -79,6 +79,12 @@ impl Api {
         Self { net, clock, signer, shared: Arc::new(shared) }
     }
 
+    /// The server's time as far as it is known: what calls are dated with.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.signing_now()
+    }
+
     /// As [`Caller::call`], signed with a credential that is not (yet) the signer's.
     ///
     /// # Errors
