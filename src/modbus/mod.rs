@@ -31,6 +31,8 @@ pub mod poller;
 pub mod reading;
 pub mod source;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod write;
 
 pub use link::{TcpLink, Wire};
@@ -69,18 +71,5 @@ pub fn place(table: Table, address: u16, count: u16) -> String {
             let more = u32::from(count) - 1;
             format!("{name} {address}..{} ({number}..{})", u32::from(address) + more, number + more)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_named_in_both_notations() {
-        assert_eq!(place(Table::Input, 12, 2), "input 12..13 (30013..30014)");
-        assert_eq!(place(Table::Holding, 0, 1), "holding 0 (40001)");
-        assert_eq!(place(Table::Holding, 40000, 1), "holding 40000 (440001)");
-        assert_eq!(place(Table::Coil, 5, 1), "coil 5 (6)");
     }
 }

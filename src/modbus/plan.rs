@@ -315,13 +315,12 @@ impl Round {
         self.settle(plan);
     }
 
-    /// The unit refused the block's range. Returns whether it was split, so that its values are
-    /// still to come; otherwise it has failed.
-    pub fn refused(&mut self, plan: &mut Plan) -> bool {
+    /// The unit refused the block's range: splits it, if smaller ones may fare better. Returns
+    /// whether it did; otherwise the block is still the one under way, and has failed.
+    pub fn split(&mut self, plan: &mut Plan) -> bool {
         let Some(block) = self.block(plan) else { return false };
         let mut pieces = if block.rest > 0 { Vec::new() } else { plan.split(block) };
         if pieces.is_empty() {
-            self.settle(plan);
             return false;
         }
         // The first piece takes the refused block's place.
@@ -467,7 +466,9 @@ mod tests {
             assert!(requests < 10_000, "a round ends");
             let end = block.end();
             if (u32::from(block.address)..end).any(|a| missing.contains(&(a as u16))) {
-                round.refused(plan);
+                if !round.split(plan) {
+                    round.failed(plan);
+                }
             } else {
                 read.extend_from_slice(&block.properties);
                 round.answered(plan);

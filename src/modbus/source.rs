@@ -209,7 +209,7 @@ impl Source {
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
                 walk.reading.answered(stamp);
-                if exception.blames_range() && walk.round.refused(plan) {
+                if exception.blames_range() && walk.round.split(plan) {
                     walk.next_block(true);
                     return None;
                 }

@@ -49,6 +49,8 @@ pub enum Health {
         asked: Duration,
         /// How often it was asked in vain.
         times: u32,
+        /// Whether there is reason to ask it at once.
+        expected: bool,
     },
 }
 
@@ -66,7 +68,7 @@ impl Health {
             Self::Up { .. } => 1,
             Self::Down { times, .. } => times.saturating_add(1),
         };
-        *self = Self::Down { asked: now, times };
+        *self = Self::Down { asked: now, times, expected: false };
     }
 
     /// It answered. Returns whether that is news.
@@ -86,15 +88,15 @@ impl Health {
 
     /// It could not be asked.
     pub fn postpone(&mut self, now: Duration) {
-        if let Self::Down { asked, .. } = self {
-            *asked = now;
+        if let Self::Down { asked, expected, .. } = self {
+            (*asked, *expected) = (now, false);
         }
     }
 
     /// It may be asked at once, whatever came before.
     pub fn expect(&mut self) {
-        if let Self::Down { asked, .. } = self {
-            *asked = asked.saturating_sub(LONGEST);
+        if let Self::Down { expected, .. } = self {
+            *expected = true;
         }
     }
 
@@ -113,7 +115,10 @@ impl Health {
     /// When a device that is down is asked next, by itself.
     #[must_use]
     pub fn next_probe(&self, alone: bool) -> Option<Duration> {
-        let Self::Down { asked, times } = self else { return None };
+        let Self::Down { asked, times, expected } = self else { return None };
+        if *expected {
+            return Some(*asked);
+        }
         let longest = if alone { LONGEST_ALONE } else { LONGEST };
         let doubled = FIRST.saturating_mul(1 << times.saturating_sub(1).min(10));
         Some(*asked + doubled.min(longest))
@@ -165,7 +170,7 @@ mod tests {
         assert_eq!(waits, want);
         assert_eq!(health.next_probe(true), Some(115 * S), "nobody to protect");
         health.expect();
-        assert!(health.next_probe(false) <= Some(100 * S));
+        assert_eq!(health.next_probe(false), Some(100 * S), "at once");
     }
 
     #[test]
@@ -178,13 +183,13 @@ mod tests {
         assert!(!health.answered(101 * S), "no news");
         assert!(health.on_probation(159 * S));
         health.silent(159 * S);
-        assert_eq!(health, Health::Down { asked: 159 * S, times: 5 });
+        assert_eq!(health, Health::Down { asked: 159 * S, times: 5, expected: false });
 
         health.answered(200 * S);
         assert!(!health.on_probation(260 * S));
         health.answered(260 * S);
         health.silent(261 * S);
-        assert_eq!(health, Health::Down { asked: 261 * S, times: 1 }, "forgotten");
+        assert_eq!(health, Health::Down { asked: 261 * S, times: 1, expected: false }, "forgotten");
     }
 
     proptest! {
