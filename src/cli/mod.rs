@@ -6,6 +6,7 @@
 mod check;
 pub mod exit;
 pub mod instruction;
+pub mod read;
 pub mod token;
 
 use std::{
