@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::format::*;
+use crate::{format::*, record::*};
 
 fn header() -> Header {
     Header {

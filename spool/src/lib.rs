@@ -19,6 +19,7 @@
 //! - `format.rs` describes the files, what always holds, and recovery; start there.
 //! - Records are bytes: what they mean, when to commit, and the time are the owner's business.
 
+mod commit;
 mod disk;
 mod engine;
 mod error;
@@ -30,8 +31,10 @@ mod load;
 mod memory_disk;
 #[cfg(test)]
 mod model_tests;
+mod open;
 mod ranges;
 mod reader;
+mod record;
 #[cfg(test)]
 mod recovery_tests;
 mod room;
@@ -39,7 +42,8 @@ mod segment;
 mod spool;
 
 pub use error::Error;
-pub use format::{Loss, Reason, Seq};
+pub use format::Seq;
 pub use reader::{Damage, Reader, Verification};
+pub use record::{Loss, Reason};
 pub use segment::Record;
 pub use spool::{Commit, Options, Recovery, Spool, Stat};

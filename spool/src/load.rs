@@ -8,10 +8,11 @@ use std::{collections::BTreeSet, io};
 use crate::{
     disk::{Disk, DiskFile, read_all},
     format::{
-        HEADER_BYTES, Header, Kind, Loss, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION,
-        SEAL_BYTES, Seal, Seq, pairs, reservation,
+        HEADER_BYTES, Header, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION, SEAL_BYTES, Seal,
+        Seq,
     },
     ranges::RangeSet,
+    record::{Kind, Loss, pairs, reservation},
     segment::{Entry, Index, Segment, live, scan_bytes},
 };
 

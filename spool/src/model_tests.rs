@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use crate::{
     engine::Engine,
     error::Error,
-    format::{Loss, Seq},
+    format::Seq,
     memory_disk::MemoryDisk,
+    record::Loss,
     segment::{Record, Wanted},
     spool::Options,
 };

@@ -14,8 +14,9 @@ use crate::{
     disk::{Disk, Folder},
     engine::first_waiting,
     error::{Error, io_error},
-    format::{Loss, Seq},
+    format::Seq,
     load::{Loaded, load},
+    record::Loss,
     segment::{Basket, Index, Record, Wanted, fill},
     spool::Stat,
 };

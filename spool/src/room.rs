@@ -14,12 +14,10 @@
 
 use crate::{
     disk::{Disk, DiskFile},
-    engine::{Engine, new_segment, prewrite},
+    engine::Engine,
     error::{Error, io_error},
-    format::{
-        HEADER_BYTES, HEADER_SLOTS, Header, Kind, Loss, MAX_OFFSET, Name, Reason, Seal, Seed, Seq,
-        push_record, record_bytes,
-    },
+    format::{HEADER_BYTES, HEADER_SLOTS, Header, Layout, MAX_OFFSET, Name, Seal, Seed, Seq},
+    record::{Kind, Loss, Reason, push_record, record_bytes},
     segment::{Basket, Entry, Segment, Wanted, fill, live},
 };
 
@@ -199,7 +197,7 @@ impl<D: Disk> Engine<D> {
         let header =
             Header { ranges: Vec::new(), replaces, ..self.header(number, base, self.layout, 0) };
         bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
-        let mut segment = new_segment(number, base, self.layout, bytes.len());
+        let mut segment = Segment::empty(number, base, self.layout, bytes.len());
         segment.name = Name::Carried { number, base };
         segment.learn(&entries, &self.state.acknowledged);
         let seal = Seal {
@@ -302,4 +300,31 @@ impl<D: Disk> Engine<D> {
     pub(crate) fn on_disk(&self) -> u64 {
         self.in_use() + self.spares.len() as u64 * self.segment_bytes()
     }
+}
+
+/// Makes a file of a segment's length that begins with `start`; nothing is left of it on failure.
+pub(crate) fn prewrite<D: Disk>(
+    disk: &D,
+    name: &str,
+    layout: Layout,
+    start: &[u8],
+) -> Result<D::File, Error> {
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    let write = || {
+        let file = disk.create(name)?;
+        let mut at = 0;
+        while at < layout.bytes() {
+            let more = ZEROS.len().min(layout.bytes() - at);
+            file.write_at(&ZEROS[..more], at as u64)?;
+            at += more;
+        }
+        file.write_at(start, 0)?;
+        file.sync()?;
+        Ok(file)
+    };
+    write().map_err(|error| {
+        // What cannot be removed now is removed at the next open.
+        disk.remove(name).ok();
+        io_error("prepare a segment")(error)
+    })
 }

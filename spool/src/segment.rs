@@ -7,8 +7,9 @@ use std::io;
 
 use crate::{
     disk::{Disk, DiskFile, read_all},
-    format::{Found, HEADER_BYTES, Item, Kind, Name, Scan, Seed, Seq, record_at},
+    format::{HEADER_BYTES, Layout, Name, Seed, Seq},
     ranges::RangeSet,
+    record::{Found, Item, Kind, Scan, record_at},
 };
 
 /// A record that the queue hands out.
@@ -42,6 +43,22 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// A segment without records that ends at `end`.
+    pub(crate) fn empty(number: u64, base: Seq, layout: Layout, end: usize) -> Self {
+        Self {
+            name: Name::Segment { number, base },
+            number,
+            base,
+            bytes: layout.bytes() as u64,
+            end,
+            first: base,
+            last: base,
+            count: 0,
+            live: 0,
+            scanned: true,
+        }
+    }
+
     pub(crate) fn seed(&self) -> Seed {
         Seed::new(self.number, self.base)
     }

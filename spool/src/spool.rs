@@ -6,7 +6,8 @@ use crate::{
     disk::Folder,
     engine::Engine,
     error::{Error, io_error},
-    format::{Layout, Loss, Seq},
+    format::{Layout, Seq},
+    record::Loss,
     segment::{Record, Wanted},
 };
 
