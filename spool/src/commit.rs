@@ -149,7 +149,7 @@ impl<D: Disk> Engine<D> {
         self.synced("sync a segment", synced)?;
         self.left_over_until = 0;
 
-        self.pending.drain(..batch.entries.len());
+        self.forget_pending(0..batch.entries.len());
         self.entries.extend_from_slice(&batch.entries);
         if batch.with_acknowledgements {
             self.unsaved.clear();

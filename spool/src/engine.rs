@@ -38,6 +38,8 @@ use crate::{
 
 /// Indexes kept of segments that are not the current one: one to peek ahead, one to acknowledge behind.
 const INDEXES: usize = 2;
+/// Payload that may wait in memory for a commit.
+const MAX_PENDING_BYTES: usize = 16 * 1024 * 1024;
 
 pub(crate) struct Engine<D: Disk> {
     pub(crate) disk: D,
@@ -53,6 +55,7 @@ pub(crate) struct Engine<D: Disk> {
     pub(crate) entries: Vec<Entry>,
     pub(crate) indexes: Vec<Index<D::File>>,
     pub(crate) pending: VecDeque<Record>,
+    pub(crate) pending_bytes: usize,
     pub(crate) state: State,
     /// Acknowledged ranges that are not on disk as they are now.
     pub(crate) unsaved: RangeSet,
@@ -76,13 +79,20 @@ impl<D: Disk> Engine<D> {
         if self.full {
             return Err(Error::Full);
         }
-        if self.next >= self.state.reserved {
+        if self.next >= self.state.reserved || self.pending_bytes >= MAX_PENDING_BYTES {
             return Err(Error::Uncommitted { records: self.pending.len() });
         }
         let seq = self.next;
         self.next += 1;
         self.pending.push_back(Record { seq, payload: payload.to_vec() });
+        self.pending_bytes += payload.len();
         Ok(seq)
+    }
+
+    /// Forgets pending records that were written, or need not be.
+    pub(crate) fn forget_pending(&mut self, at: Range<usize>) {
+        let gone: usize = self.pending.drain(at).map(|record| record.payload.len()).sum();
+        self.pending_bytes -= gone;
     }
 
     pub(crate) fn acknowledge(&mut self, range: RangeInclusive<Seq>) -> Result<(), Error> {
@@ -114,7 +124,7 @@ impl<D: Disk> Engine<D> {
         self.unsaved.insert(merged.0, merged.1);
         let from = self.pending.partition_point(|record| record.seq < first);
         let to = self.pending.partition_point(|record| record.seq <= last);
-        self.pending.drain(from..to);
+        self.forget_pending(from..to);
         if self.pending.is_empty() {
             self.full = false;
         }

@@ -17,6 +17,7 @@ use crate::{
 
 /// Numbers skipped at each open, so that one whose name was lost in a power cut is not used again.
 const NUMBERS_SKIPPED: u64 = 1024;
+
 impl<D: Disk> Engine<D> {
     pub(crate) fn open(disk: D, options: Options) -> Result<(Self, Recovery), Error> {
         let lock = disk.lock()?;
@@ -56,6 +57,7 @@ impl<D: Disk> Engine<D> {
             entries,
             indexes: Vec::new(),
             pending: VecDeque::new(),
+            pending_bytes: 0,
             state: loaded.state,
             unsaved: RangeSet::default(),
             next: loaded.next,

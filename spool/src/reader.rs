@@ -143,7 +143,7 @@ fn damaged<F>(loaded: &Loaded<F>) -> bool {
     loaded.corrupt > 0 || loaded.torn > 0 || loaded.broken_headers > 0
 }
 
-fn stat<D: Disk>(disk: &D) -> Result<Stat, Error> {
+pub(crate) fn stat<D: Disk>(disk: &D) -> Result<Stat, Error> {
     consistent(disk, |loaded| {
         let segments: Vec<_> = loaded
             .sealed
@@ -170,7 +170,7 @@ fn stat<D: Disk>(disk: &D) -> Result<Stat, Error> {
     })
 }
 
-fn peek<D: Disk>(disk: &D, wanted: Wanted) -> Result<Vec<Record>, Error> {
+pub(crate) fn peek<D: Disk>(disk: &D, wanted: Wanted) -> Result<Vec<Record>, Error> {
     consistent(disk, |loaded| {
         let mut basket = Basket::new(wanted);
         let mut damaged = damaged(loaded);
@@ -192,7 +192,7 @@ fn peek<D: Disk>(disk: &D, wanted: Wanted) -> Result<Vec<Record>, Error> {
     })
 }
 
-fn verify<D: Disk>(disk: &D) -> Result<Verification, Error> {
+pub(crate) fn verify<D: Disk>(disk: &D) -> Result<Verification, Error> {
     consistent(disk, |loaded| {
         let mut found = Verification {
             segments: loaded.sealed.len(),

@@ -17,7 +17,7 @@ use crate::{
     engine::Engine,
     error::{Error, io_error},
     format::{HEADER_BYTES, HEADER_SLOTS, Header, Layout, MAX_OFFSET, Name, Seal, Seed, Seq},
-    record::{Kind, Loss, Reason, push_record, record_bytes},
+    record::{Kind, Loss, Reason, push_record},
     segment::{Basket, Entry, Segment, Wanted, fill, live},
 };
 
@@ -243,7 +243,6 @@ impl<D: Disk> Engine<D> {
             let offset = (record.seq - base) as u32;
             entries.push(Entry { offset, at: (at + bytes.len()) as u32 });
             push_record(&mut bytes, seed, Kind::Data, false, offset, &record.payload);
-            debug_assert_eq!(bytes.len() % 2, record_bytes(0) % 2);
         }
         Ok((bytes, entries))
     }

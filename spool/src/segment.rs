@@ -6,7 +6,7 @@
 use std::io;
 
 use crate::{
-    disk::{Disk, DiskFile, read_all},
+    disk::{Disk, DiskFile, read_all, read_around},
     format::{HEADER_BYTES, Layout, Name, Seed, Seq},
     ranges::RangeSet,
     record::{Found, Item, Kind, Scan, record_at},
@@ -255,7 +255,7 @@ pub(crate) fn fill(
                 CHUNK.max(usize::from(u16::MAX) + 16).min(segment.end.saturating_sub(at)),
                 0,
             );
-            let read = file.read_at(&mut chunk, at as u64)?;
+            let read = read_around(file, &mut chunk, at as u64)?;
             chunk.truncate(read);
             chunk_at = at;
             found = record_at(&chunk, seed, 0, chunk.len());

@@ -124,8 +124,8 @@ impl Spool {
     ///
     /// # Errors
     /// [`Error::Full`] after a commit that found the disk full, until one succeeds;
-    /// [`Error::Uncommitted`] after tens of thousands of records without a commit. The record
-    /// is then not taken.
+    /// [`Error::Uncommitted`] after tens of thousands of records or 16 MiB without a commit. The
+    /// record is then not taken.
     pub fn append(&mut self, payload: &[u8]) -> Result<Seq, Error> {
         self.engine.append(payload)
     }
