@@ -166,7 +166,8 @@ impl<D: Disk> Engine<D> {
         Ok(bytes as u64)
     }
 
-    /// Seals the current segment, after a loss record if room is made by dropping, and starts the next.
+    /// Seals the current segment, after a loss record if room is made by dropping, and starts the
+    /// next.
     fn roll(&mut self, mut batch: Batch, loss: Option<Loss>) -> Result<u64, Error> {
         if let Some(loss) = &loss {
             let first = batch.bytes.is_empty();

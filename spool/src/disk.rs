@@ -50,7 +50,8 @@ pub(crate) fn read_all(file: &impl DiskFile) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Reads like [`DiskFile::read_at`], with zeros for what a bad spot on the medium does not give back.
+/// Reads like [`DiskFile::read_at`], with zeros for what a bad spot on the medium does not give
+/// back.
 ///
 /// No record checks out there, so it is skipped and counted as all damage is.
 pub(crate) fn read_around(file: &impl DiskFile, buffer: &mut [u8], at: u64) -> io::Result<usize> {

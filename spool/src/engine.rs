@@ -1,24 +1,28 @@
 //! The one writer.
 //!
 //! ```text
-//! append ──▶ pending ──commit──▶ current segment ──full──▶ sealed segments ──all acknowledged──▶ spares
-//!               │                      ▲                        │    ▲                            │
-//!          acknowledge               peek                 limit │    │ carried forward            │
-//!         (never written)                                       ▼    └────────┐                   │
-//!                                                        dropped with         └── few left ◀──────┘
-//!                                                        a loss record             becomes current
+//! append ──▶ pending ──commit──▶ current segment ──full──▶ sealed segments
+//!               │                       ▲                   │    │    │
+//!          acknowledge                  │  all acknowledged │    │    │ over the limit:
+//!         (never written)               │                   ▼    │    │ dropped, after
+//!                                     spare ◀───────────────┘    │    │ a loss record
+//!                                       ▲                        │    │
+//!                                       ├── few records left: ◀──┘    │
+//!                                       │   carried into one of them  │
+//!                                       └─────────────────────────────┘
 //! ```
 //!
-//! Guarantees, in the words of `format.rs`: what [`Engine::commit`] reports durable is found after a crash;
-//! what is acknowledged is not handed out again by this handle (after a crash it may be, if the
-//! acknowledgement was not committed); a record that is neither is only ever lost with a loss record.
+//! Guarantees, in the words of `format.rs`: what [`Engine::commit`] reports durable is found after
+//! a crash; what is acknowledged is not handed out again by this handle (after a crash it may be,
+//! if the acknowledgement was not committed); a record that is neither is only ever lost with a
+//! loss record.
 //!
-//! A failed sync, or a write that failed for another reason than a full disk, poisons the handle: what is on
-//! disk is then not known, and only a new one, which reads and writes it again, can say. A full
-//! disk poisons nothing.
+//! A failed sync, or a write that failed for another reason than a full disk, poisons the handle:
+//! what is on disk is then not known, and only a new one, which reads and writes it again, can say.
+//! A full disk poisons nothing.
 //!
-//! What this does not do: it has no clock, no thread and no policy. When to commit, and what to do when
-//! the disk is full, is the owner's business. Making room for a segment is in `room.rs`.
+//! What this does not do: it has no clock, no thread and no policy. When to commit, and what to do
+//! when the disk is full, is the owner's business. Making room for a segment is in `room.rs`.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +40,8 @@ use crate::{
     spool::Stat,
 };
 
-/// Indexes kept of segments that are not the current one: one to peek ahead, one to acknowledge behind.
+/// Indexes kept of segments that are not the current one: one to peek ahead, one to acknowledge
+/// behind.
 const INDEXES: usize = 2;
 /// Payload that may wait in memory for a commit.
 const MAX_PENDING_BYTES: usize = 16 * 1024 * 1024;

@@ -7,10 +7,10 @@
 //!
 //! | Name | Is |
 //! | --- | --- |
-//! | `NNNNNNNNNNNNNNNN-BBBBBBBBBBBBBBBB.seg` | a segment: its number and its base, 16 hex digits each |
-//! | `NNNNNNNNNNNNNNNN-BBBBBBBBBBBBBBBB.carried` | a segment written by carrying older ones forward |
-//! | `NNNNNNNNNNNNNNNN.spare` | a prewritten file without meaning, to become a segment |
-//! | `NNNNNNNNNNNNNNNN.new` | a spare that was not finished; removed on open |
+//! | `NUMBER-BASE.seg` | a segment: its number and its base, 16 lower-case hex digits each |
+//! | `NUMBER-BASE.carried` | a segment written by carrying older ones forward |
+//! | `NUMBER.spare` | a prewritten file without meaning, to become a segment |
+//! | `NUMBER.new` | a spare that was not finished; removed on open |
 //! | `lock` | held with `flock` by the one writer, contains its process ID |
 //!
 //! Numbers only grow (by at least 1024 at each open), so no number names two contents. The `.seg`
@@ -25,8 +25,8 @@
 //!
 //! The file has its full length from the start. What follows the last record is zeros or what the
 //! file held in an earlier life. Data records end at `bytes - 2112`; the next 1984 bytes are kept
-//! for acknowledgements and reservations, so that a queue on a full disk can be drained, and the last
-//! 64 before the seal for the loss record that must precede the loss.
+//! for acknowledgements and reservations, so that a queue on a full disk can be drained, and the
+//! last 64 before the seal for the loss record that must precede the loss.
 //!
 //! ## Header (one 4096-byte page)
 //!
@@ -42,12 +42,15 @@
 //! | 48 | u32 | open ranges below, at most 64 |
 //! | 52 | u32 | replaced segments below, at most 64 (only in `.carried`) |
 //! | 56 | u64 | limit of the queue in bytes when the segment was started (for people) |
-//! | 64 | 64 × (u64, u64) | acknowledged ranges: first and last, ascending; the first one starts at 0 |
+//! | 64 | 64 × (u64, u64) | acknowledged ranges, ascending; the first one starts at 0 |
 //! | 1088 | 64 × u64 | numbers of the segments that this one replaces |
 //! | 4092 | u32 | CRC32C of the bytes 0 to 4091 |
 //!
 //! With more than 64 open ranges, the others follow as acknowledgement records directly behind the
-//! header, written and synced before the segment gets its name; so do the newest loss records.
+//! header, written and synced before the segment gets its name; so do the newest 16 loss records.
+//! There are never more ranges than fit into an eighth of a segment (4096 with 1 MiB): the segment
+//! in which most of them lie is carried forward before, or the acknowledgement refused. Ranges are
+//! never joined over a record that is not acknowledged.
 //!
 //! ## Record (aligned to 2 bytes)
 //!
@@ -64,11 +67,13 @@
 //! | `D` data | the caller's bytes; sequence numbers rise strictly within a segment |
 //! | `A` acknowledgement | pairs of u64: first and last of ranges acknowledged |
 //! | `L` loss | u64 first, last, count, total dropped so far, note; u8 reason (1: the limit) |
-//! | `R` reservation | u64: sequence numbers below it may have been issued; the last one counts; always written twice in a row |
+//! | `R` reservation | u64: sequence numbers below it may have been issued; the last one counts |
 //! | `T` thinning | reserved; readers skip it, as every unknown kind whose CRC is right |
 //!
-//! A data record's kind byte is the only one of 256 that may carry a sequence number: this keeps the
-//! search for the next good record in garbage cheap.
+//! A reservation is written twice in a row: damage to the last record would not be noticed.
+//!
+//! Only data has something in the three bytes behind its kind: looking for the next good record in
+//! garbage, few positions need their CRC computed.
 //!
 //! ## Seal (the last 64 bytes; written when the segment is full, absent before)
 //!
@@ -83,8 +88,8 @@
 //! 2. Segments in the order of their bases hold ascending sequence numbers. A record keeps its
 //!    number when it is carried forward.
 //! 3. A sequence number below the current segment's base that is in no segment is gone: it was
-//!    acknowledged, lost with a loss record, or damaged. So removing a segment acknowledges it, and a
-//!    carried segment needs no ranges for what it left out.
+//!    acknowledged, lost with a loss record, or damaged. So removing a segment acknowledges it, and
+//!    a carried segment needs no ranges for what it left out.
 //! 4. A segment gets its name after its header is synced, and the folder is synced before its first
 //!    commit. A file becomes a spare by name, synced, before it is written again: what is called
 //!    `.seg` has the content that its name says.
@@ -96,20 +101,23 @@
 //!
 //! 1. Only the current segment is read whole, and those without a valid seal; of the others header
 //!    and seal.
-//! 2. Where no record checks out, the next one is looked for at every even position behind; data must
-//!    have a larger sequence number than the data before. Damage followed by the first record of a commit
-//!    is *corrupt* (it had been synced), other damage in the current segment is a *torn* commit. Both
-//!    are skipped.
-//! 3. The next sequence number is the last reservation, or follows what any record or header names, if
-//!    that is larger. Each damaged place behind the last reservation may hide one more and adds 65,536.
-//! 4. A broken header costs the acknowledgements in it, no records: name and CRCs identify them. If it is
-//!    the current segment's, 2^24 is added to the next sequence number.
-//! 5. Segments that a `.carried` one with a good header replaces are spares. A `.carried` one with a
-//!    broken header is a spare if its range overlaps another segment's, which then still holds all.
-//! 6. The writer writes everything from the last commit's first record on again and syncs it, before it
-//!    reports it durable: after a failed or interrupted sync it may have been in memory only.
-//! 7. A reader beside the writer does the same without writing. Where it meets damage or a missing file
-//!    and the folder or the current segment has changed since, it starts again.
+//! 2. Where no record checks out, the next one is looked for at every even position behind; data
+//!    must have a larger sequence number than the data before. Damage followed by the first record
+//!    of a commit is *corrupt* (it had been synced), other damage in the current segment is a
+//!    *torn* commit. Both are skipped.
+//! 3. The next sequence number is the last reservation, or follows what any record or header names,
+//!    if that is larger. Each damaged place behind the last reservation may hide one more and adds
+//!    65,536.
+//! 4. A broken header costs the acknowledgements in it, no records: name and CRCs identify them. If
+//!    it is the current segment's, 2^24 is added to the next sequence number.
+//! 5. Segments that a `.carried` one with a good header replaces are spares. A `.carried` one with
+//!    a broken header is a spare if its range overlaps another segment's, which then still holds
+//!    all.
+//! 6. The writer writes everything from the last commit's first record on again and syncs it,
+//!    before it reports it durable: after a failed or interrupted sync it may have been in memory
+//!    only.
+//! 7. A reader beside the writer does the same without writing. Where it meets damage or a missing
+//!    file and the folder or the current segment has changed since, it starts again.
 
 use crate::record::pairs;
 

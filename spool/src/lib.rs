@@ -1,8 +1,9 @@
 //! A durable queue of opaque records.
 //!
-//! Made for devices that store every record before anything else happens to it, lose power at any moment, and
-//! wear out their flash by what is written. It writes about as little as can be written: one sync a commit into
-//! blocks that exist already, and nothing for a record that is acknowledged before its commit is due.
+//! Made for devices that store every record before anything else happens to it, lose power at any
+//! moment, and wear out their flash by what is written. It writes about as little as can be
+//! written: one sync a commit into blocks that exist already, and nothing for a record that is
+//! acknowledged before its commit is due.
 //!
 //! ```
 //! # let folder = tempfile::tempdir()?;

@@ -238,8 +238,8 @@ fn without_replaced<F>(candidates: Vec<Candidate<F>>, gone: &mut Vec<Name>) -> V
     kept
 }
 
-/// Reads a segment whole: the current one, one without a seal, or one whose records matter because a
-/// header after it is broken.
+/// Reads a segment whole: the current one, one without a seal, or one whose records matter because
+/// a header after it is broken.
 fn scan_whole<F: DiskFile>(
     loaded: &mut Loaded<F>,
     candidate: Candidate<F>,

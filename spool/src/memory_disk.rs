@@ -1,8 +1,8 @@
 //! A disk in memory for tests: it forgets what was not synced, tears it, is full, or fails a sync.
 //!
-//! Content is lost sector by sector; names are lost from some point on, as a journalling file system
-//! does it. A failed sync behaves as Linux does: the pages count as clean, so what was written is still
-//! read but no later sync brings it to the disk.
+//! Content is lost sector by sector; names are lost from some point on, as a journalling file
+//! system does it. A failed sync behaves as Linux does: the pages count as clean, so what was
+//! written is still read but no later sync brings it to the disk.
 
 use std::{
     cell::{Cell, RefCell},

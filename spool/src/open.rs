@@ -86,7 +86,8 @@ impl<D: Disk> Engine<D> {
         Ok((engine, recovery))
     }
 
-    /// Writes the last commit once more, with a new reservation, before any of it counts as durable.
+    /// Writes the last commit once more, with a new reservation, before any of it counts as
+    /// durable.
     fn rewrite_tail(
         &mut self,
         mut tail: Vec<u8>,

@@ -1,12 +1,13 @@
 //! Looking into a queue that another process may be writing.
 //!
-//! A reader takes no lock and writes nothing. Each call reads the folder anew and sees what is on disk, so
-//! neither pending records nor acknowledgements that were not committed. While it reads, segments may
-//! be renamed and written over: their names change then and their CRCs fail, so a look during which names
-//! changed, or that met damage which a second look does not meet the same way, is repeated.
+//! A reader takes no lock and writes nothing. Each call reads the folder anew and sees what is on
+//! disk, so neither pending records nor acknowledgements that were not committed. While it reads,
+//! segments may be renamed and written over: their names change then and their CRCs fail, so a look
+//! during which names changed, or that met damage which a second look does not meet the same way,
+//! is repeated.
 //!
-//! It asks for patience, not for luck: beside a writer that starts segments faster than the folder can be
-//! read, the last look counts after [`TRIES`].
+//! It asks for patience, not for luck: beside a writer that starts segments faster than the folder
+//! can be read, the last look counts after [`TRIES`].
 
 use std::{io, path::Path};
 
@@ -71,8 +72,8 @@ impl Reader {
         Ok(Self { folder })
     }
 
-    /// The queue in figures, as its files say: nothing is pending, and the limit is the one under which
-    /// the current segment was started.
+    /// The queue in figures, as its files say: nothing is pending, and the limit is the one under
+    /// which the current segment was started.
     ///
     /// # Errors
     /// If the folder cannot be read.

@@ -3,9 +3,9 @@
 //! In this order, when the current segment is full:
 //!
 //! 1. While the segments in use leave room under the limit: a spare, or a newly written one.
-//! 2. Otherwise neighbours with so few records left that they fit into one segment are carried forward
-//!    into one, which frees the others. They are written to a spare first, so with a limit of
-//!    four segments or more, one is kept back for that.
+//! 2. Otherwise neighbours with so few records left that they fit into one segment are carried
+//!    forward into one, which frees the others. They are written to a spare first, so with a limit
+//!    of four segments or more, one is kept back for that.
 //! 3. Otherwise the oldest segments are dropped: first the loss record, synced, then their files
 //!    are used again.
 //!
@@ -33,7 +33,8 @@ impl<D: Disk> Engine<D> {
                 continue;
             }
             if self.current().end > self.layout_of_current().ack_end() {
-                // Its room for a loss record was used before a crash; the limit waits for one segment.
+                // Its room for a loss record was used before a crash; the limit waits for one
+                // segment.
                 break;
             }
             match self.oldest_beyond_limit() {
@@ -99,7 +100,8 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    /// Keeps a segment's file as a spare, or removes it if it has another length or is one too many.
+    /// Keeps a segment's file as a spare, or removes it if it has another length or is one too
+    /// many.
     fn make_spare(&mut self, name: Name, bytes: u64, within_limit: bool) -> Result<(), Error> {
         self.names_dirty = true;
         let number = name.number();
@@ -120,7 +122,7 @@ impl<D: Disk> Engine<D> {
         leftovers: &[Name],
         replaced: &[Name],
     ) -> Result<(), Error> {
-        let tidy = io_error("tidy up");
+        let tidy = io_error("remove leftovers");
         for name in leftovers {
             self.disk.remove(&name.to_string()).map_err(&tidy)?;
         }
@@ -162,8 +164,8 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Writes the records left in segments `from..to` to one new segment in their place, if at least
-    /// `least` of the segments find room in it and there is a file for it.
+    /// Writes the records left in segments `from..to` to one new segment in their place, if at
+    /// least `least` of the segments find room in it and there is a file for it.
     fn carry(&mut self, from: usize, to: usize, least: usize) -> Result<bool, Error> {
         if self.spares.is_empty() {
             let allowed = self.on_disk() + self.segment_bytes() <= self.state.limit;
@@ -259,7 +261,8 @@ impl<D: Disk> Engine<D> {
                 break;
             }
             in_use -= self.segments[at].bytes;
-            // The index makes the count exact; a segment that cannot be read counts as it was known.
+            // The index makes the count exact; a segment that cannot be read counts as it was
+            // known.
             let (mut first, mut last) = (self.segments[at].first, self.segments[at].last);
             if let Ok(index) = self.index(at) {
                 let base = self.segments[at].base;

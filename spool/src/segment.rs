@@ -1,7 +1,7 @@
 //! One segment as the queue knows it in memory, and the index of one that is being read.
 //!
-//! A [`Segment`] is a few dozen bytes however many records it holds; an [`Index`] is made by reading the
-//! segment whole, costs 8 bytes a record, and is kept for the segments in use only.
+//! A [`Segment`] is a few dozen bytes however many records it holds; an [`Index`] is made by
+//! reading the segment whole, costs 8 bytes a record, and is kept for the segments in use only.
 
 use std::io;
 
@@ -63,8 +63,8 @@ impl Segment {
         Seed::new(self.number, self.base)
     }
 
-    /// Whether every sequence number from the first to the last is there, so that records can be counted
-    /// without reading.
+    /// Whether every sequence number from the first to the last is there, so that records can be
+    /// counted without reading.
     pub(crate) fn is_dense(&self) -> bool {
         self.count > 0 && self.last - self.first + 1 == u64::from(self.count)
     }
@@ -250,7 +250,8 @@ pub(crate) fn fill(
             .checked_sub(chunk_at)
             .and_then(|within| record_at(&chunk, seed, within, chunk.len()));
         if found.is_none() {
-            // Not in the chunk, or cut by its end: read on from here. No record is longer than this.
+            // Not in the chunk, or cut by its end: read on from here. No record is longer than
+            // this.
             chunk.resize(
                 CHUNK.max(usize::from(u16::MAX) + 16).min(segment.end.saturating_sub(at)),
                 0,
