@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::format::*;
+use crate::{format::*, record::*};
 
 fn header() -> Header {
     Header {
@@ -162,7 +162,10 @@ fn areas_of_a_segment_do_not_overlap() {
 
 proptest! {
     #[test]
-    fn foreign_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..6000), number: u64) {
+    fn foreign_bytes_do_not_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..6000),
+        number: u64,
+    ) {
         let seed = Seed::new(number, 1);
         prop_assert!(Header::decode(&bytes).is_none());
         prop_assert!(Seal::decode(&bytes, number).is_none());

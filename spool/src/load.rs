@@ -6,12 +6,13 @@
 use std::{collections::BTreeSet, io};
 
 use crate::{
-    disk::{Disk, DiskFile, read_all},
+    disk::{Disk, DiskFile, read_all, read_around},
     format::{
-        HEADER_BYTES, Header, Kind, Loss, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION,
-        SEAL_BYTES, Seal, Seq, pairs, reservation,
+        HEADER_BYTES, Header, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION, SEAL_BYTES, Seal,
+        Seq,
     },
     ranges::RangeSet,
+    record::{Kind, Loss, pairs, reservation},
     segment::{Entry, Index, Segment, live, scan_bytes},
 };
 
@@ -185,11 +186,11 @@ fn look_at<D: Disk>(disk: &D, name: Name) -> io::Result<Candidate<D::File>> {
     let file = disk.open(&name.to_string())?;
     let bytes = file.bytes()?;
     let mut page = vec![0; HEADER_BYTES];
-    let read = file.read_at(&mut page, 0)?;
+    let read = read_around(&file, &mut page, 0)?;
     let header = Header::decode(&page[..read]).filter(|h| h.number == number && h.base == base);
     let length = header.as_ref().map_or(bytes, |h| u64::from(h.bytes));
     let mut seal = [0; SEAL_BYTES];
-    let read = file.read_at(&mut seal, length.saturating_sub(SEAL_BYTES as u64))?;
+    let read = read_around(&file, &mut seal, length.saturating_sub(SEAL_BYTES as u64))?;
     let seal = Seal::decode(&seal[..read], number).filter(|seal| {
         let in_order = base <= seal.first && seal.first <= seal.last;
         u64::from(seal.end) <= length
@@ -237,8 +238,8 @@ fn without_replaced<F>(candidates: Vec<Candidate<F>>, gone: &mut Vec<Name>) -> V
     kept
 }
 
-/// Reads a segment whole: the current one, one without a seal, or one whose records matter because a
-/// header after it is broken.
+/// Reads a segment whole: the current one, one without a seal, or one whose records matter because
+/// a header after it is broken.
 fn scan_whole<F: DiskFile>(
     loaded: &mut Loaded<F>,
     candidate: Candidate<F>,

@@ -10,8 +10,10 @@ use proptest::prelude::*;
 use crate::{
     engine::Engine,
     error::Error,
-    format::{Loss, Seq},
+    format::Seq,
     memory_disk::MemoryDisk,
+    reader,
+    record::Loss,
     segment::{Record, Wanted},
     spool::Options,
 };
@@ -204,6 +206,9 @@ impl Rig {
             Ok(done) => {
                 assert_eq!(done.durable, self.engine().stat().next - 1);
                 assert_eq!(self.engine().stat().pending, 0);
+                if always && !self.flipped {
+                    self.compare_reader();
+                }
             }
             Err(Error::Full) => {}
             Err(error) => return self.failed(&error),
@@ -280,6 +285,18 @@ impl Rig {
         self.waiting = found;
         self.losses = losses;
         self.dropped = self.engine().stat().dropped;
+    }
+
+    /// With everything on disk, a reader sees what the writer does.
+    fn compare_reader(&mut self) {
+        let found = reader::peek(&self.disk, EVERYTHING).expect("readable");
+        assert!(found.iter().map(|r| (&r.seq, &r.payload)).eq(self.waiting.iter()));
+        let (theirs, ours) = (reader::stat(&self.disk).expect("readable"), self.engine().stat());
+        assert_eq!(theirs.records, ours.records);
+        assert_eq!((theirs.bytes, theirs.limit), (ours.bytes, ours.limit));
+        assert_eq!((theirs.dropped, theirs.spares), (ours.dropped, ours.spares));
+        let found = reader::verify(&self.disk).expect("readable");
+        assert_eq!((found.records, found.corrupt), (ours.records, 0));
     }
 
     fn compare(&mut self) {

@@ -1,12 +1,13 @@
 //! Looking into a queue that another process may be writing.
 //!
-//! A reader takes no lock and writes nothing. Each call reads the folder anew and sees what is on disk, so
-//! neither pending records nor acknowledgements that were not committed. While it reads, segments may
-//! be renamed and written over: their names change then and their CRCs fail, so a look during which names
-//! changed, or that met damage which a second look does not meet the same way, is repeated.
+//! A reader takes no lock and writes nothing. Each call reads the folder anew and sees what is on
+//! disk, so neither pending records nor acknowledgements that were not committed. While it reads,
+//! segments may be renamed and written over: their names change then and their CRCs fail, so a look
+//! during which names changed, or that met damage which a second look does not meet the same way,
+//! is repeated.
 //!
-//! It asks for patience, not for luck: beside a writer that starts segments faster than the folder can be
-//! read, the last look counts after [`TRIES`].
+//! It asks for patience, not for luck: beside a writer that starts segments faster than the folder
+//! can be read, the last look counts after [`TRIES`].
 
 use std::{io, path::Path};
 
@@ -14,8 +15,9 @@ use crate::{
     disk::{Disk, Folder},
     engine::first_waiting,
     error::{Error, io_error},
-    format::{Loss, Seq},
+    format::Seq,
     load::{Loaded, load},
+    record::Loss,
     segment::{Basket, Index, Record, Wanted, fill},
     spool::Stat,
 };
@@ -70,8 +72,8 @@ impl Reader {
         Ok(Self { folder })
     }
 
-    /// The queue in figures, as its files say: nothing is pending, and the limit is the one under which
-    /// the current segment was started.
+    /// The queue in figures, as its files say: nothing is pending, and the limit is the one under
+    /// which the current segment was started.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -142,7 +144,7 @@ fn damaged<F>(loaded: &Loaded<F>) -> bool {
     loaded.corrupt > 0 || loaded.torn > 0 || loaded.broken_headers > 0
 }
 
-fn stat<D: Disk>(disk: &D) -> Result<Stat, Error> {
+pub(crate) fn stat<D: Disk>(disk: &D) -> Result<Stat, Error> {
     consistent(disk, |loaded| {
         let segments: Vec<_> = loaded
             .sealed
@@ -169,7 +171,7 @@ fn stat<D: Disk>(disk: &D) -> Result<Stat, Error> {
     })
 }
 
-fn peek<D: Disk>(disk: &D, wanted: Wanted) -> Result<Vec<Record>, Error> {
+pub(crate) fn peek<D: Disk>(disk: &D, wanted: Wanted) -> Result<Vec<Record>, Error> {
     consistent(disk, |loaded| {
         let mut basket = Basket::new(wanted);
         let mut damaged = damaged(loaded);
@@ -191,7 +193,7 @@ fn peek<D: Disk>(disk: &D, wanted: Wanted) -> Result<Vec<Record>, Error> {
     })
 }
 
-fn verify<D: Disk>(disk: &D) -> Result<Verification, Error> {
+pub(crate) fn verify<D: Disk>(disk: &D) -> Result<Verification, Error> {
     consistent(disk, |loaded| {
         let mut found = Verification {
             segments: loaded.sealed.len(),

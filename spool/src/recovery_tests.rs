@@ -125,6 +125,28 @@ fn zeros_and_garbage_after_the_tail_are_no_records() {
 }
 
 #[test]
+fn a_bad_spot_on_the_medium_costs_only_the_records_on_its_page() {
+    let disk = MemoryDisk::default();
+    let mut engine = open(&disk, 8);
+    let all = fill(&mut engine, 250, 10);
+    drop(engine);
+    for name in disk.names().into_iter().filter(|name| name.ends_with(".seg")) {
+        for sector in 0..32 {
+            let copy = disk.duplicate();
+            copy.spoil(&name, sector);
+            let mut engine = open(&copy, 8);
+            let left = contents(&mut engine);
+            assert!(left.iter().all(|(seq, payload)| all.get(seq) == Some(payload)));
+            let missing = all.len() - left.len();
+            assert!(missing * 110 <= 4096 + 2 * 170, "{name}, sector {sector}: {missing} gone");
+            assert_eq!(engine.stat().records, left.len() as u64);
+            engine.append(b"goes on").expect("taken");
+            engine.commit(false).expect("written");
+        }
+    }
+}
+
+#[test]
 fn a_broken_header_costs_no_record() {
     let disk = MemoryDisk::default();
     let mut engine = open(&disk, 8);

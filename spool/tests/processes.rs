@@ -23,6 +23,13 @@ fn payload(seq: Seq) -> Vec<u8> {
     (0..40 + seq % 400).map(|i| (seq * 31 + i) as u8).collect()
 }
 
+/// Both may be moved to the thread that does the blocking work.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Spool>();
+    is_send::<Reader>();
+};
+
 /// Not a test of its own: what `durable_records_survive_sigkill` starts and kills.
 #[test]
 fn victim() {
