@@ -19,4 +19,6 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod file;
+pub mod queue;
 pub mod solarnet;
+pub mod upload;

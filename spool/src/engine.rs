@@ -29,8 +29,8 @@ use crate::{
     disk::{Disk, DiskFile},
     error::{Error, io_error},
     format::{
-        HEADER_BYTES, HEADER_SLOTS, Header, Kind, Layout, Loss, MAX_OFFSET, Name, RESERVATION, Seal,
-        Seed, Seq, push_ranges, push_record, push_snapshot, ranges_bytes, record_bytes,
+        HEADER_BYTES, HEADER_SLOTS, Header, Kind, Layout, Loss, MAX_OFFSET, Name, RESERVATION,
+        Seal, Seed, Seq, push_ranges, push_record, push_snapshot, ranges_bytes, record_bytes,
     },
     load::{Current, State, load},
     ranges::RangeSet,
@@ -226,7 +226,14 @@ impl<D: Disk> Engine<D> {
                     let at = self.end_with(&batch, 0) as u32;
                     let entry = Entry { offset: (record.seq - base) as u32, at };
                     let (seed, first) = (self.current().seed(), batch.bytes.is_empty());
-                    push_record(&mut batch.bytes, seed, Kind::Data, first, entry.offset, &record.payload);
+                    push_record(
+                        &mut batch.bytes,
+                        seed,
+                        Kind::Data,
+                        first,
+                        entry.offset,
+                        &record.payload,
+                    );
                     batch.entries.push(entry);
                 } else {
                     batch = self.next_segment(batch, &mut written)?;
@@ -291,7 +298,8 @@ impl<D: Disk> Engine<D> {
                 count: (self.entries.len() + batch.entries.len()) as u32,
                 end: end as u32,
             };
-            let written = self.file.write_at(&seal.encode(), self.layout_of_current().seal_at() as u64);
+            let written =
+                self.file.write_at(&seal.encode(), self.layout_of_current().seal_at() as u64);
             self.checked("write a seal", written)?;
             bytes += crate::format::SEAL_BYTES;
         }
@@ -437,7 +445,8 @@ impl<D: Disk> Engine<D> {
         if let Some(known) = self.indexes.iter().position(|index| index.number == number) {
             return Ok(known);
         }
-        let index = Index::read(&self.disk, &self.segments[at]).map_err(io_error("read a segment"))?;
+        let index =
+            Index::read(&self.disk, &self.segments[at]).map_err(io_error("read a segment"))?;
         let segment = &mut self.segments[at];
         if !segment.scanned {
             self.corrupt += index.damage.len() as u64;
@@ -517,7 +526,8 @@ impl<D: Disk> Engine<D> {
     }
 
     fn first_waiting(&self) -> Seq {
-        let held = self.segments.iter().find(|segment| segment.live > 0).map(|segment| segment.first);
+        let held =
+            self.segments.iter().find(|segment| segment.live > 0).map(|segment| segment.first);
         let first = held.or(self.pending.front().map(|record| record.seq)).unwrap_or(self.next);
         first.max(self.state.acknowledged.first_missing())
     }
@@ -544,13 +554,7 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    pub(crate) fn header(
-        &self,
-        number: u64,
-        base: Seq,
-        layout: Layout,
-        reserved: Seq,
-    ) -> Header {
+    pub(crate) fn header(&self, number: u64, base: Seq, layout: Layout, reserved: Seq) -> Header {
         let ranges = self.state.acknowledged.as_slice();
         Header {
             bytes: layout.bytes() as u32,

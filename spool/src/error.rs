@@ -35,7 +35,9 @@ pub enum Error {
         records: usize,
     },
     /// The acknowledged ranges are too scattered to be kept.
-    #[error("{ranges} separate ranges are acknowledged already: acknowledge what lies between first")]
+    #[error(
+        "{ranges} separate ranges are acknowledged already: acknowledge what lies between first"
+    )]
     Scattered {
         /// How many ranges there are.
         ranges: usize,

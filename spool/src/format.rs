@@ -494,8 +494,11 @@ pub(crate) fn push_ranges(
     ranges: &[(Seq, Seq)],
 ) {
     for chunk in ranges.chunks(RANGES_A_RECORD) {
-        let payload: Vec<u8> =
-            chunk.iter().flat_map(|(first, last)| [*first, *last]).flat_map(u64::to_le_bytes).collect();
+        let payload: Vec<u8> = chunk
+            .iter()
+            .flat_map(|(first, last)| [*first, *last])
+            .flat_map(u64::to_le_bytes)
+            .collect();
         push_record(out, seed, Kind::Acknowledgement, starts_commit, 0, &payload);
         starts_commit = false;
     }

@@ -8,8 +8,8 @@ use std::{collections::BTreeSet, io};
 use crate::{
     disk::{Disk, DiskFile, read_all},
     format::{
-        HEADER_BYTES, Header, Kind, Loss, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION, SEAL_BYTES,
-        Seal, Seq, pairs, reservation,
+        HEADER_BYTES, Header, Kind, Loss, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION,
+        SEAL_BYTES, Seal, Seq, pairs, reservation,
     },
     ranges::RangeSet,
     segment::{Entry, Index, Segment, live, scan_bytes},
@@ -164,7 +164,7 @@ pub(crate) fn load<D: Disk>(disk: &D) -> io::Result<Loaded<D::File>> {
             scan_whole(&mut loaded, candidate, current)?;
         } else {
             loaded.next = loaded.next.max(candidate.segment.last + 1);
-                loaded.sealed.push(candidate.segment);
+            loaded.sealed.push(candidate.segment);
         }
     }
     finish(disk, &mut loaded)?;
@@ -218,7 +218,8 @@ fn without_replaced<F>(candidates: Vec<Candidate<F>>, gone: &mut Vec<Name>) -> V
     let (kept, out): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|c| !replaced.contains(&c.segment.number));
     gone.extend(out.iter().map(|c| c.segment.name));
-    let spans: Vec<_> = kept.iter().map(|c| (c.segment.number, c.segment.base, c.segment.last)).collect();
+    let spans: Vec<_> =
+        kept.iter().map(|c| (c.segment.number, c.segment.base, c.segment.last)).collect();
     let (kept, out): (Vec<_>, Vec<_>) = kept.into_iter().partition(|c| {
         let own = &c.segment;
         let overlaps = |(number, base, last): &(u64, Seq, Seq)| {

@@ -111,7 +111,10 @@ impl Rig {
                 let payload = payload(self.issued.len(), size);
                 match self.engine().append(&payload) {
                     Ok(seq) => {
-                        assert!(self.issued.keys().all(|known| *known < seq), "{seq} was used before");
+                        assert!(
+                            self.issued.keys().all(|known| *known < seq),
+                            "{seq} was used before"
+                        );
                         self.issued.insert(seq, payload.clone());
                         self.waiting.insert(seq, payload);
                     }

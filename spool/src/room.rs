@@ -155,9 +155,8 @@ impl<D: Disk> Engine<D> {
 
     /// Writes the segment again that most of the acknowledged ranges lie in.
     pub(crate) fn carry_most_scattered(&mut self) -> Result<bool, Error> {
-        let within = |segment: &Segment| {
-            self.state.acknowledged.ranges_within(segment.first, segment.last)
-        };
+        let within =
+            |segment: &Segment| self.state.acknowledged.ranges_within(segment.first, segment.last);
         let most = self.sealed().max_by_key(|at| within(&self.segments[*at]));
         match most {
             Some(at) if within(&self.segments[at]) > 1 => self.carry(at, at + 1, 1),
@@ -183,7 +182,8 @@ impl<D: Disk> Engine<D> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut taken = from;
         while taken < to {
-            let (more_bytes, more_entries) = self.carried_records(taken, seed, base, bytes.len())?;
+            let (more_bytes, more_entries) =
+                self.carried_records(taken, seed, base, bytes.len())?;
             if bytes.len() + more_bytes.len() > self.layout.data_end() {
                 break;
             }
@@ -196,7 +196,8 @@ impl<D: Disk> Engine<D> {
         }
 
         let replaces = self.segments[from..taken].iter().map(|segment| segment.number).collect();
-        let header = Header { ranges: Vec::new(), replaces, ..self.header(number, base, self.layout, 0) };
+        let header =
+            Header { ranges: Vec::new(), replaces, ..self.header(number, base, self.layout, 0) };
         bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
         let mut segment = new_segment(number, base, self.layout, bytes.len());
         segment.name = Name::Carried { number, base };
@@ -254,8 +255,7 @@ impl<D: Disk> Engine<D> {
     /// `None`: there is only the current segment. Count 0: there was nothing in them to lose.
     fn oldest_beyond_limit(&mut self) -> Option<Loss> {
         let limit = self.data_limit();
-        let mut loss =
-            Loss { first: 0, last: 0, count: 0, reason: Reason::Limit, note: self.note };
+        let mut loss = Loss { first: 0, last: 0, count: 0, reason: Reason::Limit, note: self.note };
         let mut in_use = self.in_use() + self.segment_bytes();
         for at in self.sealed() {
             if in_use <= limit {

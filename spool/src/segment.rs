@@ -130,9 +130,9 @@ pub(crate) fn scan_bytes(
                     scanned.last_commit = Some(found.at);
                 }
                 match found.kind {
-                    Kind::Data => scanned
-                        .entries
-                        .push(Entry { offset: found.offset, at: found.at as u32 }),
+                    Kind::Data => {
+                        scanned.entries.push(Entry { offset: found.offset, at: found.at as u32 })
+                    }
                     _ => other(&found),
                 }
             }
@@ -224,8 +224,8 @@ pub(crate) fn fill(
 ) -> io::Result<Filled> {
     let mut filled = Filled::default();
     let seed = segment.seed();
-    let from = entries
-        .partition_point(|entry| segment.base + u64::from(entry.offset) < basket.from());
+    let from =
+        entries.partition_point(|entry| segment.base + u64::from(entry.offset) < basket.from());
     let (mut chunk, mut chunk_at) = (Vec::new(), 0);
     for entry in live(&entries[from..], segment.base, acknowledged) {
         let (seq, at) = (segment.base + u64::from(entry.offset), entry.at as usize);
@@ -234,7 +234,10 @@ pub(crate) fn fill(
             .and_then(|within| record_at(&chunk, seed, within, chunk.len()));
         if found.is_none() {
             // Not in the chunk, or cut by its end: read on from here. No record is longer than this.
-            chunk.resize(CHUNK.max(usize::from(u16::MAX) + 16).min(segment.end.saturating_sub(at)), 0);
+            chunk.resize(
+                CHUNK.max(usize::from(u16::MAX) + 16).min(segment.end.saturating_sub(at)),
+                0,
+            );
             let read = file.read_at(&mut chunk, at as u64)?;
             chunk.truncate(read);
             chunk_at = at;
