@@ -495,8 +495,9 @@ impl World {
         }
     }
 
+    /// Whether all is decided but the bad rows, which may wait for another row to be accepted.
     fn is_done(&self) -> bool {
-        (0..self.rows).all(|seq| !self.is_left(seq))
+        (0..self.rows).all(|seq| !self.is_left(seq) || self.poison.contains(&seq))
     }
 
     fn run(&mut self, steps: u32) -> bool {
@@ -511,7 +512,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// No row is acknowledged that the server did not load, none is given up that it would take, and
     /// once the server is well every good row is there.
@@ -533,7 +534,7 @@ proptest! {
         world.poison.clone_from(&poison);
         world.refuses_all = false;
         world.misbehaves = 0.0;
-        world.run(20_000);
+        world.run(3000);
         for seq in 0..rows {
             if poison.contains(&seq) {
                 prop_assert!(!world.acknowledged.contains(&seq) || world.ledger.contains(&seq));
@@ -548,8 +549,13 @@ proptest! {
 fn one_bad_row_among_thousands_is_found_and_costs_no_other() {
     let mut world = World::new(7, 1000, BTreeSet::from([577]), 0.0);
     assert!(world.run(10_000));
+    // The next reading is what shows that the server is well.
+    world.rows += 1;
+    for _ in 0..50 {
+        world.step();
+    }
     assert_eq!(world.given_up, BTreeSet::from([577]));
-    assert_eq!(world.acknowledged.len(), 999);
+    assert_eq!(world.acknowledged.len(), 1000);
 }
 
 #[test]

@@ -243,7 +243,7 @@ mod tests {
     fn refusals_without_end_exhaust_it_and_every_look_spends_a_few_more() {
         let mut quarrel = Quarrel::default();
         quarrel.add([part(0..4096)]);
-        let mut spend = |quarrel: &mut Quarrel| {
+        let spend = |quarrel: &mut Quarrel| {
             let mut spent = 0;
             while let Some(part) = quarrel.pick(0) {
                 quarrel.refused(part, 0);
