@@ -24,6 +24,8 @@ pub mod instruct;
 pub mod modbus;
 pub mod net;
 pub mod observe;
+pub mod queue;
 pub mod reader;
 pub mod refresh;
 pub mod solarnet;
+pub mod upload;
