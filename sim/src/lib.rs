@@ -1,1 +1,33 @@
 //! Plays SolarNetwork.
+mod admin;
+mod answer;
+mod api;
+mod auth;
+mod http;
+mod import;
+mod ledger;
+mod misbehave;
+mod policy;
+mod random;
+mod rate;
+mod request;
+mod seed;
+mod server;
+mod sim;
+mod site;
+mod time;
+mod world;
+
+pub use auth::signing_key_hex;
+pub use ledger::{Datum, Entry, Key, LedgerCount, Seen};
+pub use misbehave::{Act, Misbehaviour};
+pub use policy::{Policy, UnreadablePolicy};
+pub use rate::RateLimit;
+pub use seed::{Seed, SeedError, SeedToken, SeedUser};
+pub use server::StartError;
+pub use sim::{IssuedToken, Sim};
+pub use site::Site;
+pub use site::unit::{Fault, METER_BLOCK, MeterReading, Table, Unit, Write};
+pub use world::instruction::{Instruction, NewInstruction, State as InstructionState};
+pub use world::job::{ImportDelays, JobState};
+pub use world::token::TokenKind;

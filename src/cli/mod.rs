@@ -3,13 +3,20 @@
 //! Data goes to standard output, everything else to standard error. A subcommand is a struct of its
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
+mod check;
 pub mod exit;
+pub mod instruction;
+pub mod read;
 pub mod token;
 
-use std::path::PathBuf;
+use std::{
+    io::{stderr, stdin, stdout},
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand};
 
+use crate::config;
 pub use exit::{Exit, Failure, OrExit};
 
 /// Reads meters, keeps what they say, sends it to SolarNetwork with proof, and obeys safely
@@ -27,9 +34,11 @@ pub struct Cli {
 
 /// The subcommands, in the order a new user meets them.
 #[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each argument struct has the text that --help shows")]
 pub enum Command {
-    /// Imports, shows and checks the tokens on this device, and signs requests by hand
+    Check(check::Check),
     Token(token::Token),
+    Instruction(instruction::Instruction),
 }
 
 impl Cli {
@@ -39,21 +48,32 @@ impl Cli {
     ///
     /// With the exit code to end with and the reason to print.
     pub fn run(self) -> Result<Exit, Failure> {
+        let config = config::locate(self.config);
         match self.command {
-            Command::Token(token) => token.run(
-                &mut token::Streams {
-                    input: &mut std::io::stdin(),
-                    out: &mut std::io::stdout(),
-                    err: &mut std::io::stderr(),
-                },
-                || token_context(self.config.as_deref()),
-                token::connect,
-            ),
+            Command::Check(check) => check.run(&config, &mut stdout().lock()),
+            Command::Token(token) => {
+                let mut streams = token::Streams {
+                    input: &mut stdin(),
+                    out: &mut stdout(),
+                    err: &mut stderr(),
+                };
+                token.run(&mut streams, || token_context(&config), token::connect)
+            }
+            Command::Instruction(instruction) => {
+                let local = config::load_local(&config)?;
+                instruction.run(&local.state_dir, &mut stdout().lock())
+            }
         }
     }
 }
 
-/// What `token` needs of the configuration. TO BE FILLED by the merge with `config::load_local`.
-fn token_context(_config: Option<&std::path::Path>) -> Result<token::TokenContext, Failure> {
-    Err(Failure::new(Exit::Config, "no configuration"))
+/// What `token` needs of the configuration.
+fn token_context(config: &Path) -> Result<token::TokenContext, Failure> {
+    let local = config::load_local(config)?;
+    let solarnet = local.solarnet()?.clone();
+    Ok(token::TokenContext {
+        state_dir: local.state_dir,
+        control_socket: local.control_socket,
+        solarnet,
+    })
 }

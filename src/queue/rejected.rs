@@ -1,0 +1,92 @@
+//! The file of the datum that were given up: `rejected.jsonl` beside the queue's folder.
+//!
+//! One line of JSON each: what `queue export` shows, the reason, and the running count. At
+//! [`MAX_BYTES`] the file becomes `rejected.1.jsonl`, replacing the one before: what is kept is
+//! bounded, the count goes on.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+/// The size at which the file is set aside; twice this is kept.
+const MAX_BYTES: u64 = 512 * 1024;
+
+/// The file and how many datum ever went into it.
+#[derive(Debug)]
+pub(super) struct Rejected {
+    path: PathBuf,
+    old: PathBuf,
+    count: u64,
+}
+
+impl Rejected {
+    /// Knows the count from the last line of an existing file.
+    pub(super) fn open(state_dir: &Path) -> Self {
+        let path = state_dir.join("rejected.jsonl");
+        let old = state_dir.join("rejected.1.jsonl");
+        let count = last_count(&path).or_else(|| last_count(&old)).unwrap_or(0);
+        Self { path, old, count }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Counts the datum and writes it down, synced.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be written down; it is counted nevertheless.
+    pub(super) fn add(&mut self, mut datum: Value, reason: &str) -> io::Result<()> {
+        self.count += 1;
+        if let Some(members) = datum.as_object_mut() {
+            members.insert("reason".to_owned(), reason.into());
+            members.insert("count".to_owned(), self.count.into());
+        }
+        if fs::metadata(&self.path).is_ok_and(|file| file.len() >= MAX_BYTES) {
+            fs::rename(&self.path, &self.old)?;
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        file.write_all(format!("{datum}\n").as_bytes())?;
+        file.sync_all()
+    }
+}
+
+/// How many were rejected since the queue exists, for commands beside the daemon.
+#[must_use]
+pub fn count(state_dir: &Path) -> u64 {
+    Rejected::open(state_dir).count
+}
+
+/// The count in the last line that is whole.
+fn last_count(path: &Path) -> Option<u64> {
+    let text = fs::read(path).ok()?;
+    text.split(|byte| *byte == b'\n')
+        .rev()
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .find_map(|line| line["count"].as_u64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_bounded_and_the_count_survives() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut rejected = Rejected::open(dir.path());
+        let long = "x".repeat(1000);
+        for _ in 0..1500 {
+            rejected.add(serde_json::json!({ "seq": 1 }), &long).expect("room");
+        }
+        let size = |name: &str| fs::metadata(dir.path().join(name)).expect("a file").len();
+        assert!(size("rejected.jsonl") + size("rejected.1.jsonl") <= 2 * (MAX_BYTES + 2000));
+        assert_eq!(Rejected::open(dir.path()).count(), 1500);
+        fs::write(dir.path().join("rejected.jsonl"), "{\"half\": \n").expect("write");
+        assert!(Rejected::open(dir.path()).count() > 0, "the older file still knows");
+    }
+}

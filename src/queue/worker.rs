@@ -1,0 +1,620 @@
+//! The thread that owns the spool. See [`super`] for what it guarantees.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::DateTime;
+use spool::{Options, Spool};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    Ask, QueueError, QueueStat, Ranges, Row, StoreError, folder, record, rejected::Rejected, show,
+};
+use crate::{
+    clock::Clock,
+    config::settings,
+    domain::{BootId, Datum, Stamp},
+};
+
+/// Records that one look into the spool hands over.
+const CHUNK_ROWS: usize = 256;
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Uncommitted records that force a commit before it is due: they are in memory twice.
+const MAX_PENDING: usize = 4096;
+const MAX_PENDING_BYTES: usize = 512 * 1024;
+
+/// What is taken from the channels before the next commit is looked at.
+const AT_ONCE: usize = 256;
+
+/// How long an acknowledgement waits for a commit to ride along with. A power cut meanwhile costs a
+/// look into the list of jobs, or rows sent twice.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Between two attempts on a full or failed disk.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Between two spare segments that are prepared in the background.
+const PREPARE_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two attempts to prepare where there is nothing to do or no room.
+const PREPARE_REST: Duration = Duration::from_secs(60);
+
+/// Unplaced datum dropped at a time when the limit is reached.
+const DROP_AT_ONCE: usize = 1024;
+
+/// The work of the queue's thread.
+pub struct Worker {
+    folder: PathBuf,
+    options: Options,
+    at_risk: Duration,
+    clock: Clock,
+    asks: mpsc::Receiver<Ask>,
+    readings: mpsc::Receiver<Datum>,
+    publish: watch::Sender<QueueStat>,
+    /// `None` after a failure, until it could be opened again.
+    spool: Option<Spool>,
+    /// What a failed handle would lose.
+    uncommitted: VecDeque<(u64, Vec<u8>)>,
+    uncommitted_bytes: usize,
+    /// Those who wait for the next commit.
+    durably: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    commit_due: Option<Instant>,
+    acknowledged_due: Option<Instant>,
+    prepare_due: Instant,
+    retry_due: Option<Instant>,
+    claimed: Ranges,
+    unplaced: BTreeMap<BootId, Ranges>,
+    /// All below are acknowledged, claimed or unplaced.
+    scanned_to: u64,
+    rejected: Rejected,
+    /// The first record that waits, and when it was read.
+    oldest: Option<(u64, Option<i64>)>,
+    undecodable: u64,
+    corrupt_before: u64,
+    unplaced_dropped: u64,
+    refused: u64,
+    refusing: bool,
+    dropped_told: u64,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    pub(super) fn open(
+        state_dir: &Path,
+        settings: &settings::Queue,
+        clock: Clock,
+        asks: mpsc::Receiver<Ask>,
+        readings: mpsc::Receiver<Datum>,
+        publish: watch::Sender<QueueStat>,
+    ) -> Result<Self, QueueError> {
+        let folder = folder(state_dir);
+        let options = Options::new(settings.limit_bytes);
+        let open = Spool::open(&folder, options);
+        let (spool, recovery) =
+            open.map_err(|source| QueueError::Open { folder: folder.clone(), source })?;
+        if recovery.corrupt > 0 || recovery.torn_bytes > 0 || recovery.broken_headers > 0 {
+            warn!(
+                event = "queue.recovered",
+                corrupt = recovery.corrupt,
+                torn_bytes = recovery.torn_bytes,
+                broken_headers = recovery.broken_headers,
+                "queue recovered after an unclean end"
+            );
+        }
+        let dropped_told = spool.stat().dropped;
+        let mut worker = Self {
+            folder,
+            options,
+            at_risk: settings.at_risk,
+            clock,
+            asks,
+            readings,
+            publish,
+            spool: Some(spool),
+            uncommitted: VecDeque::new(),
+            uncommitted_bytes: 0,
+            durably: Vec::new(),
+            commit_due: None,
+            acknowledged_due: None,
+            prepare_due: Instant::now() + PREPARE_EVERY,
+            retry_due: None,
+            claimed: Ranges::default(),
+            unplaced: BTreeMap::new(),
+            scanned_to: 0,
+            rejected: Rejected::open(state_dir),
+            oldest: None,
+            undecodable: 0,
+            corrupt_before: recovery.corrupt,
+            unplaced_dropped: 0,
+            refused: 0,
+            refusing: false,
+            dropped_told,
+        };
+        worker.publish();
+        Ok(worker)
+    }
+
+    /// Runs in a thread of its own until `stop` fires. Cancel it last: who stops before it can still
+    /// store. The receiver tells how it ended.
+    ///
+    /// # Errors
+    ///
+    /// If there can be no thread.
+    pub fn spawn(
+        self,
+        stop: CancellationToken,
+    ) -> Result<oneshot::Receiver<Result<(), QueueError>>, QueueError> {
+        let (ended, end) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(QueueError::Thread)?;
+        let work = move || {
+            let result = runtime.block_on(self.run(stop));
+            // Nobody waits any more: then nobody wants to know.
+            drop(ended.send(result));
+        };
+        std::thread::Builder::new().name("queue".into()).spawn(work).map_err(QueueError::Thread)?;
+        Ok(end)
+    }
+
+    /// Runs until `stop` fires, then takes what is in the channels, commits and closes.
+    ///
+    /// # Errors
+    ///
+    /// If the last commit failed.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), QueueError> {
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ask) = self.asks.recv() => self.ask(ask),
+                Some(datum) = self.readings.recv() => self.take(datum, None),
+                () = sleep_until(wake) => {}
+            }
+            self.drain();
+            self.tick(Instant::now());
+        }
+        self.drain();
+        self.tick(Instant::now());
+        let closed = self.spool.take().map_or(Ok(()), Spool::close);
+        closed.map_err(QueueError::Close)
+    }
+
+    /// Takes what is ready, so that it shares a commit.
+    fn drain(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Ok(ask) = self.asks.try_recv() else { break };
+            self.ask(ask);
+        }
+        for _ in 0..AT_ONCE {
+            let Ok(datum) = self.readings.try_recv() else { break };
+            self.take(datum, None);
+        }
+    }
+
+    fn wake(&self) -> Instant {
+        // While the disk is full or failed, what is due waits for the next attempt.
+        let due = match self.retry_due {
+            Some(retry) => [Some(retry), None],
+            None => [self.commit_due, self.acknowledged_due],
+        };
+        due.into_iter().flatten().fold(self.prepare_due, Instant::min)
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        // Whoever dropped the other end of an answer does not want it any more.
+        match ask {
+            Ask::Store(datum) => self.take(datum, None),
+            Ask::StoreDurably(datum, reply) => self.take(datum, Some(reply)),
+            Ask::Claim { rows, bytes, reply } => drop(reply.send(self.claim(rows, bytes))),
+            Ask::ClaimExactly(seqs, reply) => {
+                let found: Ranges = self.rows(&seqs).iter().map(|row| row.seq).collect();
+                self.claimed.extend(&found);
+                drop(reply.send(found));
+            }
+            Ask::Read { seqs, reply } => drop(reply.send(self.rows(&seqs))),
+            Ask::Acknowledge(seqs) => self.acknowledge(&seqs),
+            Ask::Release(seqs) => self.release(&seqs),
+            Ask::Reject { seq, reason } => self.reject(seq, &reason),
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if self.retry_due.is_some_and(|due| due <= now) {
+            self.retry_due = None;
+            if self.spool.is_none() {
+                self.reopen();
+            } else {
+                self.commit(true);
+            }
+        }
+        let full =
+            self.uncommitted.len() >= MAX_PENDING || self.uncommitted_bytes >= MAX_PENDING_BYTES;
+        let due = self.commit_due.is_some_and(|due| due <= now);
+        if self.retry_due.is_none() {
+            if due || full || !self.durably.is_empty() {
+                self.commit(false);
+            } else if self.acknowledged_due.is_some_and(|due| due <= now) {
+                self.commit(true);
+            }
+        }
+        if self.prepare_due <= now {
+            self.prepare(now);
+        }
+        self.tell_losses();
+        self.publish();
+    }
+
+    /// Appends a datum; `durably` hears of it after the next commit.
+    fn take(&mut self, datum: Datum, durably: Option<oneshot::Sender<Result<(), StoreError>>>) {
+        let result = self.append(&datum);
+        match (result, durably) {
+            (Ok(()), Some(reply)) => self.durably.push(reply),
+            (Err(error), Some(reply)) => drop(reply.send(Err(error))),
+            (Ok(()) | Err(StoreError::NoSamples), None) => {}
+            (Err(error), None) => self.refuse(&error),
+        }
+    }
+
+    fn append(&mut self, datum: &Datum) -> Result<(), StoreError> {
+        if datum.samples.is_empty() {
+            return Err(StoreError::NoSamples);
+        }
+        let payload = record::encode(datum);
+        let bytes = payload.len();
+        if bytes > record::MAX_BYTES.min(self.options.max_payload()) {
+            return Err(StoreError::TooLarge { bytes });
+        }
+        self.append_payload(payload)
+    }
+
+    fn append_payload(&mut self, payload: Vec<u8>) -> Result<(), StoreError> {
+        let Some(spool) = &mut self.spool else {
+            return Err(StoreError::Failed { reason: "it is being opened again".to_owned() });
+        };
+        let mut appended = spool.append(&payload);
+        if let Err(spool::Error::Uncommitted { .. }) = appended {
+            self.commit(false);
+            if let Some(spool) = &mut self.spool {
+                appended = spool.append(&payload);
+            }
+        }
+        match appended {
+            Ok(seq) => {
+                self.uncommitted_bytes += payload.len();
+                self.uncommitted.push_back((seq, payload));
+                self.commit_due.get_or_insert(Instant::now() + self.at_risk);
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Commits; `all` writes acknowledgements even where there is no record to write.
+    fn commit(&mut self, all: bool) {
+        let note = self.clock.trusted_now().and_then(|now| now.timestamp_millis().try_into().ok());
+        let Some(spool) = &mut self.spool else { return };
+        spool.set_note(note.unwrap_or(0));
+        let result = if all { spool.sync() } else { spool.commit() };
+        let durable = spool.stat().durable;
+        self.forget(|seq| seq <= durable);
+        match result {
+            Ok(commit) => {
+                self.commit_due = None;
+                self.retry_due = None;
+                // Without a record to ride along with, acknowledgements are written by a sync only.
+                if all || commit.written > 0 {
+                    self.acknowledged_due = None;
+                }
+                self.durably.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
+                if std::mem::take(&mut self.refusing) {
+                    info!(event = "queue.room", refused = self.refused, "queue stores again");
+                }
+            }
+            Err(error) => {
+                let error = self.failed(error);
+                if !self.refusing {
+                    self.refusing = true;
+                    error!(event = "queue.refused", %error, "queue cannot store");
+                }
+                for reply in self.durably.drain(..) {
+                    drop(reply.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Drops what a failed handle would not lose any more.
+    fn forget(&mut self, safe: impl Fn(u64) -> bool) {
+        let bytes = &mut self.uncommitted_bytes;
+        self.uncommitted.retain(|(seq, payload)| {
+            let keep = !safe(*seq);
+            if !keep {
+                *bytes -= payload.len();
+            }
+            keep
+        });
+    }
+
+    /// Draws the consequence of an error of the spool: it is tried again, or opened again.
+    fn failed(&mut self, error: spool::Error) -> StoreError {
+        self.retry_due.get_or_insert(Instant::now() + AGAIN);
+        match error {
+            spool::Error::Full => StoreError::Full,
+            error => {
+                let reason = chain(&error);
+                // What is on disk is unknown now. The lock is given back with it.
+                self.spool = None;
+                StoreError::Failed { reason }
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: &StoreError) {
+        self.refused += 1;
+        if !std::mem::replace(&mut self.refusing, true) {
+            error!(event = "queue.refused", %error, "queue cannot store");
+        }
+    }
+
+    /// Opens the spool anew and appends what was not committed once more.
+    fn reopen(&mut self) {
+        match Spool::open(&self.folder, self.options) {
+            Ok((spool, recovery)) => {
+                let next = spool.stat().next;
+                self.corrupt_before += recovery.corrupt;
+                self.spool = Some(spool);
+                let again = std::mem::take(&mut self.uncommitted);
+                self.uncommitted_bytes = 0;
+                warn!(
+                    event = "queue.reopened",
+                    uncommitted = again.len(),
+                    next,
+                    "queue opened again after a failure"
+                );
+                for (_, payload) in again {
+                    if let Err(error) = self.append_payload(payload) {
+                        self.refuse(&error);
+                    }
+                }
+                self.commit(false);
+            }
+            Err(_) => self.retry_due = Some(Instant::now() + AGAIN),
+        }
+    }
+
+    fn prepare(&mut self, now: Instant) {
+        self.prepare_due = now + PREPARE_REST;
+        let Some(spool) = &mut self.spool else { return };
+        match spool.prepare() {
+            Ok(true) => self.prepare_due = now + PREPARE_EVERY,
+            Ok(false) if spool.stat().spares == 0 => self.drop_unplaced(),
+            Ok(false) | Err(spool::Error::Full) => {}
+            Err(error) => drop(self.failed(error)),
+        }
+    }
+
+    /// The limit is reached: what can never be sent goes before what can.
+    fn drop_unplaced(&mut self) {
+        let seqs: Ranges =
+            self.unplaced.values().flat_map(Ranges::iter).flatten().take(DROP_AT_ONCE).collect();
+        if seqs.is_empty() {
+            return;
+        }
+        self.unplaced_dropped += seqs.count();
+        warn!(
+            event = "queue.dropped",
+            datum_count = seqs.count(),
+            reason = "unplaced",
+            "datum without a known time dropped at the queue's limit"
+        );
+        self.acknowledge(&seqs);
+        self.prepare_due = Instant::now() + PREPARE_EVERY;
+    }
+
+    /// Claims the oldest rows that are free and have a place in time.
+    fn claim(&mut self, rows: usize, bytes: usize) -> Vec<Row> {
+        self.place_again();
+        let (mut claimed, mut size) = (Vec::new(), 0);
+        'spool: loop {
+            let Some(chunk) = self.peek(self.scanned_to, CHUNK_ROWS) else { break };
+            if chunk.is_empty() {
+                break;
+            }
+            for record in chunk {
+                let free = !self.claimed.contains(record.seq);
+                if free && let Some(row) = self.row(record.seq, record.payload, true) {
+                    size += row.payload.len();
+                    if claimed.len() >= rows || (size > bytes && !claimed.is_empty()) {
+                        break 'spool;
+                    }
+                    self.claimed.insert(row.seq..=row.seq);
+                    claimed.push(row);
+                }
+                self.scanned_to = record.seq + 1;
+            }
+        }
+        claimed
+    }
+
+    /// The rows among `seqs` that still wait.
+    fn rows(&mut self, seqs: &Ranges) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for range in seqs.iter() {
+            let mut from = *range.start();
+            while from <= *range.end() {
+                let left = usize::try_from(range.end() - from + 1).unwrap_or(usize::MAX);
+                let Some(chunk) = self.peek(from, CHUNK_ROWS.min(left)) else { break };
+                let Some(last) = chunk.last().map(|record| record.seq) else { break };
+                let within = chunk.into_iter().take_while(|record| record.seq <= *range.end());
+                rows.extend(within.filter_map(|r| self.row(r.seq, r.payload, false)));
+                from = last.saturating_add(1);
+            }
+        }
+        rows
+    }
+
+    fn peek(&mut self, from: u64, rows: usize) -> Option<Vec<spool::Record>> {
+        let spool = self.spool.as_mut()?;
+        match spool.peek(from, rows, CHUNK_BYTES) {
+            Ok(chunk) => Some(chunk),
+            Err(error) => {
+                let error = self.failed(error);
+                warn!(event = "queue.unreadable", %error, "queue could not be read");
+                None
+            }
+        }
+    }
+
+    /// A record as a row, if it can be sent. What is found instead is noted where `note` says so.
+    fn row(&mut self, seq: u64, payload: Vec<u8>, note: bool) -> Option<Row> {
+        match record::decode(&payload) {
+            Ok(datum) => match (self.clock.place(datum.stamp), datum.stamp) {
+                (Some(unix_ms), _) => Some(Row { seq, unix_ms, payload }),
+                (None, Stamp::Boot { boot, .. }) => {
+                    if note {
+                        self.unplaced.entry(boot).or_default().insert(seq..=seq);
+                    }
+                    None
+                }
+                // Wall time always has its place.
+                (None, Stamp::Wall { .. }) => None,
+            },
+            Err(error) => {
+                self.undecodable += 1;
+                warn!(event = "queue.corrupt", seq, %error, "record skipped");
+                self.set_aside(
+                    serde_json::json!({
+                    "seq": seq, "record": hex::encode(&payload) }),
+                    &error.to_string(),
+                );
+                self.acknowledge(&Ranges::from_iter([seq]));
+                None
+            }
+        }
+    }
+
+    /// Boots that learnt the time since their datum were looked at.
+    fn place_again(&mut self) {
+        let clock = &self.clock;
+        let knows =
+            |boot: &BootId| clock.place(Stamp::Boot { boot: *boot, since_boot_ms: 0 }).is_some();
+        for (_, seqs) in self.unplaced.extract_if(.., |boot, _| knows(boot)) {
+            self.scanned_to = seqs.first().map_or(self.scanned_to, |seq| seq.min(self.scanned_to));
+        }
+    }
+
+    fn acknowledge(&mut self, seqs: &Ranges) {
+        self.claimed.subtract(seqs);
+        for unplaced in self.unplaced.values_mut() {
+            unplaced.subtract(seqs);
+        }
+        self.unplaced.retain(|_, seqs| !seqs.is_empty());
+        self.forget(|seq| seqs.contains(seq));
+        let Some(spool) = &mut self.spool else { return };
+        for range in seqs.iter() {
+            if let Err(error) = spool.acknowledge(range) {
+                // Repeats are harmless: what is not acknowledged is sent again.
+                warn!(event = "queue.not_acknowledged", %error, "acknowledgement not kept");
+                self.scanned_to = seqs.first().map_or(0, |seq| seq.min(self.scanned_to));
+                break;
+            }
+        }
+        self.acknowledged_due.get_or_insert(Instant::now() + ACKNOWLEDGED_WITHIN);
+    }
+
+    fn release(&mut self, seqs: &Ranges) {
+        self.claimed.subtract(seqs);
+        self.scanned_to = seqs.first().map_or(self.scanned_to, |seq| seq.min(self.scanned_to));
+    }
+
+    fn reject(&mut self, seq: u64, reason: &str) {
+        let only = Ranges::from_iter([seq]);
+        let row = self.rows(&only).pop();
+        if let Some((row, datum)) = row.and_then(|row| row.datum().ok().map(|datum| (row, datum))) {
+            self.set_aside(show::json(seq, &datum, Some(row.unix_ms)), reason);
+        }
+        self.acknowledge(&only);
+    }
+
+    fn set_aside(&mut self, shown: serde_json::Value, reason: &str) {
+        if let Err(error) = self.rejected.add(shown, reason) {
+            warn!(event = "queue.rejected_not_kept", %error, "rejected datum not written down");
+        }
+    }
+
+    fn tell_losses(&mut self) {
+        let Some(spool) = &self.spool else { return };
+        let dropped = spool.stat().dropped;
+        if dropped <= self.dropped_told {
+            return;
+        }
+        let last = spool.losses().last();
+        warn!(
+            event = "queue.dropped",
+            datum_count = dropped - self.dropped_told,
+            first = last.map(|loss| loss.first),
+            last = last.map(|loss| loss.last),
+            reason = "limit",
+            "oldest datum dropped at the queue's limit"
+        );
+        self.dropped_told = dropped;
+        let first = spool.stat().first;
+        self.claimed.forget_below(first);
+        self.unplaced.values_mut().for_each(|seqs| seqs.forget_below(first));
+        self.unplaced.retain(|_, seqs| !seqs.is_empty());
+    }
+
+    fn publish(&mut self) {
+        let Some(stat) = self.spool.as_ref().map(Spool::stat) else { return };
+        let unplaced = self.unplaced.values().map(Ranges::count).sum();
+        let oldest = if stat.records == 0 { None } else { self.oldest(stat.first) };
+        let next = QueueStat {
+            records: stat.records,
+            bytes: stat.bytes,
+            limit: stat.limit,
+            oldest: oldest.and_then(DateTime::from_timestamp_millis),
+            rejected: self.rejected.count(),
+            dropped: stat.dropped + self.unplaced_dropped,
+            corrupt: stat.corrupt + self.corrupt_before + self.undecodable,
+            unplaced,
+            refused: self.refused,
+            waiting: stat.records.saturating_sub(self.claimed.count()).saturating_sub(unplaced),
+            durable_up_to: stat.durable,
+        };
+        self.publish.send_if_modified(|stat| {
+            let changed = *stat != next;
+            *stat = next;
+            changed
+        });
+    }
+
+    /// When the first record that waits was read; looked up when another one became the first.
+    fn oldest(&mut self, first: u64) -> Option<i64> {
+        if self.oldest.is_none_or(|(seq, _)| seq != first) {
+            let record = self.peek(first, 1)?.into_iter().next()?;
+            let stamp = record::decode_stamp(&record.payload).ok();
+            self.oldest = Some((first, stamp.and_then(|stamp| self.clock.place(stamp))));
+        }
+        self.oldest.and_then(|(_, unix_ms)| unix_ms)
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}

@@ -1,0 +1,763 @@
+//! What the uploader does next. Pure: it is told the time, the chance and what the server said.
+//!
+//! The life of one batch:
+//!
+//! ```text
+//!  claim ─▶ on disk ─▶ Ready ──receipt──▶ Following ──Completed, success, every row──▶ proved:
+//!                       ▲ │                │   │ ▲                                  acknowledged
+//!                       │ │ no answer      │   └─┘ 2, 4, 8, 16, 30 s
+//!           not listed, │ ▼                │
+//!           or lost ────┤ Unsure ──listed──┤
+//!                       │ ▲                ├── another count, vanished, stuck ──▶ Ready (again)
+//!                       └─┼────────────────┘
+//!  restart with one open ─┘                └── refused for its content ──▶ quarrel, or a person
+//! ```
+//!
+//! What always holds:
+//!
+//! * Rows are acknowledged for one reason only: a job of this batch ended with `Completed`,
+//!   `success` and `loadedCount` equal to the batch's rows. When in doubt, a batch is sent again: the
+//!   server replaces a row by its equal.
+//! * A batch has its ID and its rows on disk before it is sent ([`Effect::Save`] comes first), so after
+//!   a restart it is looked for among the jobs by name before it is sent again.
+//! * At most [`MAX_OPEN`] batches are open. One that ends before a row with the same key as one of its own
+//!   ([`Batch::twin`]) is open alone, so that the later row comes later.
+//! * A refusal for its content starts a quarrel ([`super::quarrel`]). It takes one of the two places;
+//!   fresh batches go on in the other.
+//!
+//! Two things make it wait. *Trouble*: calls fail; nothing is called until the wait is over or the key
+//! has changed. *Stopped*: the server refuses the content and nothing tells which; a person is told
+//! once, and it looks again now and then. Neither ever gives up a row.
+
+use std::time::Duration;
+
+use super::{
+    quarrel::{self, Part, Quarrel, Verdict},
+    retry::{self, Pause},
+};
+use crate::{
+    queue::Ranges,
+    solarnet::{Cause, Next},
+};
+
+/// Jobs that are open at a time (design 5.2.4).
+pub const MAX_OPEN: usize = 2;
+
+/// How long a job may stand still before its batch is sent again; doubled for every time that
+/// happened to the batch. Shipped servers start a job within ten seconds.
+const STUCK: Duration = Duration::from_secs(15 * 60);
+
+/// Rows on their way in one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Unique for ever.
+    pub id: String,
+    /// Which rows.
+    pub seqs: Ranges,
+    /// How many of them the job was given.
+    pub rows: u64,
+    /// Whether the next row in the queue has the key of one of these.
+    pub twin: bool,
+}
+
+impl Batch {
+    /// The job's name: the ID and the range it lies in.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let (first, last) = (self.seqs.first().unwrap_or(0), self.seqs.last().unwrap_or(0));
+        format!("{} {first}-{last}", self.id)
+    }
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// It may still come to its end.
+    Pending,
+    /// It came to its end, good or bad.
+    Completed,
+    /// Retracted, or a state that no documentation knows.
+    Lost,
+}
+
+/// What the server says about a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The server's ID.
+    pub id: String,
+    /// The name it was given, where told.
+    pub name: Option<String>,
+    /// How far it is.
+    pub state: JobState,
+    /// Whether its end was a good one.
+    pub success: bool,
+    /// Rows loaded.
+    pub loaded: Option<u64>,
+    /// The server's words.
+    pub message: Option<String>,
+    /// Any text that differs when the job has moved.
+    pub progress: String,
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Why.
+    pub cause: Cause,
+    /// What that means.
+    pub next: Next,
+    /// No call before this moment.
+    pub not_before: Option<Duration>,
+    /// For people, remedy included.
+    pub text: String,
+}
+
+/// Rows that were never claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many.
+    pub count: u64,
+    /// Since when there have been any.
+    pub since: Duration,
+}
+
+/// What to do now. Each is answered by the method named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Claim the oldest rows and make a batch: [`Machine::opened`].
+    Claim,
+    /// Make a batch of these rows: [`Machine::opened`].
+    Build(Ranges),
+    /// Tell which of these rows belong together by source: [`Machine::split`].
+    Split(Ranges),
+    /// Send this batch: [`Machine::sent`].
+    Send(Batch),
+    /// Fetch the list of jobs: [`Machine::looked`].
+    Look,
+    /// Fetch one job: [`Machine::followed`].
+    Follow {
+        /// The batch.
+        batch: String,
+        /// The server's ID of its job.
+        job: String,
+    },
+    /// Nothing before this moment, or before rows or another key arrive.
+    Wait(Option<Duration>),
+}
+
+/// What has to be done because of what happened, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Write [`Machine::open_batches`] to disk before anything else.
+    Save,
+    /// The server has these rows.
+    Acknowledge(Ranges),
+    /// The server will not take this row.
+    GiveUp {
+        /// Which.
+        seq: u64,
+        /// The server's words.
+        reason: String,
+    },
+    /// These rows may be claimed again.
+    Release(Ranges),
+    /// For the journal.
+    Note(Note),
+}
+
+/// What an operator may want to know.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Note {
+    /// A batch is proved.
+    Proved {
+        /// Its ID.
+        batch: String,
+        /// Its rows.
+        rows: u64,
+    },
+    /// A job's answer did not fit its batch, which is sent again. Once until the next proof.
+    Odd {
+        /// The batch.
+        batch: String,
+        /// What did not fit.
+        what: String,
+    },
+    /// A batch was refused for its content. Once until the next proof.
+    Refused {
+        /// The batch.
+        batch: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// Uploads wait. Once for each cause.
+    Stopped {
+        /// What is waited for.
+        pause: Pause,
+        /// A fixed name.
+        kind: &'static str,
+        /// For people, remedy included.
+        text: String,
+    },
+    /// Uploads go on.
+    Resumed {
+        /// How long they waited.
+        down: Duration,
+    },
+}
+
+/// Settings of the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The longest that a row waits while all is well.
+    pub every: Duration,
+    /// As many rows are worth a batch at once.
+    pub enough: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Open {
+    batch: Batch,
+    part: Option<Part>,
+    phase: Phase,
+    opened: Duration,
+    stuck: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    /// To be sent.
+    Ready { due: Duration },
+    /// Sent perhaps: the list of jobs knows.
+    Unsure,
+    /// The server has a job of it.
+    Following { job: String, due: Duration, looks: u32, progress: String, moved: Duration },
+}
+
+/// The calls there are. Trouble with one of them is over when it, or a new job, succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Send,
+    Look,
+    Follow,
+}
+
+#[derive(Debug, Clone)]
+struct Trouble {
+    kind: Kind,
+    pause: Pause,
+    since: Duration,
+    until: Duration,
+    told: Vec<Cause>,
+    text: String,
+}
+
+#[derive(Debug, Clone)]
+struct Stopped {
+    since: Duration,
+    until: Duration,
+    /// Whether the wait is over and something is being tried.
+    looking: bool,
+    /// Whether fresh rows wait, too. They do not while only suspects are left.
+    all: bool,
+    text: String,
+}
+
+/// The uploader's state.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    limits: Limits,
+    open: Vec<Open>,
+    building: Option<Part>,
+    quarrel: Quarrel,
+    /// Refused batches whose rows are to be told apart by source.
+    unsplit: Vec<Ranges>,
+    /// Rows in the quarrel have a later twin in the queue.
+    twin: bool,
+    trouble: Option<Trouble>,
+    stopped: Option<Stopped>,
+    accepted: u64,
+    /// The last claim was cut short by a bound: the rest goes at once.
+    backlog: bool,
+    odd_told: bool,
+    refusal: Option<String>,
+}
+
+impl Machine {
+    /// Begins with the batches that were open when the last run ended, whose rows are claimed.
+    #[must_use]
+    pub fn new(limits: Limits, open: Vec<Batch>) -> Self {
+        let zero = Duration::ZERO;
+        let open = open
+            .into_iter()
+            .map(|batch| Open { batch, part: None, phase: Phase::Unsure, opened: zero, stuck: 0 })
+            .collect();
+        Self {
+            limits,
+            open,
+            building: None,
+            quarrel: Quarrel::default(),
+            unsplit: Vec::new(),
+            twin: false,
+            trouble: None,
+            stopped: None,
+            accepted: 0,
+            backlog: false,
+            odd_told: false,
+            refusal: None,
+        }
+    }
+
+    /// The batches that may be on their way, oldest first.
+    pub fn open_batches(&self) -> impl Iterator<Item = &Batch> {
+        self.open.iter().map(|open| &open.batch)
+    }
+
+    /// Why uploads wait, for people.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<&str> {
+        let trouble = self.trouble.as_ref().map(|trouble| trouble.text.as_str());
+        trouble.or(self.stopped.as_ref().map(|stopped| stopped.text.as_str()))
+    }
+
+    /// Whether a person has to do something.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        self.stopped.is_some()
+            || self.trouble.as_ref().is_some_and(|trouble| trouble.pause != Pause::Trouble)
+    }
+
+    /// What to do now, after what has to be done because nothing more could be tried.
+    pub fn next(
+        &mut self,
+        now: Duration,
+        jitter: f64,
+        waiting: Option<Waiting>,
+    ) -> (Vec<Effect>, Step) {
+        if let Some(seqs) = self.unsplit.first() {
+            return (Vec::new(), Step::Split(seqs.clone()));
+        }
+        if let Some(trouble) = self.trouble.as_ref().filter(|trouble| now < trouble.until) {
+            return (Vec::new(), Step::Wait(Some(trouble.until)));
+        }
+        if let Some(step) = self.open.iter().find_map(|open| due(open, now)) {
+            return (Vec::new(), step);
+        }
+        if let Some(step) = self.open_another(now, waiting) {
+            return (Vec::new(), step);
+        }
+        let effects = self.stop_if_stuck(now, jitter, waiting);
+        (effects, Step::Wait(self.wake(waiting)))
+    }
+
+    fn open_another(&mut self, now: Duration, waiting: Option<Waiting>) -> Option<Step> {
+        if self.open.len() >= MAX_OPEN {
+            return None;
+        }
+        if let Some(stopped) = &mut self.stopped
+            && !stopped.looking
+            && now >= stopped.until
+        {
+            stopped.looking = true;
+            self.quarrel.look_again();
+        }
+        let resting = self.stopped.as_ref().is_some_and(|stopped| !stopped.looking);
+        if !resting && !self.open.iter().any(|open| open.part.is_some()) {
+            if let Some(part) = self.quarrel.pick(self.accepted) {
+                let seqs = part.seqs.clone();
+                self.building = Some(part);
+                return Some(Step::Build(seqs));
+            }
+        }
+        let due = self.fresh_due(waiting).is_some_and(|due| due <= now);
+        (due && self.may_claim()).then_some(Step::Claim)
+    }
+
+    /// Whether rows that were never claimed may be.
+    fn may_claim(&self) -> bool {
+        let fresh = self.open.iter().filter(|open| open.part.is_none()).count();
+        let places = if self.quarrel.is_empty() { MAX_OPEN } else { MAX_OPEN - 1 };
+        let resting = self.stopped.as_ref().is_some_and(|stopped| stopped.all && !stopped.looking);
+        let twin = self.open.iter().any(|open| open.batch.twin)
+            || (self.twin && self.quarrel.has_untried());
+        fresh < places
+            && self.open.len() < MAX_OPEN
+            && !resting
+            && !twin
+            && self.quarrel.rows() < quarrel::MAX_ROWS
+    }
+
+    fn fresh_due(&self, waiting: Option<Waiting>) -> Option<Duration> {
+        let waiting = waiting.filter(|waiting| waiting.count > 0)?;
+        if self.backlog || waiting.count >= self.limits.enough {
+            return Some(waiting.since);
+        }
+        Some(waiting.since + self.limits.every)
+    }
+
+    /// Ends the attempt to find out what the server does not like where nothing more can be tried.
+    fn stop_if_stuck(
+        &mut self,
+        now: Duration,
+        jitter: f64,
+        waiting: Option<Waiting>,
+    ) -> Vec<Effect> {
+        if self.quarrel.is_empty() || !self.open.is_empty() {
+            return Vec::new();
+        }
+        let exhausted = self.quarrel.is_exhausted();
+        let fresh_comes = !exhausted && waiting.is_some_and(|w| w.count > 0) && self.may_claim();
+        let resting = self.stopped.as_ref().is_some_and(|stopped| !stopped.looking);
+        if fresh_comes || resting {
+            return Vec::new();
+        }
+        let reason = self.refusal.as_deref().unwrap_or("without a word");
+        let text = format!(
+            "the server refuses all that is tried: {reason}; check the node, the token's policy, and the names and texts of the properties"
+        );
+        self.stop(now, jitter, exhausted, text)
+    }
+
+    fn wake(&self, waiting: Option<Waiting>) -> Option<Duration> {
+        let open = self.open.iter().filter_map(|open| match &open.phase {
+            Phase::Ready { due } | Phase::Following { due, .. } => Some(*due),
+            Phase::Unsure => None,
+        });
+        let look = self.stopped.as_ref().filter(|s| !s.looking).map(|s| s.until);
+        let look = look.filter(|_| self.open.len() < MAX_OPEN);
+        let fresh = self.fresh_due(waiting).filter(|_| self.may_claim());
+        open.chain(look).chain(fresh).min()
+    }
+
+    /// The answer to [`Step::Claim`] and [`Step::Build`]: the batch that came of it, the rows of a
+    /// part that had no room in it, and whether more rows than these are waiting.
+    pub fn opened(
+        &mut self,
+        now: Duration,
+        batch: Option<Batch>,
+        left: Ranges,
+        backlog: bool,
+    ) -> Vec<Effect> {
+        let part = self.building.take();
+        let fresh = part.is_none();
+        if fresh {
+            self.backlog = backlog;
+        }
+        if let Some(part) = &part {
+            self.quarrel.add([Part::new(left, part.one_source)]);
+        }
+        let Some(batch) = batch else { return Vec::new() };
+        let part = part.map(|mut part| {
+            part.seqs = batch.seqs.clone();
+            part
+        });
+        let phase = Phase::Ready { due: now };
+        self.open.push(Open { batch, part, phase, opened: now, stuck: 0 });
+        vec![Effect::Save]
+    }
+
+    /// The answer to [`Step::Split`]: the same rows, a set for each source.
+    pub fn split(&mut self, by_source: Vec<Ranges>) {
+        if !self.unsplit.is_empty() {
+            self.unsplit.remove(0);
+        }
+        self.quarrel.add(by_source.into_iter().map(|seqs| Part::new(seqs, true)));
+    }
+
+    /// The answer to [`Step::Send`]: the job's ID, where the receipt had one.
+    pub fn sent(
+        &mut self,
+        id: &str,
+        now: Duration,
+        jitter: f64,
+        result: Result<Option<String>, Failed>,
+    ) -> Vec<Effect> {
+        let Some(at) = self.position(id) else { return Vec::new() };
+        match result {
+            Ok(Some(job)) => {
+                let due = now + retry::follow(0);
+                let progress = String::new();
+                self.open[at].phase = Phase::Following { job, due, looks: 0, progress, moved: now };
+                self.well(None, now)
+            }
+            // A success without a job ID: the list knows more.
+            Ok(None) => {
+                self.open[at].phase = Phase::Unsure;
+                self.odd(at, "the receipt names no job")
+            }
+            Err(failed) => match failed.next {
+                Next::Content => self.refused(at, now, jitter, &failed.text),
+                Next::Retry { .. } => {
+                    let arrived = match failed.cause {
+                        Cause::Tls | Cause::RateLimited | Cause::DateSkew => false,
+                        _ => true,
+                    };
+                    if arrived {
+                        self.open[at].phase = Phase::Unsure;
+                    }
+                    self.fails(Kind::Send, now, jitter, failed)
+                }
+                Next::RefreshKey | Next::Gone | Next::Stop => {
+                    self.fails(Kind::Send, now, jitter, failed)
+                }
+            },
+        }
+    }
+
+    /// The answer to [`Step::Look`].
+    pub fn looked(
+        &mut self,
+        now: Duration,
+        jitter: f64,
+        result: Result<Vec<Job>, Failed>,
+    ) -> Vec<Effect> {
+        let jobs = match result {
+            Ok(jobs) => jobs,
+            Err(failed) if failed.next == Next::Gone => Vec::new(),
+            Err(failed) => return self.fails(Kind::Look, now, jitter, failed),
+        };
+        let mut effects = self.well(Some(Kind::Look), now);
+        let unsure: Vec<String> = (self.open.iter())
+            .filter(|open| matches!(open.phase, Phase::Unsure))
+            .map(|open| open.batch.id.clone())
+            .collect();
+        for id in unsure {
+            let Some(at) = self.position(&id) else { continue };
+            let (name, rows) = (self.open[at].batch.name(), self.open[at].batch.rows);
+            let named = jobs.iter().filter(|job| job.name.as_deref() == Some(name.as_str()));
+            // Sent twice, there are two: the one that proves most counts.
+            let best = named.min_by_key(|job| match job.state {
+                JobState::Completed if proves(job, rows) => 0,
+                JobState::Pending => 1,
+                JobState::Completed => 2,
+                JobState::Lost => 3,
+            });
+            match best {
+                Some(job) => {
+                    self.open[at].phase = Phase::Following {
+                        job: job.id.clone(),
+                        due: now,
+                        looks: 0,
+                        progress: String::new(),
+                        moved: now,
+                    };
+                    effects.extend(self.judge(at, now, jitter, job));
+                }
+                None => self.open[at].phase = Phase::Ready { due: now },
+            }
+        }
+        effects
+    }
+
+    /// The answer to [`Step::Follow`].
+    pub fn followed(
+        &mut self,
+        id: &str,
+        now: Duration,
+        jitter: f64,
+        result: Result<Job, Failed>,
+    ) -> Vec<Effect> {
+        let Some(at) = self.position(id) else { return Vec::new() };
+        match result {
+            Ok(job) => {
+                let mut effects = self.well(Some(Kind::Follow), now);
+                effects.extend(self.judge(at, now, jitter, &job));
+                effects
+            }
+            // Not there any more, or an ID that the server itself cannot read.
+            Err(failed) if matches!(failed.next, Next::Gone | Next::Content) => {
+                let mut effects = self.well(Some(Kind::Follow), now);
+                effects.extend(self.again(at, now, jitter, &failed.text));
+                effects
+            }
+            Err(failed) => self.fails(Kind::Follow, now, jitter, failed),
+        }
+    }
+
+    /// Another key is there: what waited for it need not wait any longer.
+    pub fn key_changed(&mut self, now: Duration) {
+        if let Some(trouble) = self.trouble.as_mut().filter(|t| t.pause != Pause::Trouble) {
+            trouble.until = now;
+        }
+    }
+
+    fn position(&self, id: &str) -> Option<usize> {
+        self.open.iter().position(|open| open.batch.id == id)
+    }
+
+    /// Decides what a job's state means for its batch.
+    fn judge(&mut self, at: usize, now: Duration, jitter: f64, job: &Job) -> Vec<Effect> {
+        let rows = self.open[at].batch.rows;
+        match job.state {
+            JobState::Completed if proves(job, rows) => self.proved(at, now),
+            JobState::Completed if job.success => {
+                let loaded = job.loaded.map_or("nothing".to_owned(), |loaded| loaded.to_string());
+                self.again(at, now, jitter, &format!("{loaded} of {rows} rows reported as loaded"))
+            }
+            JobState::Completed => {
+                let reason = job.message.as_deref().unwrap_or("the job failed without a message");
+                self.refused(at, now, jitter, &format!("the import job failed: {reason}"))
+            }
+            JobState::Lost => self.again(at, now, jitter, "the job was taken back"),
+            JobState::Pending => self.pending(at, now, jitter, job),
+        }
+    }
+
+    fn pending(&mut self, at: usize, now: Duration, jitter: f64, job: &Job) -> Vec<Effect> {
+        let limit = STUCK * 2u32.pow(self.open[at].stuck.min(4));
+        let Phase::Following { due, looks, progress, moved, .. } = &mut self.open[at].phase else {
+            return Vec::new();
+        };
+        *looks = looks.saturating_add(1);
+        *due = now + retry::follow(*looks);
+        if *progress != job.progress {
+            progress.clone_from(&job.progress);
+            *moved = now;
+        }
+        if now.saturating_sub(*moved) < limit {
+            return Vec::new();
+        }
+        self.open[at].stuck += 1;
+        self.again(at, now, jitter, "the job does not come to an end")
+    }
+
+    fn proved(&mut self, at: usize, now: Duration) -> Vec<Effect> {
+        let Open { batch, .. } = self.open.remove(at);
+        self.accepted += 1;
+        self.odd_told = false;
+        self.refusal = None;
+        self.quarrel.note_accepted();
+        let mut effects = vec![
+            Effect::Acknowledge(batch.seqs),
+            Effect::Note(Note::Proved { batch: batch.id, rows: batch.rows }),
+        ];
+        if let Some(stopped) = self.stopped.take() {
+            let down = now.saturating_sub(stopped.since);
+            effects.push(Effect::Note(Note::Resumed { down }));
+        }
+        effects
+    }
+
+    /// Sends a batch again, later the longer it has been trying.
+    fn again(&mut self, at: usize, now: Duration, jitter: f64, what: &str) -> Vec<Effect> {
+        let lasted = now.saturating_sub(self.open[at].opened);
+        let wait = retry::wait(Pause::Trouble, lasted, jitter).max(retry::follow(0));
+        self.open[at].phase = Phase::Ready { due: now + wait };
+        self.odd(at, what)
+    }
+
+    fn odd(&mut self, at: usize, what: &str) -> Vec<Effect> {
+        if std::mem::replace(&mut self.odd_told, true) {
+            return Vec::new();
+        }
+        let (batch, what) = (self.open[at].batch.id.clone(), what.to_owned());
+        vec![Effect::Note(Note::Odd { batch, what })]
+    }
+
+    /// A batch was refused for its content.
+    fn refused(&mut self, at: usize, now: Duration, jitter: f64, reason: &str) -> Vec<Effect> {
+        let Open { batch, part, .. } = self.open.remove(at);
+        if concerns_account(reason) {
+            // No row is to blame: all of them wait, and are claimed afresh.
+            let mut seqs = self.quarrel.end();
+            seqs.extend(&batch.seqs);
+            self.unsplit.drain(..).for_each(|unsplit| seqs.extend(&unsplit));
+            let text = format!(
+                "{reason}; check that the node belongs to the token's account and is in its policy (nodeIds)"
+            );
+            let mut effects = vec![Effect::Release(seqs)];
+            effects.extend(self.stop(now, jitter, true, text));
+            return effects;
+        }
+        let mut effects = Vec::new();
+        if self.refusal.is_none() {
+            let (batch, reason) = (batch.id.clone(), reason.to_owned());
+            effects.push(Effect::Note(Note::Refused { batch, reason }));
+        }
+        self.refusal = Some(reason.to_owned());
+        self.twin |= batch.twin;
+        let part = part.unwrap_or_else(|| Part::new(batch.seqs, false));
+        match self.quarrel.refused(part, self.accepted) {
+            Verdict::GoesOn => {}
+            Verdict::SplitBySource(seqs) => self.unsplit.push(seqs),
+            Verdict::GiveUp(seq) => {
+                effects.push(Effect::GiveUp { seq, reason: reason.to_owned() });
+            }
+        }
+        effects
+    }
+
+    fn stop(&mut self, now: Duration, jitter: f64, all: bool, text: String) -> Vec<Effect> {
+        let since = self.stopped.as_ref().map_or(now, |stopped| stopped.since);
+        let told = self.stopped.is_some();
+        let until = now + retry::wait(Pause::Person, now.saturating_sub(since), jitter);
+        self.stopped = Some(Stopped { since, until, looking: false, all, text: text.clone() });
+        if told {
+            return Vec::new();
+        }
+        vec![Effect::Note(Note::Stopped { pause: Pause::Person, kind: "refused", text })]
+    }
+
+    /// A call succeeded: trouble with that kind of call is over. `None` is a new job, after which all is.
+    fn well(&mut self, kind: Option<Kind>, now: Duration) -> Vec<Effect> {
+        match self.trouble.take_if(|trouble| kind.is_none_or(|kind| kind == trouble.kind)) {
+            Some(trouble) => {
+                let down = now.saturating_sub(trouble.since);
+                vec![Effect::Note(Note::Resumed { down })]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn fails(&mut self, kind: Kind, now: Duration, jitter: f64, failed: Failed) -> Vec<Effect> {
+        let pause = match failed.next {
+            Next::Retry { .. } => Pause::Trouble,
+            Next::RefreshKey => Pause::Key,
+            Next::Stop | Next::Gone | Next::Content => Pause::Person,
+        };
+        let (since, mut told) = match self.trouble.take() {
+            Some(trouble) => (trouble.since, trouble.told),
+            None => (now, Vec::new()),
+        };
+        let wait = now + retry::wait(pause, now.saturating_sub(since), jitter);
+        let until = failed.not_before.map_or(wait, |at| at.max(wait));
+        let news = !told.contains(&failed.cause);
+        let text = failed.text;
+        let mut effects = Vec::new();
+        if news {
+            told.push(failed.cause);
+            let (kind, text) = (failed.cause.name(), text.clone());
+            effects.push(Effect::Note(Note::Stopped { pause, kind, text }));
+        }
+        self.trouble = Some(Trouble { kind, pause, since, until, told, text });
+        effects
+    }
+}
+
+/// What an open batch asks for now, if anything.
+fn due(open: &Open, now: Duration) -> Option<Step> {
+    match &open.phase {
+        Phase::Ready { due } if *due <= now => Some(Step::Send(open.batch.clone())),
+        Phase::Following { job, due, .. } if *due <= now => {
+            Some(Step::Follow { batch: open.batch.id.clone(), job: job.clone() })
+        }
+        Phase::Unsure => Some(Step::Look),
+        Phase::Ready { .. } | Phase::Following { .. } => None,
+    }
+}
+
+/// The only proof there is.
+fn proves(job: &Job, rows: u64) -> bool {
+    job.state == JobState::Completed && job.success && job.loaded == Some(rows)
+}
+
+/// Whether a job's failure is about the account, the token or the node rather than about a row.
+fn concerns_account(reason: &str) -> bool {
+    let reason = reason.to_ascii_lowercase();
+    ["not authorized", "access denied", "access_denied", "forbidden"]
+        .iter()
+        .any(|words| reason.contains(words))
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

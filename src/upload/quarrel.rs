@@ -1,0 +1,261 @@
+//! Finding the datum that the server does not want, without losing one that it does.
+//!
+//! A refused batch may hold one bad datum, or nothing wrong at all while the account, the token or
+//! the server is. What tells the two apart is whether anything else is accepted meanwhile:
+//!
+//! ```text
+//!  refused batch ──by source──▶ parts ──refused──▶ halves ─ … ─▶ one datum alone ──▶ suspect
+//!                                 │ accepted                                            │
+//!                                 ▼                                    something was accepted since,
+//!                               proved                                 and it is refused again
+//!                                                                                       ▼
+//!                                                                                    given up
+//! ```
+//!
+//! * A datum is given up only after it was refused alone, another batch was accepted, and it was
+//!   refused alone once more.
+//! * The largest part is tried first: where anything is good, that is found within few requests.
+//! * [`BUDGET`] refusals in a row without an acceptance mean that it is not about single datum: the
+//!   quarrel rests, a person is told, and every look afterwards tries [`PER_LOOK`] more.
+//!
+//! The quarrel is in memory only. After a restart the refused rows are claimed afresh and it begins
+//! again with what is left of them.
+
+use crate::queue::Ranges;
+
+/// Refusals in a row after which it is a person's business: enough to find the good part of a batch
+/// with several bad datum, few enough for a server that refuses everything.
+pub const BUDGET: u32 = 24;
+
+/// Refusals that each look afterwards may cost.
+pub const PER_LOOK: u32 = 8;
+
+/// No fresh batches are opened beside a quarrel over more rows than these.
+pub const MAX_ROWS: u64 = 20_000;
+
+/// Rows that are tried together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Which.
+    pub seqs: Ranges,
+    /// Whether they are all of one source.
+    pub one_source: bool,
+    suspect: Option<Suspect>,
+}
+
+/// What is held against a datum that was refused alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Suspect {
+    /// How many batches had been accepted when it was first refused.
+    accepted_then: u64,
+    /// The look in which it was refused last.
+    look: u64,
+}
+
+impl Part {
+    /// Rows that were not tried alone yet.
+    #[must_use]
+    pub fn new(seqs: Ranges, one_source: bool) -> Self {
+        Self { seqs, one_source, suspect: None }
+    }
+}
+
+/// What follows from a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on with smaller parts, or later.
+    GoesOn,
+    /// Several sources: the owner says which rows belong to which, see [`Quarrel::add`].
+    SplitBySource(Ranges),
+    /// This datum is given up.
+    GiveUp(u64),
+}
+
+/// All that is being quarrelled about.
+#[derive(Debug, Clone, Default)]
+pub struct Quarrel {
+    parts: Vec<Part>,
+    fruitless: u32,
+    look: u64,
+}
+
+impl Quarrel {
+    /// Whether there is nothing to quarrel about.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// How many rows wait in it.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.seqs.count()).sum()
+    }
+
+    /// Whether it rests because nothing at all was accepted for too long.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.fruitless >= BUDGET
+    }
+
+    /// Whether it has parts that were not tried.
+    #[must_use]
+    pub fn has_untried(&self) -> bool {
+        self.parts.iter().any(|part| part.suspect.is_none())
+    }
+
+    /// Begins another look: some more refusals may be spent, every suspect may be tried again.
+    pub fn look_again(&mut self) {
+        self.fruitless = self.fruitless.min(BUDGET - PER_LOOK);
+        self.look += 1;
+    }
+
+    /// Adds parts to be tried.
+    pub fn add(&mut self, parts: impl IntoIterator<Item = Part>) {
+        self.parts.extend(parts.into_iter().filter(|part| !part.seqs.is_empty()));
+    }
+
+    /// Takes out what is to be tried next, if anything is: the largest part, else a suspect that
+    /// either may be given up now or was not tried in this look.
+    pub fn pick(&mut self, accepted: u64) -> Option<Part> {
+        if self.is_exhausted() {
+            return None;
+        }
+        let (look, ready) = (self.look, |s: &Suspect| accepted > s.accepted_then);
+        let fresh = |part: &Part| part.suspect.is_none();
+        let untried = (self.parts.iter().enumerate())
+            .filter(|(_, part)| fresh(part))
+            // Of equals the first: old rows before young ones.
+            .max_by_key(|(at, part)| (part.seqs.count(), std::cmp::Reverse(*at)));
+        let at = untried.map(|(at, _)| at).or_else(|| {
+            let suspect = |part: &Part| part.suspect.clone();
+            self.parts.iter().position(|p| suspect(p).is_some_and(|s| ready(&s) || s.look < look))
+        })?;
+        Some(self.parts.remove(at))
+    }
+
+    /// Something was accepted.
+    pub fn note_accepted(&mut self) {
+        self.fruitless = 0;
+    }
+
+    /// A part, or a whole batch, was refused for its content.
+    pub fn refused(&mut self, part: Part, accepted: u64) -> Verdict {
+        self.fruitless = self.fruitless.saturating_add(1);
+        let Part { seqs, one_source, suspect } = part;
+        match (seqs.count(), suspect) {
+            (0, _) => Verdict::GoesOn,
+            (1, Some(suspect)) if accepted > suspect.accepted_then => {
+                seqs.first().map_or(Verdict::GoesOn, Verdict::GiveUp)
+            }
+            (1, suspect) => {
+                let accepted_then = suspect.map_or(accepted, |s| s.accepted_then);
+                let suspect = Suspect { accepted_then, look: self.look };
+                self.add([Part { seqs, one_source, suspect: Some(suspect) }]);
+                Verdict::GoesOn
+            }
+            (_, _) if !one_source => Verdict::SplitBySource(seqs),
+            (count, _) => {
+                self.add(halves(&seqs, count).map(|half| Part::new(half, true)));
+                Verdict::GoesOn
+            }
+        }
+    }
+
+    /// Ends the quarrel and hands out all that was in it.
+    pub fn end(&mut self) -> Ranges {
+        self.fruitless = 0;
+        let mut all = Ranges::default();
+        self.parts.drain(..).for_each(|part| all.extend(&part.seqs));
+        all
+    }
+}
+
+/// The older and the younger half.
+fn halves(seqs: &Ranges, count: u64) -> [Ranges; 2] {
+    let mut left = count / 2;
+    let mut halves = [Ranges::default(), Ranges::default()];
+    for range in seqs.iter() {
+        let (first, last) = range.into_inner();
+        let length = last - first + 1;
+        let old = left.min(length);
+        if old > 0 {
+            halves[0].insert(first..=first + old - 1);
+        }
+        if old < length {
+            halves[1].insert(first + old..=last);
+        }
+        left -= old;
+    }
+    halves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(seqs: impl IntoIterator<Item = u64>) -> Part {
+        Part::new(seqs.into_iter().collect(), true)
+    }
+
+    #[test]
+    fn a_lone_datum_is_given_up_only_after_another_was_accepted_in_between() {
+        let mut quarrel = Quarrel::default();
+        assert_eq!(quarrel.refused(part([7]), 3), Verdict::GoesOn);
+        assert_eq!(quarrel.pick(3), None, "nothing was accepted since");
+        let suspect = quarrel.pick(4).expect("something was accepted since");
+        assert_eq!(quarrel.refused(suspect, 4), Verdict::GiveUp(7));
+        assert!(quarrel.is_empty());
+    }
+
+    #[test]
+    fn a_suspect_tried_in_a_later_look_is_kept_while_nothing_is_accepted() {
+        let mut quarrel = Quarrel::default();
+        quarrel.refused(part([7]), 0);
+        for _ in 0..50 {
+            quarrel.look_again();
+            let suspect = quarrel.pick(0).expect("every look may try it");
+            assert_eq!(quarrel.refused(suspect, 0), Verdict::GoesOn);
+            assert_eq!(quarrel.pick(0), None, "once a look");
+        }
+        assert_eq!(quarrel.rows(), 1);
+    }
+
+    #[test]
+    fn halves_are_disjoint_and_cover_everything() {
+        let seqs: Ranges = [1, 2, 5, 6, 7, 9, 20].into_iter().collect();
+        let [old, young] = halves(&seqs, 7);
+        assert_eq!(old, [1, 2, 5].into_iter().collect());
+        assert_eq!(young, [6, 7, 9, 20].into_iter().collect());
+    }
+
+    #[test]
+    fn the_largest_part_is_tried_first_and_several_sources_are_split_first() {
+        let mut quarrel = Quarrel::default();
+        let mixed = Part::new((1..=9).collect(), false);
+        assert_eq!(quarrel.refused(mixed, 0), Verdict::SplitBySource((1..=9).collect()));
+        quarrel.add([part([1]), part(2..=6), part(7..=9)]);
+        assert_eq!(quarrel.pick(0), Some(part(2..=6)));
+        assert_eq!(quarrel.pick(0), Some(part(7..=9)));
+    }
+
+    #[test]
+    fn refusals_without_end_exhaust_it_and_every_look_spends_a_few_more() {
+        let mut quarrel = Quarrel::default();
+        quarrel.add([part(0..4096)]);
+        let spend = |quarrel: &mut Quarrel| {
+            let mut spent = 0;
+            while let Some(part) = quarrel.pick(0) {
+                quarrel.refused(part, 0);
+                spent += 1;
+            }
+            spent
+        };
+        assert_eq!(spend(&mut quarrel), BUDGET);
+        assert!(quarrel.is_exhausted());
+        quarrel.look_again();
+        assert_eq!(spend(&mut quarrel), PER_LOOK);
+        assert_eq!(quarrel.rows(), 4096, "nothing is lost on the way");
+        assert_eq!(quarrel.end().count(), 4096);
+    }
+}
