@@ -52,11 +52,8 @@ impl Cli {
         match self.command {
             Command::Check(check) => check.run(&config, &mut stdout().lock()),
             Command::Token(token) => {
-                let mut streams = token::Streams {
-                    input: &mut stdin(),
-                    out: &mut stdout(),
-                    err: &mut stderr(),
-                };
+                let mut streams =
+                    token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
                 token.run(&mut streams, || token_context(&config), token::connect)
             }
             Command::Instruction(instruction) => {

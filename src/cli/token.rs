@@ -38,7 +38,7 @@ use crate::{
 /// Longest secret or key file read.
 const MAX_SECRET_FILE_BYTES: u64 = 4096;
 
-/// The arguments of `token`.
+/// Imports, shows and checks the tokens on this device, and signs requests by hand
 #[derive(Debug, Args)]
 pub struct Token {
     #[command(subcommand)]
@@ -52,7 +52,7 @@ enum TokenCommand {
     Check(online::Check),
     Refresh(online::Refresh),
     Forget(show::Forget),
-    Sign(sign::Sign),
+    Sign(Box<sign::Sign>),
 }
 
 /// What these commands need of the configuration.
@@ -140,7 +140,8 @@ fn missing(name: &TokenName) -> Failure {
     Failure::new(
         Exit::Config,
         format!(
-            "no token `{name}` on this device; import it: `solarnode-agent token import {name} --token-id ID`"
+            "no token `{name}` on this device; \
+             import it: `solarnode-agent token import {name} --token-id ID`"
         ),
     )
 }

@@ -79,7 +79,8 @@ pub struct TokenSecret(String);
 /// A text that is no token secret. Does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a token secret is one line of text without blanks, as SolarNetwork showed it when the token was issued"
+    "a token secret is one line of text without blanks, \
+     as SolarNetwork showed it when the token was issued"
 )]
 pub struct InvalidSecret;
 

@@ -78,7 +78,8 @@ pub struct Signed {
 pub enum SignError {
     /// The target would not arrive as it is.
     #[error(
-        "the request target `{target}` must begin with `/` and have only visible ASCII characters; percent-encode the others"
+        "the request target `{target}` must begin with `/` \
+         and have only visible ASCII characters; percent-encode the others"
     )]
     Target {
         /// As given.

@@ -81,7 +81,8 @@ pub enum Saved {
 pub enum StoreError {
     /// Others may have read it.
     #[error(
-        "{} is open to other users (mode {mode:04o}) and holds secrets: run `chmod {wanted:o} {}`, and import the token anew if others may have read it", path.display(), path.display()
+        "{} is open to other users (mode {mode:04o}) and holds secrets: \
+         run `chmod {wanted:o} {}`, and import the token anew if others may have read it", path.display(), path.display()
     )]
     TooWide {
         /// The file or folder.
@@ -99,7 +100,8 @@ pub enum StoreError {
     },
     /// The file cannot be understood.
     #[error(
-        "{} is not a credential file: {reason}; it was left as it is. Import the token again with `solarnode-agent token import`", path.display()
+        "{} is not a credential file: {reason}; it was left as it is. \
+         Import the token again with `solarnode-agent token import`", path.display()
     )]
     Corrupt {
         /// The file.

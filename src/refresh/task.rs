@@ -171,7 +171,11 @@ impl<C: RefreshCalls> Keeper<C> {
         if self.unreadable != unreadable
             && let Some(error) = &unreadable
         {
-            error!(event = "credential.unreadable", token = %self.parts.name, %error, "credential not read");
+            error!(
+                event = "credential.unreadable",
+                token = %self.parts.name, %error,
+                "credential not read"
+            );
         }
         self.unreadable = unreadable;
         let moment = self.moment();
@@ -236,28 +240,60 @@ impl<C: RefreshCalls> Keeper<C> {
         let error = status.last_error.as_deref().unwrap_or_default();
         match condition {
             Condition::Missing => {
-                error!(event = "credential.missing", %token, because, "no token, uploads wait");
+                error!(
+                    event = "credential.missing",
+                    %token, because,
+                    "no token, uploads wait"
+                );
             }
             Condition::TimeUnknown => {
-                info!(event = "credential.time_unknown", %token, "asking a server for the time");
+                info!(
+                    event = "credential.time_unknown",
+                    %token,
+                    "asking a server for the time"
+                );
             }
             Condition::Well => {
-                info!(event = "credential.well", %token, key_expires = ends, because, "token in use");
+                info!(
+                    event = "credential.well",
+                    %token, key_expires = ends, because,
+                    "token in use"
+                );
             }
             Condition::Failing => {
-                warn!(event = "credential.not_renewed", %token, key_expires = ends, error, "signing key not renewed");
+                warn!(
+                    event = "credential.not_renewed",
+                    %token, key_expires = ends, error,
+                    "signing key not renewed"
+                );
             }
             Condition::NotRenewable => {
-                warn!(event = "credential.not_renewable", %token, key_expires = ends, because, "signing key cannot be renewed");
+                warn!(
+                    event = "credential.not_renewable",
+                    %token, key_expires = ends, because,
+                    "signing key cannot be renewed"
+                );
             }
             Condition::EndsSoon => {
-                error!(event = "credential.ends_soon", %token, key_expires = ends, because, error, "signing key ends soon");
+                error!(
+                    event = "credential.ends_soon",
+                    %token, key_expires = ends, because, error,
+                    "signing key ends soon"
+                );
             }
             Condition::Refused => {
-                error!(event = "credential.refused", %token, because, error, "token refused, uploads wait");
+                error!(
+                    event = "credential.refused",
+                    %token, because, error,
+                    "token refused, uploads wait"
+                );
             }
             Condition::RunOut => {
-                error!(event = "credential.ran_out", %token, key_expires = ends, because, "signing key ran out, uploads wait");
+                error!(
+                    event = "credential.ran_out",
+                    %token, key_expires = ends, because,
+                    "signing key ran out, uploads wait"
+                );
             }
         }
     }
@@ -314,7 +350,8 @@ fn explain(trouble: &Trouble) -> String {
             "the token's policy forbids to renew its key (refreshAllowed)".to_owned()
         }
         Trouble::PathForbidden => format!(
-            "the token's policy does not list the call that renews its key: add {POLICY_PATH} to its apiPaths"
+            "the token's policy does not list the call that renews its key: \
+             add {POLICY_PATH} to its apiPaths"
         ),
         Trouble::Expired => "the token's policy has run out (notAfter)".to_owned(),
         Trouble::Rejected => {

@@ -1,12 +1,20 @@
-//! `token sign` as people use it: the real binary, without any configuration.
+//! The `token` commands as people use them: the real binary, against the simulator where they ask a
+//! server, and without any configuration where they sign by hand.
 
 use std::{
     fs,
-    path::Path,
+    io::Write as _,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
-use serde_json::Value;
+use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
+use serde_json::{Value, json};
+use solarnet_sim::{
+    Act, IssuedToken, Misbehaviour, Seed, SeedUser, Sim, TokenKind, signing_key_hex,
+};
+use tempfile::TempDir;
 
 fn agent(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_solarnode-agent"))
@@ -181,4 +189,263 @@ fn wrong_arguments_end_with_64_and_say_what_is_missing() {
         assert!(err.contains(want), "{arguments:?}: {err}");
         assert!(output.stdout.is_empty() && !err.contains("hunter2"), "{arguments:?}: {err}");
     }
+}
+
+/// A server with one account, and a device that is configured for it.
+struct Site {
+    sim: Sim,
+    dir: TempDir,
+}
+
+/// What a command printed, and its exit code.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        let user = SeedUser {
+            id: 1,
+            roles: vec!["ROLE_IMPORT".to_owned()],
+            nodes: vec![101],
+            ..SeedUser::default()
+        };
+        let sim = Sim::start(Seed { users: vec![user], ..Seed::default() }).expect("a free port");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = format!(
+            "state_dir = '{}/state'\n[solarnet]\nuser_url = '{}'\nquery_url = '{}'\nrequest_rate = '10/s'\n",
+            dir.path().display(),
+            sim.user_url(),
+            sim.query_url()
+        );
+        fs::write(dir.path().join("agent.toml"), config).expect("written");
+        Self { sim, dir }
+    }
+
+    fn issue(&self, policy: &Value) -> IssuedToken {
+        self.sim.issue_token(1, TokenKind::User, policy)
+    }
+
+    /// Runs `token …` and gives it `input` once it was seen not to have it in its arguments.
+    fn token(&self, arguments: &[&str], input: &str) -> Done {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_solarnode-agent"))
+            .arg("--config")
+            .arg(self.dir.path().join("agent.toml"))
+            .arg("token")
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the agent starts");
+        if !input.is_empty() {
+            let seen = ["cmdline", "environ"].map(|name| {
+                let bytes = fs::read(format!("/proc/{}/{name}", child.id())).expect("it runs");
+                String::from_utf8_lossy(&bytes).into_owned()
+            });
+            assert!(!seen.iter().any(|text| text.contains(input)), "{seen:?}");
+        }
+        let mut stdin = child.stdin.take().expect("piped");
+        // One that reads no input has closed it by now.
+        drop(stdin.write_all(input.as_bytes()));
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        let done =
+            Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
+        assert!(input.is_empty() || !format!("{done:?}").contains(input.trim_end()), "{done:?}");
+        done
+    }
+
+    fn import(&self, token: &IssuedToken, more: &[&str]) -> Done {
+        let arguments = [&["import", "site", "--token-id", &token.id], more].concat();
+        self.token(&arguments, &format!("{}\n", token.secret))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("state/credentials/site.json")
+    }
+
+    /// The credential on disk: what was stored is the server's key of the day it says.
+    fn stored(&self, token: &IssuedToken) -> Value {
+        let stored = fs::read(self.file()).expect("stored");
+        let stored: Value = serde_json::from_slice(&stored).expect("JSON");
+        let day = NaiveDate::parse_from_str(text(&stored["key_date"]), "%Y%m%d").expect("a day");
+        assert_eq!(text(&stored["key"]), signing_key_hex(&token.secret, day));
+        stored
+    }
+}
+
+fn key_date(at: DateTime<Utc>) -> String {
+    at.format("%Y%m%d").to_string()
+}
+
+#[test]
+fn an_imported_token_leaves_its_key_here_and_its_secret_nowhere() {
+    let site = Site::new();
+    let token = site.issue(&json!({}));
+    let done = site.import(&token, &[]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let stored = site.stored(&token);
+    assert_eq!(text(&stored["key_date"]), key_date(site.sim.now()));
+    let mut folders = vec![site.dir.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("listed") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => {
+                    let contents = fs::read_to_string(&path).expect("text");
+                    assert!(!contents.contains(&token.secret), "{}", path.display());
+                }
+            }
+        }
+    }
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&site.file()), 0o600);
+    assert_eq!(mode(site.file().parent().expect("a folder")), 0o700);
+
+    let shown = site.token(&["show"], "");
+    assert!(
+        shown.out.contains(&token.id) && !shown.out.contains(text(&stored["key"])),
+        "{shown:?}"
+    );
+    let checked = site.token(&["check"], "");
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+
+    let done = site.import(&token, &["--keep-secret"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(site.stored(&token)["secret"], token.secret);
+    assert_eq!(mode(&site.file()), 0o600);
+    assert_eq!(site.token(&["forget", "site"], "").code, Some(0));
+    assert!(!site.file().exists());
+}
+
+#[test]
+fn a_store_that_others_can_read_is_refused_until_it_is_repaired_as_told() {
+    let site = Site::new();
+    let token = site.issue(&json!({}));
+    site.import(&token, &[]);
+    fs::set_permissions(site.file(), fs::Permissions::from_mode(0o644)).expect("changed");
+    let refused = site.token(&["check"], "");
+    assert_eq!(refused.code, Some(77), "{refused:?}");
+    let command = format!("chmod 600 {}", site.file().display());
+    assert!(refused.err.contains(&command), "{refused:?}");
+    let repaired = Command::new("sh").args(["-c", &command]).status().expect("a shell");
+    assert!(repaired.success());
+    assert_eq!(site.token(&["check"], "").code, Some(0));
+}
+
+#[test]
+fn each_policy_is_answered_as_the_server_enforces_it() {
+    let past = (Utc::now() - TimeDelta::hours(1)).timestamp_millis();
+    #[rustfmt::skip]
+    let cases = [
+        (json!({"apiPaths": ["/auth-tokens/refresh/v2"]}), Some(0),  true,  ""),
+        (json!({"nodeIds": [101]}),                        Some(0),  true,  ""),
+        (json!({"refreshAllowed": true}),                  Some(0),  true,  ""),
+        (json!({"refreshAllowed": false}),                 Some(0),  true,  "refreshAllowed"),
+        (json!({"apiPaths": ["/datum/**"]}),               Some(0),  true,  "/auth-tokens/refresh/v2"),
+        (json!({"notAfter": past}),                        Some(77), false, "notAfter"),
+    ];
+    for (policy, code, stored, want) in cases {
+        let site = Site::new();
+        let token = site.issue(&policy);
+        let done = site.import(&token, &[]);
+        assert_eq!(done.code, code, "{policy}: {done:?}");
+        assert_eq!(site.file().exists(), stored, "{policy}");
+        assert_eq!(done.err.is_empty(), want.is_empty(), "{policy}: {done:?}");
+        assert!(done.err.contains(want), "{policy}: {done:?}");
+        if code == Some(0) && !want.is_empty() {
+            let ends = site.sim.now().date_naive() + Days::new(7);
+            assert!(done.err.contains(&ends.to_string()), "{policy}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_and_disabled_credentials_are_not_stored() {
+    let site = Site::new();
+    let token = site.issue(&json!({}));
+    let wrong = IssuedToken { id: token.id.clone(), secret: "not.its-secret".to_owned() };
+    let done = site.import(&wrong, &[]);
+    assert_eq!(done.code, Some(77), "{done:?}");
+    site.sim.set_token_active(&token.id, false);
+    let done = site.import(&token, &[]);
+    assert_eq!(done.code, Some(77), "{done:?}");
+    assert!(!site.file().exists());
+}
+
+#[test]
+fn a_device_days_off_imports_and_renews_by_the_servers_time() {
+    let site = Site::new();
+    site.sim.set_clock_offset(TimeDelta::days(30));
+    let token = site.issue(&json!({"apiPaths": ["/auth-tokens/refresh/v2"]}));
+    let done = site.import(&token, &[]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(text(&site.stored(&token)["key_date"]), key_date(site.sim.now()));
+
+    site.sim.set_clock_offset(TimeDelta::days(36));
+    let done = site.token(&["refresh"], "");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let stored = site.stored(&token);
+    assert_eq!(text(&stored["key_date"]), key_date(site.sim.now()));
+    assert_eq!(stored.get("secret"), None);
+
+    site.sim.set_clock_offset(TimeDelta::days(43));
+    let done = site.token(&["refresh"], "");
+    assert_eq!(done.code, Some(77), "nobody can renew it: {done:?}");
+    assert!(done.err.contains("token import"), "{done:?}");
+    assert_eq!(site.stored(&token), stored);
+}
+
+#[test]
+fn a_server_that_is_away_delays_the_proof_and_not_the_import() {
+    let site = Site::new();
+    let token = site.issue(&json!({}));
+    site.sim.go_down();
+    let done = site.import(&token, &[]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.err.contains("unproved"), "{done:?}");
+    assert_eq!(site.token(&["check"], "").code, Some(69));
+    assert_eq!(site.token(&["refresh"], "").code, Some(69));
+    site.sim.come_back().expect("the port is free");
+    assert_eq!(site.token(&["check"], "").code, Some(0));
+}
+
+#[test]
+fn a_new_key_that_was_handed_out_but_not_proved_is_not_stored() {
+    let site = Site::new();
+    let token = site.issue(&json!({}));
+    site.import(&token, &[]);
+    site.sim.set_clock_offset(TimeDelta::days(2));
+    let before = site.stored(&token);
+    for act in [Act::CutBefore, Act::CutAfter, Act::CutMidBody, Act::Transient] {
+        // Counted are: one wrongly dated, its repetition, which hands out the key, then the proof.
+        site.sim.misbehave(Misbehaviour::new("/solarquery/", act.clone()).skip(2).times(9));
+        let done = site.token(&["refresh"], "");
+        assert_eq!(done.code, Some(69), "{act:?}: {done:?}");
+        assert_eq!(site.stored(&token), before, "{act:?}");
+        site.sim.behave();
+    }
+    assert_eq!(site.token(&["refresh"], "").code, Some(0));
+    assert_eq!(text(&site.stored(&token)["key_date"]), key_date(site.sim.now()));
+}
+
+#[test]
+fn a_signature_made_by_hand_is_accepted() {
+    let site = Site::new();
+    let token = site.issue(&json!({}));
+    site.import(&token, &[]);
+    let url = format!("{}/api/v1/sec/whoami", site.sim.query_url());
+    let done = site.token(&["sign", "GET", &url, "--token", "site"], "");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let command = format!("{} --max-time 20", done.out.lines().last().expect("a command"));
+    let answer = Command::new("sh").args(["-c", &command]).output().expect("a shell");
+    let answer: Value = serde_json::from_slice(&answer.stdout).expect("curl is needed here");
+    assert_eq!(answer["success"], true, "{answer}");
 }

@@ -31,12 +31,13 @@ use crate::{
     solarnet::Cause,
 };
 
-/// Puts a token into the store: its signing key, made from the secret on standard input or in a file
+/// Puts a token into the store: its signing key, made from the secret on standard input
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Only the signing key is stored, which the daemon renews every day; the secret is \
-forgotten.\n\nExample:\n  solarnode-agent token import site --token-id abcdefghij0123456789 < secret.txt"
-)]
+#[command(after_help = "\
+Only the signing key is stored, which the daemon renews every day; the secret is forgotten.
+
+Example:
+  solarnode-agent token import site --token-id abcdefghij0123456789 < secret.txt")]
 pub(super) struct Import {
     /// The name to keep it under, as in `solarnet.token`
     name: TokenName,
@@ -102,7 +103,8 @@ impl Import {
             )?,
             None => writeln!(
                 streams.out,
-                "token `{name}` ({token_id}) imported: its key of {} signs until {ends}, and is renewed by the daemon",
+                "token `{name}` ({token_id}) imported: its key of {} signs until {ends}, \
+                 and is renewed by the daemon",
                 credential.key_date
             )?,
         }
@@ -151,7 +153,8 @@ impl Import {
         Err(Failure::new(
             Exit::Unavailable,
             format!(
-                "this device's clock says {} and no server told the time, so no key can be made; nothing was stored. Set the clock, or import with --keep-secret",
+                "this device's clock says {} and no server told the time, so no key can be made; \
+                 nothing was stored. Set the clock, or import with --keep-secret",
                 readable(now)
             ),
         ))
@@ -175,7 +178,8 @@ impl Import {
             Cause::BadCredentials if !credential.usable_at(calls.now()) => Err(Failure::new(
                 Exit::NoPermission,
                 format!(
-                    "nothing was stored: a key of {} signs until {ends}, and the server's time is {}",
+                    "nothing was stored: a key of {} signs until {ends}, \
+                     and the server's time is {}",
                     credential.key_date,
                     readable(calls.now())
                 ),
@@ -187,14 +191,18 @@ impl Import {
             Cause::AccessDenied => {
                 writeln!(
                     streams.err,
-                    "warning: the token's policy forbids to renew its key (refreshAllowed): uploads end on {ends} unless the token is imported again; --keep-secret avoids that"
+                    "warning: the token's policy forbids to renew its key (refreshAllowed): \
+                     uploads end on {ends} unless the token is imported again; \
+                     --keep-secret avoids that"
                 )?;
                 Ok(())
             }
             Cause::PathDenied => {
                 writeln!(
                     streams.err,
-                    "warning: the token's policy does not list the call that renews its key (apiPaths, {POLICY_PATH}): the key is not proved, and uploads end on {ends} unless the token is imported again; --keep-secret avoids that"
+                    "warning: the token's policy does not list the call that renews its key \
+                     (apiPaths, {POLICY_PATH}): the key is not proved, and uploads end on {ends} \
+                     unless the token is imported again; --keep-secret avoids that"
                 )?;
                 Ok(())
             }
@@ -203,7 +211,8 @@ impl Import {
                 let error = anyhow::Error::from(unproved);
                 writeln!(
                     streams.err,
-                    "warning: {error:#}; it is stored unproved, and the daemon will say if the server refuses it"
+                    "warning: {error:#}; it is stored unproved, \
+                     and the daemon will say if the server refuses it"
                 )?;
                 Ok(())
             }

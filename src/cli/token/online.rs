@@ -47,7 +47,8 @@ impl Check {
             Ok(()) => {
                 writeln!(
                     streams.out,
-                    "token `{name}` ({id}) works: its key of {} signs until {until} and can be renewed",
+                    "token `{name}` ({id}) works: its key of {} signs until {until} \
+                     and can be renewed",
                     credential.key_date
                 )?;
                 Ok(Exit::Ok)
@@ -153,7 +154,8 @@ fn refused(error: CallError) -> Failure {
             Some("the token's policy forbids to renew its key (refreshAllowed)".to_owned())
         }
         Cause::PathDenied => Some(format!(
-            "the token's policy does not list the call that renews its key: add {POLICY_PATH} to its apiPaths"
+            "the token's policy does not list the call that renews its key: \
+             add {POLICY_PATH} to its apiPaths"
         )),
         _ => None,
     };

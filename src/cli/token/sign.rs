@@ -46,7 +46,12 @@ pub(super) struct Sign {
     #[arg(long, value_name = "FILE", requires = "token_id", conflicts_with = "token")]
     secret_file: Option<PathBuf>,
     /// File with a signing key, 64 hexadecimal digits
-    #[arg(long, value_name = "FILE", requires_all = ["token_id", "key_date"], conflicts_with = "token")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires_all = ["token_id", "key_date"],
+        conflicts_with = "token"
+    )]
     key_file: Option<PathBuf>,
     /// The UTC day of the key [default with --secret-file: the request's]
     #[arg(long, value_name = "YYYYMMDD", requires = "with", value_parser = parse_key_date)]
@@ -126,7 +131,8 @@ impl Sign {
         if !usable.usable_at(date) {
             writeln!(
                 streams.err,
-                "warning: the server will refuse this: a key of {key_date} signs requests dated up to six days later, and this one is dated {}",
+                "warning: the server will refuse this: a key of {key_date} signs requests dated \
+                 up to six days later, and this one is dated {}",
                 date.date_naive()
             )?;
         }
@@ -149,7 +155,12 @@ impl Sign {
             return Ok(date);
         };
         let date = parse_http_date(text)
-            .with_context(|| format!("the date header `{text}` is no date that the server reads, such as `Sun, 15 Jun 2025 08:09:10 GMT`"))
+            .with_context(|| {
+                format!(
+                    "the date header `{text}` is no date that the server reads, \
+                     such as `Sun, 15 Jun 2025 08:09:10 GMT`"
+                )
+            })
             .or_exit(Exit::Usage)?;
         if self.date.is_some_and(|other| other.trunc_subsecs(0) != date) {
             writeln!(streams.err, "warning: --date is not used, the date header says {text}")?;
@@ -201,7 +212,8 @@ impl Sign {
         }
         write!(
             streams.out,
-            "Canonical request\n\n{}\n\nSigning message\n\n{}\n\nHeader\n\nAuthorization: {}\n\nCommand\n\n{}\n",
+            "Canonical request\n\n{}\n\nSigning message\n\n{}\n\n\
+             Header\n\nAuthorization: {}\n\nCommand\n\n{}\n",
             signed.canonical_request,
             signed.signing_message,
             signed.authorization,
