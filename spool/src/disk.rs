@@ -45,9 +45,29 @@ pub(crate) fn read_all(file: &impl DiskFile) -> io::Result<Vec<u8>> {
     // More than any segment would be somebody else's file; its start decides.
     let bytes = file.bytes()?.min(u64::from(crate::format::Layout::MAX_BYTES));
     let mut content = vec![0; bytes as usize];
-    let read = file.read_at(&mut content, 0)?;
+    let read = read_around(file, &mut content, 0)?;
     content.truncate(read);
     Ok(content)
+}
+
+/// Reads like [`DiskFile::read_at`], with zeros for what a bad spot on the medium does not give
+/// back.
+///
+/// No record checks out there, so it is skipped and counted as all damage is.
+pub(crate) fn read_around(file: &impl DiskFile, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    const PAGE: usize = 4096;
+    if let Ok(read) = file.read_at(buffer, at) {
+        return Ok(read);
+    }
+    let rest = file.bytes()?.saturating_sub(at);
+    let readable = buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+    let buffer = &mut buffer[..readable];
+    for (i, page) in buffer.chunks_mut(PAGE).enumerate() {
+        if file.read_at(page, at + (i * PAGE) as u64).is_err() {
+            page.fill(0);
+        }
+    }
+    Ok(readable)
 }
 
 /// A folder of the real file system.
@@ -60,9 +80,10 @@ pub(crate) struct Folder {
 impl Folder {
     /// The folder for a writer; it is made if it is not there.
     pub(crate) fn for_writing(path: &Path) -> io::Result<Self> {
-        fs::create_dir_all(path)?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent)?.sync_all()?;
+        if !path.is_dir() {
+            fs::create_dir_all(path)?;
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         }
         Ok(Self { path: path.to_owned(), writable: true })
     }

@@ -16,8 +16,8 @@ pub enum Error {
         /// The process that wrote its ID into the lock file last.
         pid: Option<u32>,
     },
-    /// The disk has no room for what must be written. Nothing is lost: what was committed is, what was
-    /// not committed stays in memory, and the same call succeeds once there is room.
+    /// The disk has no room for what must be written. Nothing is lost: what was committed is, what
+    /// was not committed stays in memory, and the same call succeeds once there is room.
     #[error("no space left on the disk of the queue")]
     Full,
     /// A payload that fits into no segment.
@@ -54,7 +54,7 @@ pub enum Error {
     #[error("an earlier write of the queue failed; it has to be opened again")]
     Poisoned,
     /// The file system refused.
-    #[error("cannot {action} in the queue's folder")]
+    #[error("cannot {action} of the queue")]
     Io {
         /// What was attempted.
         action: &'static str,

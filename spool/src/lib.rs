@@ -1,8 +1,9 @@
 //! A durable queue of opaque records.
 //!
-//! Made for devices that store every record before anything else happens to it, lose power at any moment, and
-//! wear out their flash by what is written. It writes about as little as can be written: one sync a commit into
-//! blocks that exist already, and nothing for a record that is acknowledged before its commit is due.
+//! Made for devices that store every record before anything else happens to it, lose power at any
+//! moment, and wear out their flash by what is written. It writes about as little as can be
+//! written: one sync a commit into blocks that exist already, and nothing for a record that is
+//! acknowledged before its commit is due.
 //!
 //! ```
 //! # let folder = tempfile::tempdir()?;
@@ -19,21 +20,31 @@
 //! - `format.rs` describes the files, what always holds, and recovery; start there.
 //! - Records are bytes: what they mean, when to commit, and the time are the owner's business.
 
+mod commit;
 mod disk;
 mod engine;
 mod error;
 mod format;
+#[cfg(test)]
+mod format_tests;
 mod load;
 #[cfg(test)]
 mod memory_disk;
 #[cfg(test)]
 mod model_tests;
+mod open;
 mod ranges;
+mod reader;
+mod record;
+#[cfg(test)]
+mod recovery_tests;
 mod room;
 mod segment;
 mod spool;
 
 pub use error::Error;
-pub use format::{Loss, Reason, Seq};
+pub use format::Seq;
+pub use reader::{Damage, Reader, Verification};
+pub use record::{Loss, Reason};
 pub use segment::Record;
 pub use spool::{Commit, Options, Recovery, Spool, Stat};

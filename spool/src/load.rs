@@ -6,12 +6,13 @@
 use std::{collections::BTreeSet, io};
 
 use crate::{
-    disk::{Disk, DiskFile, read_all},
+    disk::{Disk, DiskFile, read_all, read_around},
     format::{
-        HEADER_BYTES, Header, Kind, Loss, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION,
-        SEAL_BYTES, Seal, Seq, pairs, reservation,
+        HEADER_BYTES, Header, MAX_LOSSES, MAX_OFFSET, MAX_SEQ, Name, RESERVATION, SEAL_BYTES, Seal,
+        Seq,
     },
     ranges::RangeSet,
+    record::{Kind, Loss, pairs, reservation},
     segment::{Entry, Index, Segment, live, scan_bytes},
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Loaded<F> {
     /// Bytes skipped in a commit that was under way.
     pub(crate) torn: u64,
     pub(crate) broken_headers: u64,
+    /// Damaged places in which a later reservation than the last one found may have been.
+    hidden_reservations: u64,
 }
 
 /// The segment that is appended to.
@@ -42,6 +45,8 @@ pub(crate) struct Current<F> {
     pub(crate) segment: Segment,
     pub(crate) file: F,
     pub(crate) entries: Vec<Entry>,
+    /// Damaged places that had been synced.
+    pub(crate) corrupt: Vec<(usize, usize)>,
     /// The bytes from the last commit's start to the end, and where they begin.
     pub(crate) tail: Vec<u8>,
     pub(crate) tail_at: usize,
@@ -57,14 +62,15 @@ pub(crate) struct State {
     pub(crate) losses: Vec<Loss>,
     pub(crate) dropped: u64,
     pub(crate) reserved: Seq,
+    pub(crate) limit: u64,
     /// The largest sequence number that any record names.
     seen: Seq,
 }
 
 impl State {
     fn from_header(header: &Header) -> Self {
-        let mut state =
-            Self { reserved: header.reserved, dropped: header.dropped, ..Self::default() };
+        let Header { reserved, dropped, limit, .. } = *header;
+        let mut state = Self { reserved, dropped, limit, ..Self::default() };
         header.ranges.iter().for_each(|range| state.acknowledge(*range));
         state
     }
@@ -131,6 +137,7 @@ pub(crate) fn load<D: Disk>(disk: &D) -> io::Result<Loaded<D::File>> {
         corrupt: 0,
         torn: 0,
         broken_headers: 0,
+        hidden_reservations: 0,
     };
     let mut candidates = Vec::new();
     for name in disk.list()?.iter().filter_map(|name| Name::parse(name)) {
@@ -161,7 +168,7 @@ pub(crate) fn load<D: Disk>(disk: &D) -> io::Result<Loaded<D::File>> {
         let current = Some(number) == newest;
         let tells = !candidate.carried && number >= told;
         if current || tells || !candidate.sealed {
-            scan_whole(&mut loaded, candidate, current)?;
+            scan_whole(&mut loaded, candidate, current, tells)?;
         } else {
             loaded.next = loaded.next.max(candidate.segment.last + 1);
             loaded.sealed.push(candidate.segment);
@@ -179,11 +186,11 @@ fn look_at<D: Disk>(disk: &D, name: Name) -> io::Result<Candidate<D::File>> {
     let file = disk.open(&name.to_string())?;
     let bytes = file.bytes()?;
     let mut page = vec![0; HEADER_BYTES];
-    let read = file.read_at(&mut page, 0)?;
+    let read = read_around(&file, &mut page, 0)?;
     let header = Header::decode(&page[..read]).filter(|h| h.number == number && h.base == base);
     let length = header.as_ref().map_or(bytes, |h| u64::from(h.bytes));
     let mut seal = [0; SEAL_BYTES];
-    let read = file.read_at(&mut seal, length.saturating_sub(SEAL_BYTES as u64))?;
+    let read = read_around(&file, &mut seal, length.saturating_sub(SEAL_BYTES as u64))?;
     let seal = Seal::decode(&seal[..read], number).filter(|seal| {
         let in_order = base <= seal.first && seal.first <= seal.last;
         u64::from(seal.end) <= length
@@ -231,23 +238,28 @@ fn without_replaced<F>(candidates: Vec<Candidate<F>>, gone: &mut Vec<Name>) -> V
     kept
 }
 
-/// Reads a segment whole: the current one, one without a seal, or one whose records matter because a
-/// header after it is broken.
+/// Reads a segment whole: the current one, one without a seal, or one whose records matter because
+/// a header after it is broken.
 fn scan_whole<F: DiskFile>(
     loaded: &mut Loaded<F>,
     candidate: Candidate<F>,
     current: bool,
+    tells: bool,
 ) -> io::Result<()> {
-    let Candidate { mut segment, length, carried, header, file, sealed } = candidate;
+    let Candidate { mut segment, length, header, file, sealed, .. } = candidate;
     let bytes = read_all(&file)?;
     let until = match sealed && !current {
         true => segment.end,
         false => bytes.len().min(length.saturating_sub(SEAL_BYTES)),
     };
     let state = &mut loaded.state;
+    let mut last_reservation = 0;
     let scanned = scan_bytes(&bytes, segment.seed(), until, |found| {
-        if !carried {
+        if tells {
             state.apply(found.kind, found.payload);
+            if found.kind == Kind::Reservation {
+                last_reservation = found.at;
+            }
         }
     });
     segment.learn(&scanned.entries, &RangeSet::default());
@@ -263,19 +275,25 @@ fn scan_whole<F: DiskFile>(
         } else {
             loaded.torn += (to - from) as u64;
         }
-        loaded.next += RESERVATION;
+        if tells && *from > last_reservation {
+            loaded.hidden_reservations += 1;
+        }
     }
     if sealed && !current && scanned.end < until {
         loaded.corrupt += 1;
     }
     if current {
         let tail_at = scanned.last_commit.unwrap_or(HEADER_BYTES).min(scanned.end);
+        let mut tail = bytes.get(tail_at..).unwrap_or_default().to_vec();
+        // The last record's padding may be missing from a truncated file.
+        tail.resize(scanned.end - tail_at, 0);
         loaded.current = Some(Current {
-            tail: bytes.get(tail_at..scanned.end).unwrap_or_default().to_vec(),
+            tail,
             tail_at,
             segment,
             file,
             entries: scanned.entries,
+            corrupt: scanned.damage.into_iter().filter(|(_, to)| *to <= synced).collect(),
             length,
             header_is_good: header.is_some(),
         });
@@ -289,6 +307,7 @@ fn scan_whole<F: DiskFile>(
 fn finish<D: Disk>(disk: &D, loaded: &mut Loaded<D::File>) -> io::Result<()> {
     let State { seen, reserved, .. } = loaded.state;
     loaded.next = loaded.next.max(reserved.min(MAX_SEQ)).max(seen + 1);
+    loaded.next += loaded.hidden_reservations * RESERVATION;
     if loaded.current.as_ref().is_some_and(|current| !current.header_is_good) {
         // Its reservation is not known; its base is, and no number is further from it than this.
         loaded.next += MAX_OFFSET + RESERVATION;

@@ -1,8 +1,8 @@
 //! A disk in memory for tests: it forgets what was not synced, tears it, is full, or fails a sync.
 //!
-//! Content is lost sector by sector; names are lost from some point on, as a journalling file system
-//! does it. A failed sync behaves as Linux does: the pages count as clean, so what was written is still
-//! read but no later sync brings it to the disk.
+//! Content is lost sector by sector; names are lost from some point on, as a journalling file
+//! system does it. A failed sync behaves as Linux does: the pages count as clean, so what was
+//! written is still read but no later sync brings it to the disk.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,6 +23,7 @@ struct Inode {
     seen: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
+    unreadable: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +74,7 @@ struct Inner {
     durable: RefCell<Names>,
     unsynced: RefCell<Vec<Naming>>,
     faults: Faults,
+    bytes_read: Cell<usize>,
     locked: Cell<bool>,
 }
 
@@ -110,7 +112,7 @@ impl MemoryDisk {
         unsynced.drain(..).take(kept).for_each(|naming| apply(&mut names, &naming));
         for inode in names.values() {
             let mut inode = inode.borrow_mut();
-            let Inode { seen, durable, dirty } = &mut *inode;
+            let Inode { seen, durable, dirty, .. } = &mut *inode;
             let grown = seen.len().max(durable.len());
             if random(2) == 0 {
                 durable.resize(grown, 0);
@@ -127,6 +129,11 @@ impl MemoryDisk {
         *self.inner.seen.borrow_mut() = names.clone();
     }
 
+    /// How much was read since the last call.
+    pub(crate) fn take_bytes_read(&self) -> usize {
+        self.inner.bytes_read.take()
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         self.inner.seen.borrow().keys().cloned().collect()
     }
@@ -140,12 +147,17 @@ impl MemoryDisk {
         inode.dirty.clear();
     }
 
+    /// Makes a sector that the medium does not give back.
+    pub(crate) fn spoil(&self, name: &str, sector: usize) {
+        self.inner.seen.borrow()[name].borrow_mut().unreadable.insert(sector);
+    }
+
     /// A disk with the same content, all of it durable.
     pub(crate) fn duplicate(&self) -> Self {
         let copy = Self::default();
         for (name, inode) in self.inner.seen.borrow().iter() {
             let seen = inode.borrow().seen.clone();
-            let inode = Inode { durable: seen.clone(), seen, dirty: BTreeSet::new() };
+            let inode = Inode { durable: seen.clone(), seen, ..Inode::default() };
             copy.inner.seen.borrow_mut().insert(name.clone(), Rc::new(RefCell::new(inode)));
         }
         *copy.inner.durable.borrow_mut() = copy.inner.seen.borrow().clone();
@@ -223,6 +235,11 @@ impl DiskFile for MemoryFile {
         let inode = self.inode.borrow();
         let rest = inode.seen.get(at as usize..).unwrap_or_default();
         let read = rest.len().min(buffer.len());
+        self.disk.bytes_read.set(self.disk.bytes_read.get() + read);
+        let last = (at as usize + read).saturating_sub(1) / SECTOR;
+        if read > 0 && inode.unreadable.range(at as usize / SECTOR..=last).next().is_some() {
+            return Err(io::Error::other("bad spot"));
+        }
         buffer[..read].copy_from_slice(&rest[..read]);
         Ok(read)
     }
@@ -250,7 +267,7 @@ impl DiskFile for MemoryFile {
             inode.dirty.clear();
             return Err(io::Error::other("sync failed"));
         }
-        let Inode { seen, durable, dirty } = &mut *inode;
+        let Inode { seen, durable, dirty, .. } = &mut *inode;
         durable.resize(seen.len(), 0);
         for sector in std::mem::take(dirty) {
             let at = sector * SECTOR;

@@ -10,8 +10,10 @@ use proptest::prelude::*;
 use crate::{
     engine::Engine,
     error::Error,
-    format::{Loss, Seq},
+    format::Seq,
     memory_disk::MemoryDisk,
+    reader,
+    record::Loss,
     segment::{Record, Wanted},
     spool::Options,
 };
@@ -160,8 +162,10 @@ impl Rig {
                 let next = engine.stat().next;
                 if engine.close().is_ok() {
                     self.durable.extend(self.waiting.keys());
+                    let calm = self.disk.faults().sync_fails_in.get().is_none()
+                        && self.disk.faults().write_full_in.get().is_none();
                     self.reopen();
-                    if !self.flipped {
+                    if calm && !self.flipped {
                         assert_eq!(self.engine().stat().next, next, "no gap after a clean end");
                     }
                 } else {
@@ -202,6 +206,9 @@ impl Rig {
             Ok(done) => {
                 assert_eq!(done.durable, self.engine().stat().next - 1);
                 assert_eq!(self.engine().stat().pending, 0);
+                if always && !self.flipped {
+                    self.compare_reader();
+                }
             }
             Err(Error::Full) => {}
             Err(error) => return self.failed(&error),
@@ -280,6 +287,18 @@ impl Rig {
         self.dropped = self.engine().stat().dropped;
     }
 
+    /// With everything on disk, a reader sees what the writer does.
+    fn compare_reader(&mut self) {
+        let found = reader::peek(&self.disk, EVERYTHING).expect("readable");
+        assert!(found.iter().map(|r| (&r.seq, &r.payload)).eq(self.waiting.iter()));
+        let (theirs, ours) = (reader::stat(&self.disk).expect("readable"), self.engine().stat());
+        assert_eq!(theirs.records, ours.records);
+        assert_eq!((theirs.bytes, theirs.limit), (ours.bytes, ours.limit));
+        assert_eq!((theirs.dropped, theirs.spares), (ours.dropped, ours.spares));
+        let found = reader::verify(&self.disk).expect("readable");
+        assert_eq!((found.records, found.corrupt), (ours.records, 0));
+    }
+
     fn compare(&mut self) {
         let flips = self.flips;
         if flips > 0 {
@@ -320,8 +339,18 @@ fn run(limit: u64, steps: &[Step]) {
     rig.reopen();
 }
 
+/// More cases than these with `SPOOL_MODEL_CASES`.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("SPOOL_MODEL_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig {
+        cases: cases.unwrap_or(200),
+        max_shrink_iters: 3000,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 160, max_shrink_iters: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn nothing_durable_is_lost_and_nothing_is_invented(

@@ -3,9 +3,9 @@
 //! In this order, when the current segment is full:
 //!
 //! 1. While the segments in use leave room under the limit: a spare, or a newly written one.
-//! 2. Otherwise neighbours with so few records left that they fit into one segment are carried forward
-//!    into one, which frees the others. They are written to a spare first, so with a limit of
-//!    four segments or more, one is kept back for that.
+//! 2. Otherwise neighbours with so few records left that they fit into one segment are carried
+//!    forward into one, which frees the others. They are written to a spare first, so with a limit
+//!    of four segments or more, one is kept back for that.
 //! 3. Otherwise the oldest segments are dropped: first the loss record, synced, then their files
 //!    are used again.
 //!
@@ -14,12 +14,10 @@
 
 use crate::{
     disk::{Disk, DiskFile},
-    engine::{Engine, new_segment, prewrite},
+    engine::Engine,
     error::{Error, io_error},
-    format::{
-        HEADER_BYTES, HEADER_SLOTS, Header, Kind, Loss, MAX_OFFSET, Name, Reason, Seal, Seed, Seq,
-        push_record, record_bytes,
-    },
+    format::{HEADER_BYTES, HEADER_SLOTS, Header, Layout, MAX_OFFSET, Name, Seal, Seed, Seq},
+    record::{Kind, Loss, Reason, push_record},
     segment::{Basket, Entry, Segment, Wanted, fill, live},
 };
 
@@ -35,7 +33,8 @@ impl<D: Disk> Engine<D> {
                 continue;
             }
             if self.current().end > self.layout_of_current().ack_end() {
-                // Its room for a loss record was used before a crash; the limit waits for one segment.
+                // Its room for a loss record was used before a crash; the limit waits for one
+                // segment.
                 break;
             }
             match self.oldest_beyond_limit() {
@@ -53,7 +52,7 @@ impl<D: Disk> Engine<D> {
     /// Prepares one more spare if the limit allows.
     pub(crate) fn prepare(&mut self) -> Result<bool, Error> {
         self.usable()?;
-        if self.on_disk() + self.segment_bytes() > self.limit {
+        if self.on_disk() + self.segment_bytes() > self.state.limit {
             return Ok(false);
         }
         self.add_spare()?;
@@ -91,7 +90,7 @@ impl<D: Disk> Engine<D> {
     pub(crate) fn recycle_acknowledged(&mut self) -> Result<(), Error> {
         while let Some(at) = self.sealed().find(|at| self.segments[*at].live == 0) {
             let (name, bytes) = (self.segments[at].name, self.segments[at].bytes);
-            self.make_spare(name, bytes, self.on_disk() <= self.limit)?;
+            self.make_spare(name, bytes, self.on_disk() <= self.state.limit)?;
             let segment = self.segments.remove(at);
             self.indexes.retain(|index| index.number != segment.number);
             // Whatever lies before the first segment is gone.
@@ -101,7 +100,8 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    /// Keeps a segment's file as a spare, or removes it if it has another length or is one too many.
+    /// Keeps a segment's file as a spare, or removes it if it has another length or is one too
+    /// many.
     fn make_spare(&mut self, name: Name, bytes: u64, within_limit: bool) -> Result<(), Error> {
         self.names_dirty = true;
         let number = name.number();
@@ -122,7 +122,7 @@ impl<D: Disk> Engine<D> {
         leftovers: &[Name],
         replaced: &[Name],
     ) -> Result<(), Error> {
-        let tidy = io_error("tidy up");
+        let tidy = io_error("remove leftovers");
         for name in leftovers {
             self.disk.remove(&name.to_string()).map_err(&tidy)?;
         }
@@ -130,7 +130,7 @@ impl<D: Disk> Engine<D> {
         for name in names.chain(replaced.iter().copied()) {
             let file = self.disk.open(&name.to_string()).map_err(&tidy)?;
             let bytes = file.bytes().map_err(&tidy)?;
-            self.make_spare(name, bytes, self.on_disk() + bytes <= self.limit)?;
+            self.make_spare(name, bytes, self.on_disk() + bytes <= self.state.limit)?;
         }
         Ok(())
     }
@@ -164,11 +164,11 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Writes the records left in segments `from..to` to one new segment in their place, if at least
-    /// `least` of the segments find room in it and there is a file for it.
+    /// Writes the records left in segments `from..to` to one new segment in their place, if at
+    /// least `least` of the segments find room in it and there is a file for it.
     fn carry(&mut self, from: usize, to: usize, least: usize) -> Result<bool, Error> {
         if self.spares.is_empty() {
-            let allowed = self.on_disk() + self.segment_bytes() <= self.limit;
+            let allowed = self.on_disk() + self.segment_bytes() <= self.state.limit;
             match if allowed { self.add_spare() } else { Err(Error::Full) } {
                 Ok(()) => {}
                 Err(Error::Full) => return Ok(false),
@@ -199,7 +199,7 @@ impl<D: Disk> Engine<D> {
         let header =
             Header { ranges: Vec::new(), replaces, ..self.header(number, base, self.layout, 0) };
         bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
-        let mut segment = new_segment(number, base, self.layout, bytes.len());
+        let mut segment = Segment::empty(number, base, self.layout, bytes.len());
         segment.name = Name::Carried { number, base };
         segment.learn(&entries, &self.state.acknowledged);
         let seal = Seal {
@@ -217,7 +217,7 @@ impl<D: Disk> Engine<D> {
         let replaced: Vec<Segment> = self.segments.splice(from..taken, [segment]).collect();
         for old in replaced {
             self.indexes.retain(|index| index.number != old.number);
-            self.make_spare(old.name, old.bytes, self.on_disk() + old.bytes <= self.limit)?;
+            self.make_spare(old.name, old.bytes, self.on_disk() + old.bytes <= self.state.limit)?;
         }
         self.state.acknowledged.forget_within(base.max(1), span_end);
         self.recycle_acknowledged()?;
@@ -245,7 +245,6 @@ impl<D: Disk> Engine<D> {
             let offset = (record.seq - base) as u32;
             entries.push(Entry { offset, at: (at + bytes.len()) as u32 });
             push_record(&mut bytes, seed, Kind::Data, false, offset, &record.payload);
-            debug_assert_eq!(bytes.len() % 2, record_bytes(0) % 2);
         }
         Ok((bytes, entries))
     }
@@ -262,7 +261,8 @@ impl<D: Disk> Engine<D> {
                 break;
             }
             in_use -= self.segments[at].bytes;
-            // The index makes the count exact; a segment that cannot be read counts as it was known.
+            // The index makes the count exact; a segment that cannot be read counts as it was
+            // known.
             let (mut first, mut last) = (self.segments[at].first, self.segments[at].last);
             if let Ok(index) = self.index(at) {
                 let base = self.segments[at].base;
@@ -288,9 +288,9 @@ impl<D: Disk> Engine<D> {
 
     /// What the segments may take: one is kept back for carrying where there are enough.
     fn data_limit(&self) -> u64 {
-        match self.limit / self.segment_bytes() {
-            0..4 => self.limit,
-            _ => self.limit - self.segment_bytes(),
+        match self.state.limit / self.segment_bytes() {
+            0..4 => self.state.limit,
+            _ => self.state.limit - self.segment_bytes(),
         }
     }
 
@@ -302,4 +302,31 @@ impl<D: Disk> Engine<D> {
     pub(crate) fn on_disk(&self) -> u64 {
         self.in_use() + self.spares.len() as u64 * self.segment_bytes()
     }
+}
+
+/// Makes a file of a segment's length that begins with `start`; nothing is left of it on failure.
+pub(crate) fn prewrite<D: Disk>(
+    disk: &D,
+    name: &str,
+    layout: Layout,
+    start: &[u8],
+) -> Result<D::File, Error> {
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    let write = || {
+        let file = disk.create(name)?;
+        let mut at = 0;
+        while at < layout.bytes() {
+            let more = ZEROS.len().min(layout.bytes() - at);
+            file.write_at(&ZEROS[..more], at as u64)?;
+            at += more;
+        }
+        file.write_at(start, 0)?;
+        file.sync()?;
+        Ok(file)
+    };
+    write().map_err(|error| {
+        // What cannot be removed now is removed at the next open.
+        disk.remove(name).ok();
+        io_error("prepare a segment")(error)
+    })
 }

@@ -1,14 +1,15 @@
 //! One segment as the queue knows it in memory, and the index of one that is being read.
 //!
-//! A [`Segment`] is a few dozen bytes however many records it holds; an [`Index`] is made by reading the
-//! segment whole, costs 8 bytes a record, and is kept for the segments in use only.
+//! A [`Segment`] is a few dozen bytes however many records it holds; an [`Index`] is made by
+//! reading the segment whole, costs 8 bytes a record, and is kept for the segments in use only.
 
 use std::io;
 
 use crate::{
-    disk::{Disk, DiskFile, read_all},
-    format::{Found, HEADER_BYTES, Item, Kind, Name, Scan, Seed, Seq, record_at},
+    disk::{Disk, DiskFile, read_all, read_around},
+    format::{HEADER_BYTES, Layout, Name, Seed, Seq},
     ranges::RangeSet,
+    record::{Found, Item, Kind, Scan, record_at},
 };
 
 /// A record that the queue hands out.
@@ -42,12 +43,28 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// A segment without records that ends at `end`.
+    pub(crate) fn empty(number: u64, base: Seq, layout: Layout, end: usize) -> Self {
+        Self {
+            name: Name::Segment { number, base },
+            number,
+            base,
+            bytes: layout.bytes() as u64,
+            end,
+            first: base,
+            last: base,
+            count: 0,
+            live: 0,
+            scanned: true,
+        }
+    }
+
     pub(crate) fn seed(&self) -> Seed {
         Seed::new(self.number, self.base)
     }
 
-    /// Whether every sequence number from the first to the last is there, so that records can be counted
-    /// without reading.
+    /// Whether every sequence number from the first to the last is there, so that records can be
+    /// counted without reading.
     pub(crate) fn is_dense(&self) -> bool {
         self.count > 0 && self.last - self.first + 1 == u64::from(self.count)
     }
@@ -233,12 +250,13 @@ pub(crate) fn fill(
             .checked_sub(chunk_at)
             .and_then(|within| record_at(&chunk, seed, within, chunk.len()));
         if found.is_none() {
-            // Not in the chunk, or cut by its end: read on from here. No record is longer than this.
+            // Not in the chunk, or cut by its end: read on from here. No record is longer than
+            // this.
             chunk.resize(
                 CHUNK.max(usize::from(u16::MAX) + 16).min(segment.end.saturating_sub(at)),
                 0,
             );
-            let read = file.read_at(&mut chunk, at as u64)?;
+            let read = read_around(file, &mut chunk, at as u64)?;
             chunk.truncate(read);
             chunk_at = at;
             found = record_at(&chunk, seed, 0, chunk.len());

@@ -6,7 +6,8 @@ use crate::{
     disk::Folder,
     engine::Engine,
     error::{Error, io_error},
-    format::{Layout, Loss, Seq},
+    format::{Layout, Seq},
+    record::Loss,
     segment::{Record, Wanted},
 };
 
@@ -112,7 +113,8 @@ impl Spool {
     /// Opens the queue in `folder`, or makes one, and repairs what a crash left.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another process has it; [`Error::Full`] if not even one segment can be made.
+    /// [`Error::Locked`] if another process has it; [`Error::Full`] if not even one segment can be
+    /// made.
     pub fn open(folder: &Path, options: Options) -> Result<(Self, Recovery), Error> {
         let disk = Folder::for_writing(folder).map_err(io_error("make the folder"))?;
         let (engine, recovery) = Engine::open(disk, options)?;
@@ -123,14 +125,14 @@ impl Spool {
     ///
     /// # Errors
     /// [`Error::Full`] after a commit that found the disk full, until one succeeds;
-    /// [`Error::Uncommitted`] after tens of thousands of records without a commit. The record
-    /// is then not taken.
+    /// [`Error::Uncommitted`] after tens of thousands of records or 16 MiB without a commit. The
+    /// record is then not taken.
     pub fn append(&mut self, payload: &[u8]) -> Result<Seq, Error> {
         self.engine.append(payload)
     }
 
-    /// Writes all records appended since the last commit, with one sync (and those of a new segment where one
-    /// is started). Acknowledgements ride along; without records nothing is written.
+    /// Writes all records appended since the last commit, with one sync (and those of a new segment
+    /// where one is started). Acknowledgements ride along; without records nothing is written.
     ///
     /// # Errors
     /// [`Error::Full`]: a part may be durable, see [`Stat::durable`]; the rest stays pending, and
@@ -147,14 +149,15 @@ impl Spool {
         self.engine.commit(true)
     }
 
-    /// Marks records as delivered: they are not handed out again, and never written if still pending.
+    /// Marks records as delivered: they are not handed out again, and never written if still
+    /// pending.
     ///
     /// The acknowledgement becomes durable with a later commit; a crash before that costs a repeat.
     /// Acknowledging twice, or what was dropped meanwhile, is harmless.
     ///
     /// # Errors
-    /// [`Error::Unknown`] beyond the last record; [`Error::Scattered`] if thousands of separate ranges are
-    /// open and cannot be merged. Nothing is acknowledged then.
+    /// [`Error::Unknown`] beyond the last record; [`Error::Scattered`] if thousands of separate
+    /// ranges are open and cannot be merged. Nothing is acknowledged then.
     pub fn acknowledge(&mut self, range: RangeInclusive<Seq>) -> Result<(), Error> {
         self.engine.acknowledge(range)
     }
@@ -199,7 +202,8 @@ impl Spool {
 
     /// Commits everything, acknowledgements included, and gives back unused sequence numbers.
     ///
-    /// Dropping the queue instead loses nothing durable; the next open then leaves a gap in the numbers.
+    /// Dropping the queue instead loses nothing durable; the next open then leaves a gap in the
+    /// numbers.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
