@@ -8,5 +8,8 @@
 //! what is on disk is the old proved key or the new proved key.
 
 pub mod calls;
+pub mod machine;
+pub mod task;
 
 pub use calls::{RefreshCalls, Unproved, prove};
+pub use task::{Refresher, Status};
