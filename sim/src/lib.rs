@@ -1,1 +1,4 @@
 //! Plays SolarNetwork.
+mod auth;
+pub mod policy;
+mod request;
