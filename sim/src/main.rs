@@ -1,2 +1,84 @@
-//! Plays SolarNetwork.
-fn main() {}
+//! `solarnet-sim`: the simulator's servers, by hand.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use solarnet_sim::{Seed, SeedError, Sim};
+
+/// Plays SolarNetwork's servers, strictly, and misbehaves on demand.
+#[derive(Parser)]
+#[command(name = "solarnet-sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plays SolarUser and SolarQuery over HTTP.
+    ///
+    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json
+    Serve {
+        /// Address to listen on; port 0 takes a free one, which is printed.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Accounts, nodes, tokens and instructions to start with, as JSON.
+        #[arg(long)]
+        seed: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nothing is left to do when the terminal is gone.
+            drop(error.print());
+            return if shown { ExitCode::SUCCESS } else { ExitCode::from(64) };
+        }
+    };
+    let done = match cli.command {
+        Command::Serve { listen, seed } => serve(listen, &seed),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("solarnet-sim: {error:#}");
+            // sysexits: 78 wrong configuration, 69 the address is not to be had.
+            ExitCode::from(if error.is::<SeedError>() { 78 } else { 69 })
+        }
+    }
+}
+
+fn serve(listen: SocketAddr, seed: &std::path::Path) -> anyhow::Result<()> {
+    let sim = Sim::start_at(Seed::load(seed)?, listen)?;
+    announce(&format!("listening on {}", sim.url()))?;
+    wait_for_the_end()
+}
+
+/// One line on standard output, at once, for whoever waits for it.
+fn announce(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// Until SIGINT or SIGTERM.
+fn wait_for_the_end() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(())
+    })
+}

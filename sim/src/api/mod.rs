@@ -2,9 +2,11 @@
 //! firewall, token filter, rate limit, role and handler.
 
 mod import;
-mod instruction;
+pub(crate) mod instruction;
 mod query;
 mod token;
+
+pub(crate) use instruction::parameters;
 
 use std::collections::BTreeSet;
 
