@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use crate::answer::Answer;
 use crate::auth::canonical;
-use crate::http::{Order, Shared, lock};
+use crate::http::{Shared, lock};
 use crate::ledger::{Entry, Key, LedgerCount};
 use crate::misbehave::Misbehaviour;
 use crate::policy::Policy;
 use crate::request::Incoming;
 use crate::seed;
+use crate::server::Orders;
 use crate::world::World;
 use crate::world::token::{Token, TokenKind};
 
@@ -29,7 +29,7 @@ impl From<String> for Complaint {
 /// Answers a request under `/sim/`.
 pub(crate) fn answer(
     world: &Shared,
-    orders: &mpsc::UnboundedSender<Order>,
+    orders: &Orders,
     request: &Incoming,
 ) -> Answer {
     let mut world = lock(world);
@@ -42,7 +42,7 @@ pub(crate) fn answer(
 
 fn call(
     world: &mut World,
-    orders: &mpsc::UnboundedSender<Order>,
+    orders: &Orders,
     request: &Incoming,
 ) -> Result<Value, Complaint> {
     let parameters = canonical::parse_pairs(
@@ -116,8 +116,7 @@ fn call(
         ("POST", "/down") => {
             let ms = body()?["ms"].as_u64();
             let ms = ms.ok_or_else(|| "expected {\"ms\": whole number}".to_owned())?;
-            // The server's thread is the one that runs this, so it is there to listen.
-            drop(orders.send(Order::Outage(Duration::from_millis(ms))));
+            orders.outage(Duration::from_millis(ms));
             Ok(json!({ "down_ms": ms }))
         }
         (method, path) => match path.strip_prefix("/tokens/") {

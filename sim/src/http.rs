@@ -1,7 +1,6 @@
 //! The HTTP/1.1 side: reads requests whole, hands them to the world, sends the answers – or spoils them as
 //! the switches say.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -14,9 +13,6 @@ use hyper::body::{Body, Frame, Incoming as HyperBody, SizeHint};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admin;
@@ -25,6 +21,7 @@ use crate::auth::date;
 use crate::ledger::Seen;
 use crate::misbehave::{Act, Misbehaviour};
 use crate::request::Incoming;
+use crate::server::Orders;
 use crate::world::World;
 
 /// The world, shared between the server's thread and its handles.
@@ -35,87 +32,8 @@ pub(crate) fn lock(world: &Shared) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a handle asks of the server's thread. The sender is told when it is done.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Closes the listener and cuts every connection.
-    Down(std::sync::mpsc::Sender<std::io::Result<()>>),
-    /// Listens again on the same address.
-    Up(std::sync::mpsc::Sender<std::io::Result<()>>),
-    /// Down now, up again after a while.
-    Outage(Duration),
-    /// Ends the thread.
-    Stop,
-}
-
-/// Serves until told to stop.
-pub(crate) async fn serve(
-    world: Shared,
-    listener: TcpListener,
-    address: SocketAddr,
-    orders_in: mpsc::UnboundedSender<Order>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-) {
-    let mut listener = Some(listener);
-    let mut connections = JoinSet::new();
-    let mut up_again: Option<Instant> = None;
-    loop {
-        let accepted = async {
-            match &listener {
-                Some(listener) => listener.accept().await,
-                None => std::future::pending().await,
-            }
-        };
-        let outage_over = async {
-            match up_again {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            order = orders.recv() => match order {
-                None | Some(Order::Stop) => break,
-                Some(Order::Down(done)) => {
-                    listener = None;
-                    connections.shutdown().await;
-                    // Whoever asked may be gone; the outage holds all the same.
-                    drop(done.send(Ok(())));
-                }
-                Some(Order::Outage(length)) => {
-                    listener = None;
-                    connections.shutdown().await;
-                    up_again = Some(Instant::now() + length);
-                }
-                Some(Order::Up(done)) => {
-                    up_again = None;
-                    let result = if listener.is_some() { Ok(()) } else {
-                        TcpListener::bind(address).await.map(|bound| listener = Some(bound))
-                    };
-                    drop(done.send(result));
-                }
-            },
-            () = outage_over => match TcpListener::bind(address).await {
-                Ok(bound) => (listener, up_again) = (Some(bound), None),
-                // Someone else took the port meanwhile: try until it is free.
-                Err(_) => up_again = Some(Instant::now() + Duration::from_millis(100)),
-            },
-            accepted = accepted => {
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(stream, world.clone(), orders_in.clone()));
-                }
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn connection(
-    stream: tokio::net::TcpStream,
-    world: Shared,
-    orders: mpsc::UnboundedSender<Order>,
-) {
-    // A connection that cannot be tuned still works.
-    drop(stream.set_nodelay(true));
+/// Serves one connection until it ends.
+pub(crate) async fn connection(stream: tokio::net::TcpStream, world: Shared, orders: Orders) {
     let service = hyper::service::service_fn(|request| respond(&world, &orders, request));
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -130,7 +48,7 @@ struct Cut;
 
 async fn respond(
     world: &Shared,
-    orders: &mpsc::UnboundedSender<Order>,
+    orders: &Orders,
     request: Request<HyperBody>,
 ) -> Result<Response<Reply>, Cut> {
     let (head, body) = request.into_parts();

@@ -2,38 +2,20 @@
 //! and asks or changes the world behind them.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::thread::JoinHandle;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
-use crate::http::{self, Order, Shared, lock};
+use crate::http::{self, Shared, lock};
 use crate::ledger::{Entry, Key, LedgerCount, Seen};
 use crate::misbehave::Misbehaviour;
 use crate::policy::Policy;
 use crate::rate::RateLimit;
 use crate::seed::Seed;
+use crate::server::{Server, StartError};
 use crate::world::World;
 use crate::world::instruction::{Instruction, NewInstruction, State};
 use crate::world::token::{Token, TokenKind};
-
-/// Why the servers did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Bind {
-        /// The address asked for.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// No thread or runtime to be had.
-    #[error("cannot start the simulator's thread")]
-    Thread(#[source] std::io::Error),
-}
 
 /// A token just issued: the only time that its secret is told.
 #[derive(Clone)]
@@ -55,9 +37,7 @@ impl std::fmt::Debug for IssuedToken {
 #[derive(Debug)]
 pub struct Sim {
     world: Shared,
-    address: SocketAddr,
-    orders: mpsc::UnboundedSender<Order>,
-    thread: Option<JoinHandle<()>>,
+    server: Server,
 }
 
 impl Sim {
@@ -76,42 +56,22 @@ impl Sim {
     ///
     /// When the address cannot be listened on.
     pub fn start_at(seed: Seed, address: SocketAddr) -> Result<Self, StartError> {
-        let bound = std::net::TcpListener::bind(address)
-            .and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                Ok((listener.local_addr()?, listener))
-            })
-            .map_err(|source| StartError::Bind { address, source })?;
-        let (address, listener) = bound;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(StartError::Thread)?;
-        let listener = {
-            let _inside = runtime.enter();
-            TcpListener::from_std(listener)
-                .map_err(|source| StartError::Bind { address, source })?
-        };
         let world = Shared::new(seed.grow().into());
-        let (orders, received) = mpsc::unbounded_channel();
-        let (served, given) = (world.clone(), orders.clone());
-        let thread = std::thread::Builder::new()
-            .name("solarnet-sim".to_owned())
-            .spawn(move || {
-                runtime.block_on(http::serve(served, listener, address, given, received));
-            })
-            .map_err(StartError::Thread)?;
-        Ok(Self { world, address, orders, thread: Some(thread) })
+        let served = world.clone();
+        let server = Server::start("solarnet-sim", address, move |stream, orders| {
+            http::connection(stream, served.clone(), orders)
+        })?;
+        Ok(Self { world, server })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// `http://host:port`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// SolarUser's address, as an agent's configuration wants it.
@@ -257,8 +217,7 @@ impl Sim {
 
     /// Goes away: the port refuses connections, open ones are cut. The world goes on.
     pub fn go_down(&self) {
-        // The thread lives as long as this handle, and closing cannot fail.
-        drop(self.order(Order::Down));
+        self.server.go_down();
     }
 
     /// Comes back on the same port.
@@ -267,28 +226,6 @@ impl Sim {
     ///
     /// When someone else has taken the port.
     pub fn come_back(&self) -> std::io::Result<()> {
-        self.order(Order::Up)
-    }
-
-    fn order(
-        &self,
-        order: impl FnOnce(std::sync::mpsc::Sender<std::io::Result<()>>) -> Order,
-    ) -> std::io::Result<()> {
-        let gone = || std::io::Error::other("the simulator's thread has ended");
-        // A plain channel, because tokio's blocking receive panics inside a runtime, where tests may be.
-        let (done, wait) = std::sync::mpsc::channel();
-        self.orders.send(order(done)).map_err(|_| gone())?;
-        wait.recv().unwrap_or_else(|_| Err(gone()))
-    }
-}
-
-impl Drop for Sim {
-    fn drop(&mut self) {
-        // A closed channel means that the thread is over already.
-        drop(self.orders.send(Order::Stop));
-        if let Some(thread) = self.thread.take() {
-            // A panic of the server's thread was already reported by the thread itself.
-            drop(thread.join());
-        }
+        self.server.come_back()
     }
 }
