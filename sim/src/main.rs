@@ -1,4 +1,4 @@
-//! `solarnet-sim`: the simulator's servers, by hand.
+//! `solarnet-sim`: the simulated servers and site, by hand.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use clap::error::ErrorKind;
-use solarnet_sim::{Seed, SeedError, Sim};
+use serde_json::{Map, Value, json};
+use solarnet_sim::{Seed, SeedError, Sim, Site, Unit};
 
 /// Plays SolarNetwork's servers, strictly, and misbehaves on demand.
 #[derive(Parser)]
@@ -31,7 +32,24 @@ enum Command {
         #[arg(long)]
         seed: PathBuf,
     },
+    /// Plays a site's devices behind one Modbus TCP port. Prints what was read and written when it ends.
+    ///
+    /// Example: solarnet-sim site --listen 127.0.0.1:5020 --meter 1 --relay 3
+    Site {
+        /// Address to listen on; port 0 takes a free one, which is printed.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Unit ID of a meter; may be repeated.
+        #[arg(long = "meter", default_values_t = [1])]
+        meters: Vec<u8>,
+        /// Unit ID of a relay with eight coils; may be repeated.
+        #[arg(long = "relay", default_values_t = [3])]
+        relays: Vec<u8>,
+    },
 }
+
+/// Coils of a relay that is played by hand.
+const COILS: u16 = 8;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -45,6 +63,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve { listen, seed } => serve(listen, &seed),
+        Command::Site { listen, meters, relays } => site(listen, &meters, &relays),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,6 +79,35 @@ fn serve(listen: SocketAddr, seed: &std::path::Path) -> anyhow::Result<()> {
     let sim = Sim::start_at(Seed::load(seed)?, listen)?;
     announce(&format!("listening on {}", sim.url()))?;
     wait_for_the_end()
+}
+
+fn site(listen: SocketAddr, meters: &[u8], relays: &[u8]) -> anyhow::Result<()> {
+    let units = meters.iter().map(|id| Unit::meter(*id));
+    let units = units.chain(relays.iter().map(|id| Unit::relay(*id, COILS))).collect();
+    let site = Site::start_at(units, listen)?;
+    announce(&format!("listening on {}", site.address()))?;
+    wait_for_the_end()?;
+    let counted = |id: &u8| {
+        let sums = json!({ "readings": site.readings(*id), "requests": site.requests(*id) });
+        (id.to_string(), sums)
+    };
+    let written = |id: &u8| {
+        let writes: Vec<Value> = site
+            .writes(*id)
+            .into_iter()
+            .map(|write| {
+                json!({
+                    "time": write.time.to_rfc3339(),
+                    "address": write.address,
+                    "values": write.values,
+                })
+            })
+            .collect();
+        (id.to_string(), json!({ "writes": writes }))
+    };
+    let meters: Map<String, Value> = meters.iter().map(counted).collect();
+    let relays: Map<String, Value> = relays.iter().map(written).collect();
+    announce(&json!({ "meters": meters, "relays": relays }).to_string())
 }
 
 /// One line on standard output, at once, for whoever waits for it.

@@ -2,7 +2,9 @@
 
 mod client;
 mod import;
+mod program;
 mod servers;
+mod site;
 
 use std::time::{Duration, Instant};
 
