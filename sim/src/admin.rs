@@ -27,11 +27,7 @@ impl From<String> for Complaint {
 }
 
 /// Answers a request under `/sim/`.
-pub(crate) fn answer(
-    world: &Shared,
-    orders: &Orders,
-    request: &Incoming,
-) -> Answer {
+pub(crate) fn answer(world: &Shared, orders: &Orders, request: &Incoming) -> Answer {
     let mut world = lock(world);
     world.advance();
     match call(&mut world, orders, request) {
@@ -40,14 +36,9 @@ pub(crate) fn answer(
     }
 }
 
-fn call(
-    world: &mut World,
-    orders: &Orders,
-    request: &Incoming,
-) -> Result<Value, Complaint> {
-    let parameters = canonical::parse_pairs(
-        request.target.split_once('?').map_or("", |(_, query)| query),
-    );
+fn call(world: &mut World, orders: &Orders, request: &Incoming) -> Result<Value, Complaint> {
+    let parameters =
+        canonical::parse_pairs(request.target.split_once('?').map_or("", |(_, query)| query));
     let parameter =
         |name: &str| parameters.iter().find(|pair| pair.0 == name).map(|pair| pair.1.as_str());
     let body = || -> Result<Value, Complaint> {
@@ -130,11 +121,9 @@ fn issue(world: &mut World, body: &Value) -> Result<Value, Complaint> {
     let user = body["user"].as_i64().filter(|id| world.users.contains_key(id));
     let kind = body["type"].as_str().and_then(TokenKind::named);
     let (Some(user), Some(kind)) = (user, kind) else {
-        return Err(
-            "expected {\"user\": an account's ID, \"type\": \"User\" or \"ReadNodeData\"}"
-                .to_owned()
-                .into(),
-        );
+        return Err("expected {\"user\": an account's ID, \"type\": \"User\" or \"ReadNodeData\"}"
+            .to_owned()
+            .into());
     };
     let policy = match &body["policy"] {
         Value::Null => None,

@@ -100,11 +100,7 @@ impl Refusal {
 
     /// Transient trouble with the database.
     pub(crate) fn transient() -> Self {
-        Self {
-            status: 429,
-            code: Some("DAO.00202"),
-            message: Some("Query timeout".to_owned()),
-        }
+        Self { status: 429, code: Some("DAO.00202"), message: Some("Query timeout".to_owned()) }
     }
 }
 
@@ -124,17 +120,14 @@ impl From<Refusal> for Answer {
 
 impl From<Rejection> for Answer {
     fn from(rejection: Rejection) -> Self {
-        Self::json(
-            rejection.status,
-            &json!({ "success": false, "message": rejection.message }),
-        )
-        .with_header("www-authenticate", rejection.scheme)
-        .with_header("x-sn-errormessage", rejection.message)
-        .with_header("access-control-allow-origin", "*")
-        .with_header("access-control-allow-methods", "GET, POST, PUT, PATCH, DELETE, OPTIONS")
-        .with_header(
-            "access-control-allow-headers",
-            "Authorization, Content-MD5, Content-Type, Digest, X-SN-Date",
-        )
+        Self::json(rejection.status, &json!({ "success": false, "message": rejection.message }))
+            .with_header("www-authenticate", rejection.scheme)
+            .with_header("x-sn-errormessage", rejection.message)
+            .with_header("access-control-allow-origin", "*")
+            .with_header("access-control-allow-methods", "GET, POST, PUT, PATCH, DELETE, OPTIONS")
+            .with_header(
+                "access-control-allow-headers",
+                "Authorization, Content-MD5, Content-Type, Digest, X-SN-Date",
+            )
     }
 }

@@ -182,8 +182,7 @@ fn reply(answer: Answer, date: Option<String>, act: Option<&Act>) -> Response<Re
     let body = Reply { rest: answer.body, manner };
     response.body(body).unwrap_or_else(|_| {
         // A header that cannot be sent (a status out of range, a control character in a message).
-        let mut response =
-            Response::new(Reply { rest: Bytes::new(), manner: Manner::Whole });
+        let mut response = Response::new(Reply { rest: Bytes::new(), manner: Manner::Whole });
         *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
         response
     })
@@ -238,4 +237,3 @@ impl Body for Reply {
         SizeHint::with_exact(self.rest.len() as u64)
     }
 }
-

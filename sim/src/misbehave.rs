@@ -232,9 +232,8 @@ mod tests {
     #[test]
     fn a_switch_skips_acts_and_is_used_up() {
         let mut switches = Switches::default();
-        switches.add(
-            Misbehaviour::new("/solaruser/", Act::Transient).method("POST").skip(1).times(2),
-        );
+        switches
+            .add(Misbehaviour::new("/solaruser/", Act::Transient).method("POST").skip(1).times(2));
         let mut take = |method: &str, path: &str| switches.take(method, path).is_some();
         assert!(!take("GET", "/solaruser/x"));
         assert!(!take("POST", "/solarquery/x"));

@@ -440,8 +440,26 @@ mod tests {
     }
 
     #[test]
-    fn the_example_seed_is_taken() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/seed.json");
-        assert!(!Seed::load(&path).unwrap().tokens.is_empty());
+    fn every_file_in_examples_is_taken() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                assert!(!Seed::load(&path).unwrap().tokens.is_empty());
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn numbers_may_be_fractions_where_they_make_sense() {
+        let json = json!({
+            "users": [], "tokens": [], "rate_limit": { "refill_per_s": 0.5 }, "clock_offset_ms": -5,
+        });
+        let Ok(seed) = read(&At { path: String::new(), value: &json }) else { panic!("refused") };
+        assert_eq!(seed.rate_limit, Some(RateLimit { capacity: 2, refill_per_s: 0.5 }));
+        assert_eq!(seed.clock_offset, TimeDelta::milliseconds(-5));
     }
 }

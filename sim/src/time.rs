@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn fractions_lose_their_trailing_zeros() {
-        for text in ["2024-06-11 21:39:09Z", "2024-06-11 21:39:09.5Z", "2024-06-11 21:39:08.120001Z"]
+        for text in
+            ["2024-06-11 21:39:09Z", "2024-06-11 21:39:09.5Z", "2024-06-11 21:39:08.120001Z"]
         {
             assert_eq!(write(read_text(text).unwrap()), text);
         }

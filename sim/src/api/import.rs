@@ -55,7 +55,9 @@ impl World {
     fn submit(&mut self, call: &Call<'_>) -> Result<Answer, Refusal> {
         let content_type = call.request.header("content-type").unwrap_or_default();
         if !call.request.is_multipart() {
-            return Err(Refusal::invalid(format!("Content-Type '{content_type}' is not supported")));
+            return Err(Refusal::invalid(format!(
+                "Content-Type '{content_type}' is not supported"
+            )));
         }
         let parts = multipart::parse(content_type, &call.request.body)
             .ok_or_else(|| Refusal::invalid("Failed to parse multipart request"))?;

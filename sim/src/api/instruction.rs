@@ -112,9 +112,9 @@ impl World {
         }
         let date = |name: &str| match call.parameter(name) {
             None => Ok(None),
-            Some(text) => time::read_text(text).map(Some).ok_or_else(|| {
-                Refusal::illegal_argument(format!("{name} is not a date: {text}"))
-            }),
+            Some(text) => time::read_text(text)
+                .map(Some)
+                .ok_or_else(|| Refusal::illegal_argument(format!("{name} is not a date: {text}"))),
         };
         let (start, end) = (date("startDate")?, date("endDate")?);
         let mut found = Vec::new();

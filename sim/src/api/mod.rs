@@ -60,9 +60,9 @@ impl Call<'_> {
 
     fn ids(&self, names: &[&str]) -> Result<Vec<i64>, Refusal> {
         let id = |text: &str| {
-            text.trim()
-                .parse()
-                .map_err(|_| Refusal::illegal_argument(format!("{} is not an ID: {text}", names[0])))
+            text.trim().parse().map_err(|_| {
+                Refusal::illegal_argument(format!("{} is not an ID: {text}", names[0]))
+            })
         };
         self.list(names).into_iter().map(id).collect()
     }

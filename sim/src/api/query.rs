@@ -129,9 +129,9 @@ impl World {
     fn list(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
         let number = |name: &str, default: usize| match call.parameter(name) {
             None => Ok(default),
-            Some(text) => text.parse().map_err(|_| {
-                Refusal::illegal_argument(format!("{name} is not a number: {text}"))
-            }),
+            Some(text) => text
+                .parse()
+                .map_err(|_| Refusal::illegal_argument(format!("{name} is not a number: {text}"))),
         };
         let (offset, max) = (number("offset", 0)?, number("max", PAGE)?.min(PAGE));
         let rows = self.rows(call)?;

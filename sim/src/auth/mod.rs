@@ -119,10 +119,7 @@ pub(crate) fn verify<'a>(
 }
 
 fn upload_too_large(request: &Incoming) -> Rejection {
-    Rejection::forbidden(format!(
-        "Maximum upload size of {} bytes exceeded",
-        request.body_limit()
-    ))
+    Rejection::forbidden(format!("Maximum upload size of {} bytes exceeded", request.body_limit()))
 }
 
 fn request_date(request: &Incoming) -> Result<DateTime<Utc>, Rejection> {

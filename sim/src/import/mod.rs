@@ -324,10 +324,7 @@ mod tests {
         let file = "h\n1,/m,2024-06-11 21:30:00,{}\n1,/m,2024-06-11,{}\n";
         let rows = read(&input(BASIC, json!({})), file.as_bytes());
         assert_eq!(rows.good.len(), 1);
-        assert_eq!(
-            rows.error.unwrap(),
-            "Error parsing line 3: Text '2024-06-11' is not a date"
-        );
+        assert_eq!(rows.error.unwrap(), "Error parsing line 3: Text '2024-06-11' is not a date");
     }
 
     #[test]

@@ -245,7 +245,8 @@ impl Policy {
             .cloned()
             .collect();
         for id in exact {
-            let asked = requested.iter().any(|text| ant::is_pattern(text) && ant::matches(text, id));
+            let asked =
+                requested.iter().any(|text| ant::is_pattern(text) && ant::matches(text, id));
             if asked && !kept.iter().any(|entry| ant::matches_start(entry, id)) {
                 kept.push(id.clone());
             }

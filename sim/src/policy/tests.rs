@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::*;
 
 fn cases(kind: &str) -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("../../tests/vectors/policy.json")).unwrap();
+    let file: Value =
+        serde_json::from_str(include_str!("../../tests/vectors/policy.json")).unwrap();
     let cases: Vec<Value> = file["cases"]
         .as_array()
         .unwrap()

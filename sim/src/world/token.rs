@@ -86,11 +86,7 @@ impl Token {
     }
 
     pub(crate) fn signatory(&self) -> Signatory<'_> {
-        Signatory {
-            secret: &self.secret,
-            active: self.active,
-            policy: self.policy.as_ref(),
-        }
+        Signatory { secret: &self.secret, active: self.active, policy: self.policy.as_ref() }
     }
 
     /// `ROLE_` and the type's name; a User token has the account's roles as well.

@@ -96,8 +96,8 @@ fn tokens_are_issued_listed_disabled_and_deleted() {
     let gone = client.post(&format!("{TOKENS}/status?status=Active&tokenId={id}"));
     assert_eq!(gone.refusal(), (403, "UNKNOWN_OBJECT".to_owned()));
 
-    let foreign = client
-        .post_json(&format!("{TOKENS}/generate/ReadNodeData"), &json!({ "nodeIds": [9] }));
+    let foreign =
+        client.post_json(&format!("{TOKENS}/generate/ReadNodeData"), &json!({ "nodeIds": [9] }));
     assert_eq!(foreign.refusal(), (403, "UNKNOWN_OBJECT".to_owned()));
     assert_eq!(client.post(&format!("{TOKENS}/generate/user")).refusal().0, 422);
 }
@@ -172,10 +172,7 @@ fn uploads_can_be_listed_again() {
     assert_eq!(row["watts"].to_string(), "1");
     let recent = client.get(&format!("{QUERY}/datum/mostRecent?nodeId={NODE}")).data();
     assert_eq!(recent["returnedResultCount"], 1);
-    assert_eq!(
-        client.get(&format!("{QUERY}/nodes/sources?nodeIds={NODE}")).data(),
-        json!(["/m"])
-    );
+    assert_eq!(client.get(&format!("{QUERY}/nodes/sources?nodeIds={NODE}")).data(), json!(["/m"]));
     let before = client.get(&format!("{QUERY}/datum/list?endDate=2024-06-11&nodeId={NODE}")).data();
     assert_eq!(before["totalResults"], 0);
 }

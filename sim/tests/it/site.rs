@@ -47,7 +47,7 @@ fn f32_at(answer: &[u8], register: usize) -> f32 {
 
 #[test]
 fn each_whole_read_of_a_meter_is_a_reading_with_its_own_values() {
-    let site = Site::start(vec![Unit::meter(1)]).unwrap();
+    let site = Site::start(vec![Unit::meter(1), Unit::meter(2).counting(2, 2)]).unwrap();
     let mut stream = connect(&site);
     for number in 1..=3 {
         let expected = MeterReading::at(number);
@@ -63,6 +63,10 @@ fn each_whole_read_of_a_meter_is_a_reading_with_its_own_values() {
     assert_eq!(site.readings(1), 3);
     ask(&mut stream, 1, &[3, 0, 0, 0, METER_BLOCK as u8]);
     assert_eq!((site.readings(1), site.requests(1)), (4, 5));
+    ask(&mut stream, 2, &[4, 0, 3, 0, 4]);
+    assert_eq!(site.readings(2), 0);
+    ask(&mut stream, 2, &[4, 0, 2, 0, 2]);
+    assert_eq!(site.readings(2), 1);
 }
 
 #[test]
@@ -74,7 +78,10 @@ fn a_relay_takes_writes_and_remembers_each() {
     assert_eq!(ask(&mut stream, 3, &[1, 0, 0, 0, 10]), [1, 2, 0b10, 0b11]);
     let writes = site.writes(3);
     assert_eq!(writes.len(), 2);
-    assert_eq!((writes[0].address, writes[0].values.as_slice(), writes[0].taken), (1, &[1][..], true));
+    assert_eq!(
+        (writes[0].address, writes[0].values.as_slice(), writes[0].taken),
+        (1, &[1][..], true)
+    );
     site.set(3, Table::Coil, 1, &[0]);
     assert_eq!(site.value(3, Table::Coil, 1), Some(0));
 }
