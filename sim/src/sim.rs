@@ -137,9 +137,9 @@ impl Sim {
         lock(&self.world).clock.now()
     }
 
-    /// Sets the simulator's clock off the machine's.
+    /// Sets the simulator's clock off the machine's. What was due before is done by the old clock.
     pub fn set_clock_offset(&self, offset: TimeDelta) {
-        lock(&self.world).clock.offset = offset;
+        self.world(|world| world.clock.offset = offset);
     }
 
     /// Switches the rate limit on, with full buckets, or off.
@@ -171,7 +171,7 @@ impl Sim {
         });
     }
 
-    /// Issues a token without a call. A policy that is no object is none.
+    /// Issues a token of an account in the seed, without a call. A policy that is no object is none.
     pub fn issue_token(&self, user: i64, kind: TokenKind, policy: &Value) -> IssuedToken {
         self.world(|world| {
             let policy = policy.is_object().then(|| Policy::read(policy).unwrap_or_default());
