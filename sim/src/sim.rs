@@ -15,6 +15,7 @@ use crate::seed::Seed;
 use crate::server::{Server, StartError};
 use crate::world::World;
 use crate::world::instruction::{Instruction, NewInstruction, State};
+use crate::world::job::ImportDelays;
 use crate::world::token::{Token, TokenKind};
 
 /// A token just issued: the only time that its secret is told.
@@ -140,6 +141,11 @@ impl Sim {
     /// Sets the simulator's clock off the machine's. What was due before is done by the old clock.
     pub fn set_clock_offset(&self, offset: TimeDelta) {
         self.world(|world| world.clock.offset = offset);
+    }
+
+    /// Changes how long import jobs rest in each state, for those on their way too.
+    pub fn set_import_delays(&self, delays: ImportDelays) {
+        self.world(|world| world.jobs.delays = delays);
     }
 
     /// Switches the rate limit on, with full buckets, or off.
