@@ -12,6 +12,7 @@
 //! again, and what is on disk is always enough to go on from.
 
 use std::{
+    convert::Infallible,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -266,11 +267,9 @@ impl Daemon {
             status: credential,
             stop: back.stop.clone(),
         };
-        let endless = |task| async { Ok::<(), std::convert::Infallible>(task) };
-        let refreshing = async move { endless(refresher.run().await).await };
-        back.spawn("refresher", refreshing);
+        back.spawn("refresher", async { Ok::<(), Infallible>(refresher.run().await) });
         let answering = socket.serve(view.clone(), back.stop.clone());
-        back.spawn("control socket", async move { endless(answering.await).await });
+        back.spawn("control socket", async { Ok::<(), Infallible>(answering.await) });
         Ok(Self { front, back, queue_stop, queue_ended, view })
     }
 
@@ -326,8 +325,10 @@ struct Buses(Vec<(SourceId, mpsc::Sender<WriteJob>)>);
 impl Actuator for Buses {
     async fn write(&self, write: ControlWrite) -> Result<WriteReport, WriteError> {
         let control = write.control.clone();
-        let not_started =
-            |reason: &str| WriteError::NotStarted { control: control.clone(), reason: reason.into() };
+        let not_started = |reason: &str| WriteError::NotStarted {
+            control: control.clone(),
+            reason: reason.into(),
+        };
         let Some((_, bus)) = self.0.iter().find(|(id, _)| *id == write.control) else {
             return Err(not_started("no bus has it"));
         };
@@ -408,7 +409,10 @@ impl View {
         }
         let (queue, upload) = (self.queue.borrow(), self.upload.borrow());
         let waits = upload.waits_for.as_deref().map(|w| format!(", {w}")).unwrap_or_default();
-        format!("{up} of {all} sources answer, {} datum wait, uploads {}{waits}", queue.records, upload.state)
+        format!(
+            "{up} of {all} sources answer, {} datum wait, uploads {}{waits}",
+            queue.records, upload.state
+        )
     }
 }
 

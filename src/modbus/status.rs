@@ -63,6 +63,14 @@ pub enum SourceState {
     Down,
 }
 
+impl SourceState {
+    /// Whether the unit answers.
+    #[must_use]
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Up | Self::Partial)
+    }
+}
+
 /// What is remembered about a source between its log lines.
 #[derive(Debug, Default)]
 pub struct Journal {
