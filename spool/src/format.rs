@@ -68,6 +68,7 @@
 //! | `A` acknowledgement | pairs of u64: first and last of ranges acknowledged |
 //! | `L` loss | u64 first, last, count, total dropped so far, note; u8 reason (1: the limit) |
 //! | `R` reservation | u64: sequence numbers below it may have been issued; the last one counts |
+//! | `F` filler | zeros; written over torn places, so that they are not taken for corrupt later |
 //! | `T` thinning | reserved; readers skip it, as every unknown kind whose CRC is right |
 //!
 //! A reservation is written twice in a row: damage to the last record would not be noticed.
@@ -113,9 +114,9 @@
 //! 5. Segments that a `.carried` one with a good header replaces are spares. A `.carried` one with
 //!    a broken header is a spare if its range overlaps another segment's, which then still holds
 //!    all.
-//! 6. The writer writes everything from the last commit's first record on again and syncs it,
-//!    before it reports it durable: after a failed or interrupted sync it may have been in memory
-//!    only.
+//! 6. The writer writes everything from the last commit's first record on again, with fillers over
+//!    the torn places, and syncs it, before it reports it durable: after a failed or interrupted
+//!    sync it may have been in memory only.
 //! 7. A reader beside the writer does the same without writing. Where it meets damage or a missing
 //!    file and the folder or the current segment has changed since, it starts again.
 

@@ -12,7 +12,7 @@ use crate::{
         Seq,
     },
     ranges::RangeSet,
-    record::{Kind, Loss, pairs, reservation},
+    record::{Kind, Loss, fill_gap, pairs, reservation},
     segment::{Entry, Index, Segment, live, scan_bytes},
 };
 
@@ -92,7 +92,7 @@ impl State {
                     self.lose(loss);
                 }
             }
-            Kind::Data | Kind::Unknown(_) => {}
+            Kind::Data | Kind::Filler | Kind::Unknown(_) => {}
         }
     }
 
@@ -287,6 +287,9 @@ fn scan_whole<F: DiskFile>(
         let mut tail = bytes.get(tail_at..).unwrap_or_default().to_vec();
         // The last record's padding may be missing from a truncated file.
         tail.resize(scanned.end - tail_at, 0);
+        for (from, to) in scanned.damage.iter().filter(|(_, to)| *to > synced) {
+            fill_gap(&mut tail[from - tail_at..to - tail_at], segment.seed());
+        }
         loaded.current = Some(Current {
             tail,
             tail_at,
