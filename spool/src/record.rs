@@ -128,7 +128,7 @@ pub(crate) fn record_bytes(payload: usize) -> usize {
     (RECORD_HEAD + payload).next_multiple_of(2)
 }
 
-/// Appends one record. The caller keeps `offset` and `payload` within the limits of [`Layout`].
+/// Appends one record. The caller keeps `offset` and `payload` within the limits of the segment.
 pub(crate) fn push_record(
     out: &mut Vec<u8>,
     seed: Seed,
