@@ -1,1 +1,3 @@
 //! Every integration test, one binary.
+
+mod modbus;
