@@ -4,6 +4,7 @@
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
 pub mod exit;
+pub mod queue;
 
 use std::path::PathBuf;
 
