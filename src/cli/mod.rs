@@ -6,6 +6,7 @@
 mod check;
 pub mod exit;
 pub mod instruction;
+pub mod queue;
 pub mod read;
 mod run;
 mod status;
@@ -43,6 +44,7 @@ pub enum Command {
     Read(read::Read),
     Status(status::Status),
     Token(token::Token),
+    Queue(queue::Queue),
     Instruction(instruction::Instruction),
 }
 
@@ -66,6 +68,10 @@ impl Cli {
                 let mut streams =
                     token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
                 token.run(&mut streams, || token_context(&config), token::connect)
+            }
+            Command::Queue(queue) => {
+                let local = config::load_local(&config)?;
+                queue.run(&local.state_dir, &mut stdout().lock())
             }
             Command::Instruction(instruction) => {
                 let local = config::load_local(&config)?;
