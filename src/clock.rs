@@ -197,6 +197,8 @@ pub enum ClockError {
     },
 }
 
+const FILE: &str = "clock.json";
+
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl Clock {
@@ -209,21 +211,25 @@ impl Clock {
     pub fn open(state_dir: &Path) -> Result<Self, ClockError> {
         let boot = std::fs::read_to_string(BOOT_ID).map_err(ClockError::BootId)?;
         let boot = parse_boot(boot.trim()).unwrap_or(BootId([0; 16]));
-        let path = state_dir.join("clock.json");
-        let anchors = match std::fs::read(&path) {
-            Ok(bytes) => parse_anchors(&bytes).unwrap_or_else(|error| {
-                warn!(event = "clock.anchors_unreadable", path = %path.display(), %error, "clock anchors ignored");
-                BTreeMap::new()
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(source) => return Err(ClockError::Anchors { path, source }),
-        };
+        let path = state_dir.join(FILE);
+        let anchors = load_anchors(&path)?;
         let clock =
             Self { shared: Arc::new(Mutex::new(Core::new(boot, anchors))), file: Arc::new(path) };
         if kernel_is_synchronised() {
             clock.change(|core, now| core.learn_synchronised(now));
         }
         Ok(clock)
+    }
+
+    /// A clock that knows the anchors below `state_dir`, learns nothing and writes nothing: for
+    /// commands beside the daemon that place what is in its queue.
+    ///
+    /// # Errors
+    ///
+    /// If an existing anchor file cannot be read.
+    pub fn read_only(state_dir: &Path) -> Result<Self, ClockError> {
+        let core = Core::new(BootId([0; 16]), load_anchors(&state_dir.join(FILE))?);
+        Ok(Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) })
     }
 
     /// A clock that trusts the system's and keeps no file, for commands that run once.
@@ -338,6 +344,17 @@ pub fn now() -> Now {
 /// leave. The kernel's own flag needs a system call outside the sandbox's set.
 fn kernel_is_synchronised() -> bool {
     Path::new("/run/systemd/timesync/synchronized").exists()
+}
+
+fn load_anchors(path: &Path) -> Result<BTreeMap<BootId, DateTime<Utc>>, ClockError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(parse_anchors(&bytes).unwrap_or_else(|error| {
+            warn!(event = "clock.anchors_unreadable", path = %path.display(), %error, "clock anchors ignored");
+            BTreeMap::new()
+        })),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(source) => Err(ClockError::Anchors { path: path.to_owned(), source }),
+    }
 }
 
 fn parse_boot(text: &str) -> Option<BootId> {

@@ -14,6 +14,7 @@
 //! A datum is *taken* once committed to disk and *gone* once the server proved that it has it.
 //! Each module's header says what it guarantees; `docs/architecture.md` says who may import whom.
 
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

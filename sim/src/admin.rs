@@ -77,8 +77,8 @@ fn call(world: &mut World, orders: &Orders, request: &Incoming) -> Result<Value,
             };
             let mut switches = Vec::new();
             for (index, entry) in list.into_iter().enumerate() {
-                let switch: Misbehaviour = serde_json::from_value(entry)
-                    .map_err(|error| format!("at [{index}]: {error}"))?;
+                let switch =
+                    Misbehaviour::read(entry).map_err(|error| format!("at [{index}]: {error}"))?;
                 switches.push(switch);
             }
             switches.into_iter().for_each(|switch| world.switches.add(switch));

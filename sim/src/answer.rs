@@ -72,16 +72,19 @@ impl Refusal {
         Self::forbidden("Access Denied")
     }
 
+    /// A value that cannot be used.
     pub(crate) fn illegal_argument(what: impl std::fmt::Display) -> Self {
         Self { status: 422, code: None, message: Some(format!("Illegal argument: {what}")) }
     }
 
+    /// A body that cannot be read.
     pub(crate) fn malformed_json(what: impl std::fmt::Display) -> Self {
         Self { status: 422, code: None, message: Some(format!("Malformed JSON: {what}")) }
     }
 
+    /// Something needed is missing, or of the wrong kind.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self { status: 422, code: Some("VAL.00003"), message: Some(message.into()) }
+        Self { status: 422, code: None, message: Some(message.into()) }
     }
 
     pub(crate) fn not_found() -> Self {

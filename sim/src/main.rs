@@ -2,7 +2,7 @@
 
 mod quickstart;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,9 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value, json};
-use solarnet_sim::{Seed, SeedError, Sim, Site, Unit};
+use solarnet_sim::{Seed, SeedError, Sim, Site, StartError, Unit};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Plays SolarNetwork's servers, strictly, and misbehaves on demand.
 #[derive(Parser)]
@@ -83,24 +85,42 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("solarnet-sim: {error:#}");
-            // sysexits: 78 wrong configuration, 69 the address is not to be had.
-            ExitCode::from(if error.is::<SeedError>() { 78 } else { 69 })
+            ExitCode::from(code(&error))
         }
     }
 }
 
+/// sysexits: 78 wrong configuration, 77 a port that is not ours, 69 one that is taken, and what else keeps
+/// the servers from running.
+fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<SeedError>() {
+        return 78;
+    }
+    match error.downcast_ref() {
+        Some(StartError::Bind { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            77
+        }
+        _ => 69,
+    }
+}
+
 fn serve(listen: SocketAddr, seed: &std::path::Path) -> anyhow::Result<()> {
+    let end = End::watch()?;
     let sim = Sim::start_at(Seed::load(seed)?, listen)?;
     announce(&format!("listening on {}", sim.url()))?;
-    wait_for_the_end()
+    end.wait();
+    Ok(())
 }
 
 fn site(listen: SocketAddr, meters: &[u8], relays: &[u8]) -> anyhow::Result<()> {
+    let end = End::watch()?;
     let units = meters.iter().map(|id| Unit::meter(*id));
     let units = units.chain(relays.iter().map(|id| Unit::relay(*id, COILS))).collect();
     let site = Site::start_at(units, listen)?;
     announce(&format!("listening on {}", site.address()))?;
-    wait_for_the_end()?;
+    end.wait();
     let counted = |id: &u8| {
         let sums = json!({ "readings": site.readings(*id), "requests": site.requests(*id) });
         (id.to_string(), sums)
@@ -126,21 +146,33 @@ fn site(listen: SocketAddr, meters: &[u8], relays: &[u8]) -> anyhow::Result<()> 
 
 /// One line on standard output, at once, for whoever waits for it.
 fn announce(line: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
-/// Until SIGINT or SIGTERM.
-fn wait_for_the_end() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        Ok(())
-    })
+/// The signals that end the program, caught from the moment this is made.
+struct End {
+    runtime: Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl End {
+    fn watch() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let inside = runtime.enter();
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        drop(inside);
+        Ok(Self { runtime, interrupt, terminate })
+    }
+
+    fn wait(mut self) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+        });
+    }
 }

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,20 @@ impl Misbehaviour {
     /// Acts on every request to paths that begin so, until cleared.
     pub fn new(path: &str, act: Act) -> Self {
         Self { method: None, path: path.to_owned(), skip: 0, times: None, processed: false, act }
+    }
+
+    /// Reads a switch from JSON. Unlike plain deserialization it takes no member that would have no effect.
+    pub(crate) fn read(json: Value) -> Result<Self, String> {
+        let given: Vec<String> =
+            json.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
+        let switch: Self = serde_json::from_value(json).map_err(|error| error.to_string())?;
+        let shown = serde_json::to_value(&switch).map_err(|error| error.to_string())?;
+        // `method` and `times` are not shown where they are null.
+        let known = |name: &str| shown.get(name).is_some() || matches!(name, "method" | "times");
+        match given.iter().find(|name| !known(name)) {
+            Some(name) => Err(format!("{name} is unknown, or of no use to this act")),
+            None => Ok(switch),
+        }
     }
 
     /// Only requests with this method.
@@ -246,10 +261,13 @@ mod tests {
     #[test]
     fn switches_read_as_the_readme_writes_them() {
         let text = r#"{"path":"/solaruser/","method":"POST","times":1,"act":"slow","ms":5}"#;
-        let switch: Misbehaviour = serde_json::from_str(text).unwrap();
+        let read = |text: &str| Misbehaviour::read(serde_json::from_str(text).unwrap());
+        let switch = read(text).unwrap();
         let expected =
             Misbehaviour::new("/solaruser/", Act::Slow { ms: 5 }).method("POST").times(1);
         assert_eq!(switch, expected);
-        assert!(serde_json::from_str::<Misbehaviour>(r#"{"act":"explode"}"#).is_err());
+        for wrong in [r#"{"act":"explode"}"#, r#"{"act":"transient","time":1}"#, "[]", "{}"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }

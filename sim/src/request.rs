@@ -127,3 +127,69 @@ impl Incoming {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Incoming {
+        Incoming {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            body: body.to_owned().into(),
+            too_large: false,
+        }
+    }
+
+    #[test]
+    fn a_proxy_adds_its_port_to_a_host_without_one() {
+        for (headers, expected) in [
+            (&[("host", "a")][..], "a"),
+            (&[("host", "A:1"), ("x-forwarded-port", "8080")], "A:1"),
+            (&[("host", "a"), ("x-forwarded-port", "8080")], "a:8080"),
+            (&[("host", "a"), ("x-forwarded-port", "80")], "a"),
+            (&[("host", "a"), ("x-forwarded-port", "80"), ("x-forwarded-proto", "https")], "a:443"),
+            (&[("host", "a"), ("x-forwarded-proto", "https")], "a:443"),
+            (&[("host", "a"), ("x-forwarded-proto", "http")], "a"),
+        ] {
+            assert_eq!(request("GET", "/", headers, "").signed_host(), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn who_reads_a_form_first_decides_where_its_fields_go() {
+        let form = ("content-type", "application/x-www-form-urlencoded; charset=UTF-8");
+        let digest = ("digest", "sha-256=x");
+        for (method, headers, fields, hashed) in [
+            ("POST", &[form][..], true, ""),
+            ("POST", &[form, digest], false, "b=2"),
+            ("PUT", &[form], true, ""),
+            ("DELETE", &[form, digest], true, ""),
+            ("GET", &[form], false, "b=2"),
+            ("POST", &[("content-type", "text/plain")], false, "b=2"),
+        ] {
+            let request = request(method, "/x?a=1", headers, "b=2");
+            let expected = if fields { &["a", "b"][..] } else { &["a"] };
+            let names: Vec<String> = request.parameters().into_iter().map(|pair| pair.0).collect();
+            assert_eq!(names, expected, "{method} {headers:?}");
+            assert_eq!(request.signed_body(), hashed.as_bytes(), "{method} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn the_context_is_the_first_segment() {
+        for (target, context) in [
+            ("/solaruser/api?x=/", "/solaruser"),
+            ("/solarquery", "/solarquery"),
+            ("/", "/"),
+            ("", ""),
+            ("*", "*"),
+        ] {
+            assert_eq!(request("GET", target, &[], "").context(), context, "{target}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! In code a [`Seed`] is filled in directly; by hand it is a JSON file, read strictly: an unknown or
 //! missing member, or one of the wrong type, is named by its path with what was expected there.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use chrono::TimeDelta;
@@ -281,6 +282,9 @@ fn read(top: &At<'_>) -> Result<Seed, Wrong> {
     };
     let users = top.needed("users", "an array of accounts")?.each(user)?;
     let tokens = top.needed("tokens", "an array of tokens")?.each(|at| token(at, &users))?;
+    no_repeats("tokens", tokens.iter().map(|token| token.id.as_str()))?;
+    no_repeats("users", users.iter().map(|user| user.id))?;
+    no_repeats("users[].nodes", users.iter().flat_map(|user| user.nodes.clone()))?;
     Ok(Seed {
         tokens,
         users,
@@ -299,6 +303,21 @@ fn read(top: &At<'_>) -> Result<Seed, Wrong> {
         instruction_queuing: milliseconds("instruction_queuing_ms")?,
         clock_offset: milliseconds("clock_offset_ms")?,
     })
+}
+
+/// IDs name one thing each: a node that two accounts own would belong to whoever comes last.
+fn no_repeats<T: Ord + std::fmt::Display>(
+    at: &str,
+    ids: impl Iterator<Item = T>,
+) -> Result<(), Wrong> {
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        let problem = format!("the ID {id} is there twice; expected each once");
+        if !seen.insert(id) {
+            return Err(Wrong { at: at.to_owned(), problem });
+        }
+    }
+    Ok(())
 }
 
 fn user(at: &At<'_>) -> Result<SeedUser, Wrong> {
@@ -425,6 +444,10 @@ mod tests {
                  status, policy",
             ),
             (json!({"users": []}), "at tokens: missing; expected an array of tokens"),
+            (
+                json!({"users": [{"id": 1, "nodes": [5]}, {"id": 2, "nodes": [5]}], "tokens": []}),
+                "at users[].nodes: the ID 5 is there twice; expected each once",
+            ),
             (json!([]), "at the top: expected an object, found an array"),
             (
                 json!({"users": [], "tokens": [], "import": {"queued_ms": -1}}),
@@ -440,8 +463,26 @@ mod tests {
     }
 
     #[test]
-    fn the_example_seed_is_taken() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/seed.json");
-        assert!(!Seed::load(&path).unwrap().tokens.is_empty());
+    fn every_file_in_examples_is_taken() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                assert!(!Seed::load(&path).unwrap().tokens.is_empty());
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn numbers_may_be_fractions_where_they_make_sense() {
+        let json = json!({
+            "users": [], "tokens": [], "rate_limit": { "refill_per_s": 0.5 }, "clock_offset_ms": -5,
+        });
+        let Ok(seed) = read(&At { path: String::new(), value: &json }) else { panic!("refused") };
+        assert_eq!(seed.rate_limit, Some(RateLimit { capacity: 2, refill_per_s: 0.5 }));
+        assert_eq!(seed.clock_offset, TimeDelta::milliseconds(-5));
     }
 }

@@ -50,7 +50,7 @@ enum Order {
 pub(crate) struct Orders(mpsc::UnboundedSender<Order>);
 
 impl Orders {
-    /// Goes away for a while. The connection that asks is cut too, unless its answer is quicker.
+    /// Goes away for a while, and cuts the connection that asks too, once it has written what it has ready.
     pub(crate) fn outage(&self, length: Duration) {
         // The thread that receives is the one that runs the connection.
         drop(self.0.send(Order::Outage(length)));

@@ -15,6 +15,7 @@ use crate::seed::Seed;
 use crate::server::{Server, StartError};
 use crate::world::World;
 use crate::world::instruction::{Instruction, NewInstruction, State};
+use crate::world::job::ImportDelays;
 use crate::world::token::{Token, TokenKind};
 
 /// A token just issued: the only time that its secret is told.
@@ -137,9 +138,14 @@ impl Sim {
         lock(&self.world).clock.now()
     }
 
-    /// Sets the simulator's clock off the machine's.
+    /// Sets the simulator's clock off the machine's. What was due before is done by the old clock.
     pub fn set_clock_offset(&self, offset: TimeDelta) {
-        lock(&self.world).clock.offset = offset;
+        self.world(|world| world.clock.offset = offset);
+    }
+
+    /// Changes how long import jobs rest in each state, for those on their way too.
+    pub fn set_import_delays(&self, delays: ImportDelays) {
+        self.world(|world| world.jobs.delays = delays);
     }
 
     /// Switches the rate limit on, with full buckets, or off.
@@ -171,7 +177,7 @@ impl Sim {
         });
     }
 
-    /// Issues a token without a call. A policy that is no object is none.
+    /// Issues a token of an account in the seed, without a call. A policy that is no object is none.
     pub fn issue_token(&self, user: i64, kind: TokenKind, policy: &Value) -> IssuedToken {
         self.world(|world| {
             let policy = policy.is_object().then(|| Policy::read(policy).unwrap_or_default());

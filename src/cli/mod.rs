@@ -6,7 +6,10 @@
 mod check;
 pub mod exit;
 pub mod instruction;
+pub mod queue;
 pub mod read;
+mod run;
+mod status;
 pub mod token;
 
 use std::{
@@ -36,8 +39,12 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "each argument struct has the text that --help shows")]
 pub enum Command {
+    Run(run::Run),
     Check(check::Check),
+    Read(read::Read),
+    Status(status::Status),
     Token(token::Token),
+    Queue(queue::Queue),
     Instruction(instruction::Instruction),
 }
 
@@ -50,11 +57,21 @@ impl Cli {
     pub fn run(self) -> Result<Exit, Failure> {
         let config = config::locate(self.config);
         match self.command {
+            Command::Run(run) => run.run(&config),
+            Command::Read(read) => read.run(&config::load(&config)?.settings, &mut stdout().lock()),
+            Command::Status(status) => {
+                let local = config::load_local(&config)?;
+                status.run(&local.control_socket, &mut stdout().lock())
+            }
             Command::Check(check) => check.run(&config, &mut stdout().lock()),
             Command::Token(token) => {
                 let mut streams =
                     token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
                 token.run(&mut streams, || token_context(&config), token::connect)
+            }
+            Command::Queue(queue) => {
+                let local = config::load_local(&config)?;
+                queue.run(&local.state_dir, &mut stdout().lock())
             }
             Command::Instruction(instruction) => {
                 let local = config::load_local(&config)?;

@@ -62,6 +62,16 @@ impl Environment {
     }
 }
 
+/// The folder of credentials that systemd passes to a service (`LoadCredential=`).
+pub(super) fn passed_credentials() -> Option<PathBuf> {
+    env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// Whether standard error is the journal, by systemd's word.
+pub(super) fn logs_to_journal() -> bool {
+    env::var_os("JOURNAL_STREAM").is_some()
+}
+
 /// The control socket of a daemon with that state folder.
 pub(super) fn control_socket(state_dir: &Path) -> PathBuf {
     if state_dir == Path::new(SYSTEM_STATE) {

@@ -47,6 +47,26 @@ pub fn locate(named: Option<PathBuf>) -> PathBuf {
     named.unwrap_or_else(|| Environment::read().file)
 }
 
+/// What systemd tells a service beside its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The folder of credentials that were passed (`LoadCredential=`).
+    pub credentials: Option<PathBuf>,
+    /// Whether standard error is the journal.
+    pub logs_to_journal: bool,
+}
+
+impl Service {
+    /// Of this process.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            credentials: environment::passed_credentials(),
+            logs_to_journal: environment::logs_to_journal(),
+        }
+    }
+}
+
 /// A configuration that can be used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {

@@ -335,5 +335,4 @@ fn shown(at: DateTime<Utc>) -> String {
 }
 
 #[cfg(test)]
-#[path = "decide_tests.rs"]
 mod tests;

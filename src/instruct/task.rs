@@ -230,7 +230,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
                 up = false;
                 next_poll = Instant::now() + self.back_off(&result);
             }
-            self.publish(was_held, result.as_ref().err());
+            self.publish(was_held, up, result.as_ref().err());
             let wake = next_poll.min(self.next_date().unwrap_or(next_poll));
             tokio::select! {
                 biased;
@@ -320,11 +320,13 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
             .and_then(|left| Instant::now().checked_add(left))
     }
 
-    fn publish(&mut self, was_held: bool, trouble: Option<&Trouble>) {
+    fn publish(&mut self, was_held: bool, up: bool, trouble: Option<&Trouble>) {
         if self.held && !was_held {
             warn!(event = "instruction.held", "instructions held until the time is known");
         }
         let text = trouble.filter(|t| !matches!(t, Trouble::Stopping)).map(|t| chain(t));
+        // Until a poll works again, nothing has shown that the trouble is over.
+        let text = if up { text } else { text.or_else(|| self.trouble.clone()) };
         match (&self.trouble, &text) {
             (Some(before), Some(now)) if before == now => {}
             (_, Some(error)) => {

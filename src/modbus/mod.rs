@@ -42,11 +42,11 @@ pub use reading::{Failed, Outcome};
 pub use status::{BusStatus, SourceState, SourceStatus};
 pub use write::WriteJob;
 
-use crate::config::settings::{Link, Table};
+use crate::config::settings::{Bus, Link, Table};
 
 /// The carrier of a bus; opened when it is first used.
 #[must_use]
-pub fn wire(bus: &crate::config::settings::Bus) -> TcpLink {
+pub fn wire(bus: &Bus) -> TcpLink {
     match &bus.link {
         Link::Tcp { host, port } => TcpLink::new(host, *port, bus.connect_timeout),
     }

@@ -21,7 +21,7 @@
 //! It never gives up: broken links and silent units are conditions, not errors. It ends with an
 //! error only if nobody takes the datum any more.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
 use tokio::{
@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::settings::{Bus, Control, Phase},
+    config::settings::{Bus, Control, Phase, Unit},
     domain::Datum,
     reader::{
         health::Budget,
@@ -114,7 +114,7 @@ impl<W: Wire> Poller<W> {
         clock: Clock,
         channels: Channels,
     ) -> Result<Self, PlanError> {
-        let turn = |unit: &crate::config::settings::Unit| {
+        let turn = |unit: &Unit| {
             Ok(Turn {
                 source: Source::new(unit.clone())?,
                 rhythm: Rhythm::new(unit.every, unit.phase, &unit.source),
@@ -167,14 +167,11 @@ impl<W: Wire> Poller<W> {
                 continue;
             }
             match self.choose(now) {
-                Ok(index) => {
-                    let mut turn = pin!(self.take_turn(index));
-                    select! {
-                        biased;
-                        () = stop.cancelled() => break,
-                        result = &mut turn => result?,
-                    }
-                }
+                Ok(index) => select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    result = self.take_turn(index) => result?,
+                },
                 Err(wake) => self.idle(wake, &stop).await,
             }
         }
@@ -219,11 +216,11 @@ impl<W: Wire> Poller<W> {
     fn choose(&self, now: Duration) -> Result<usize, Option<Duration>> {
         let mut best: Option<(Duration, usize)> = None;
         let mut wake: Option<Duration> = self.writing.as_ref().map(Writing::due);
+        let alone = self.all_silent();
         for (index, turn) in self.turns.iter().enumerate() {
-            let (at, deadline) = match turn.source.health().next_probe(self.is_alone(index)) {
+            let (at, deadline) = match turn.source.health().next_probe(alone) {
                 Some(probe) => {
-                    let allowed =
-                        if self.is_alone(index) { probe } else { probe.max(self.budget.next()) };
+                    let allowed = if alone { probe } else { probe.max(self.budget.next()) };
                     (allowed, allowed + PROBE_WITHIN)
                 }
                 None => (turn.due, turn.due + turn.rhythm.every()),
@@ -235,6 +232,11 @@ impl<W: Wire> Poller<W> {
             }
         }
         best.map(|(_, index)| index).ok_or(wake)
+    }
+
+    /// Whether no unit of the bus answers.
+    fn all_silent(&self) -> bool {
+        !self.turns.iter().any(|turn| turn.source.health().is_up())
     }
 
     /// Whether no other unit of the bus answers.
@@ -336,7 +338,7 @@ impl<W: Wire> Poller<W> {
 
     async fn probe(&mut self, index: usize) {
         let started = self.running();
-        let was_silent = self.turns.iter().all(|turn| !turn.source.health().is_up());
+        let was_silent = self.all_silent();
         let epoch = self.epoch;
         let alone = self.is_alone(index);
         let source = &mut self.turns[index].source;
@@ -386,7 +388,7 @@ impl<W: Wire> Poller<W> {
     fn hear_late(&mut self) {
         let Some(unit) = self.wire.take_late() else { return };
         let now = self.running();
-        let was_silent = self.turns.iter().all(|turn| !turn.source.health().is_up());
+        let was_silent = self.all_silent();
         for index in 0..self.turns.len() {
             let source = &mut self.turns[index].source;
             if source.unit().id == unit && source.is_slow(now) {

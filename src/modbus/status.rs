@@ -11,6 +11,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::{reading::Outcome, source::Source};
+use crate::domain::Stamp;
 
 /// Shortest time between two lines about what is missing from a source.
 const PARTIAL_EVERY: Duration = Duration::from_mins(10);
@@ -33,13 +34,13 @@ pub struct SourceStatus {
     pub unit: u8,
     /// How it stands.
     pub state: SourceState,
-    /// When it was last read, in part at least.
+    /// When it was last read, in part at least; absent while the clock was not trusted.
     pub last_read: Option<DateTime<Utc>>,
     /// Reads and probes without any value since then.
     pub consecutive_failures: u64,
     /// What is wrong, if anything is.
     pub reason: Option<String>,
-    /// The properties that the last read did not bring.
+    /// The properties that the last read with any value did not bring.
     pub missing: Vec<String>,
     /// Reads that brought at least one value.
     pub reads: u64,
@@ -61,6 +62,14 @@ pub enum SourceState {
     Partial,
     /// Nothing is read.
     Down,
+}
+
+impl SourceState {
+    /// Whether the unit answers.
+    #[must_use]
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Up | Self::Partial)
+    }
 }
 
 /// What is remembered about a source between its log lines.
@@ -92,7 +101,7 @@ impl SourceStatus {
     pub fn read(&mut self, outcome: &Outcome, now: Duration, journal: &mut Journal) {
         let before = self.state;
         let reason = outcome.failed.first().map(|failed| failed.reason.to_string());
-        if outcome.datum.is_none() {
+        let Some(datum) = &outcome.datum else {
             self.not_read(reason.unwrap_or_default());
             if before != SourceState::Down {
                 journal.down_since = Some(now);
@@ -105,10 +114,13 @@ impl SourceStatus {
                 );
             }
             return;
-        }
+        };
         self.reads += 1;
         self.consecutive_failures = 0;
-        self.last_read = Some(Utc::now());
+        self.last_read = match datum.stamp {
+            Stamp::Wall { unix_ms } => DateTime::from_timestamp_millis(unix_ms),
+            Stamp::Boot { .. } => None,
+        };
         self.reason = reason;
         let same = outcome.failed.iter().map(|f| &f.property).eq(&self.missing);
         if !same {

@@ -249,7 +249,7 @@ impl Running {
         }));
         let bus = Bus {
             name: "bus".to_owned(),
-            link: crate::config::settings::Link::Tcp { host: "here".to_owned(), port: 502 },
+            link: Link::Tcp { host: "here".to_owned(), port: 502 },
             pause: Duration::ZERO,
             connect_timeout: S,
             units,

@@ -6,7 +6,9 @@
 use std::{fmt, io::IsTerminal};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 /// Prefix of our fields in the journal, and the syslog identifier's base.
 const JOURNAL_PREFIX: &str = "SOLARNODE";
@@ -17,21 +19,26 @@ const IDENTIFIER: &str = "solarnode-agent";
 /// Starts logging. To the journal if `to_journal` and there is one, else as text.
 ///
 /// Call it once, first thing in the daemon; a second call changes nothing.
+///
+/// Below TRACE, libraries are heard only when something is wrong.
 pub fn start(level: LevelFilter, to_journal: bool) {
+    let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let wanted =
+        Targets::new().with_default(libraries).with_target(env!("CARGO_CRATE_NAME"), level);
     let journal = to_journal.then(tracing_journald::layer).and_then(Result::ok);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match journal {
         Some(layer) => Box::new(
             layer
                 .with_field_prefix(Some(JOURNAL_PREFIX.to_owned()))
                 .with_syslog_identifier(IDENTIFIER.to_owned())
-                .with_filter(level),
+                .with_filter(wanted),
         ),
         None => Box::new(
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_target(false)
-                .with_filter(level),
+                .with_filter(wanted),
         ),
     };
     // The only error is that logging was started before, which is what the caller wants.

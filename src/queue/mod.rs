@@ -45,6 +45,7 @@ use crate::{clock::Clock, config::settings, domain::Datum};
 
 pub use ranges::Ranges;
 pub use record::RecordError;
+pub use rejected::rejected_count;
 pub use worker::Worker;
 
 /// Datum waiting in the channel of the readers: a minute of a large bus. When it is full, readers

@@ -58,7 +58,7 @@ impl Rejected {
 
 /// How many were rejected since the queue exists, for commands beside the daemon.
 #[must_use]
-pub fn count(state_dir: &Path) -> u64 {
+pub fn rejected_count(state_dir: &Path) -> u64 {
     Rejected::open(state_dir).count
 }
 

@@ -177,7 +177,7 @@ mod tests {
     fn a_device_that_keeps_falling_silent_goes_on_where_it_was() {
         let mut health = Health::default();
         for _ in 0..4 {
-            health.silent(0 * S);
+            health.silent(Duration::ZERO);
         }
         assert!(health.answered(100 * S), "news");
         assert!(!health.answered(101 * S), "no news");

@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(rhythm.first(at(7, 1_700_000_003_500)), 6500 * MS);
         assert_eq!(rhythm.next(at(7, 1_700_000_010_120), 120 * MS), 9880 * MS);
         assert_eq!(
-            rhythm.next(at(7, 1_700_000_009_999), 0 * MS),
+            rhythm.next(at(7, 1_700_000_009_999), Duration::ZERO),
             10_001 * MS,
             "woken a little early"
         );

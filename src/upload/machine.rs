@@ -31,6 +31,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     quarrel::{self, Part, Quarrel, Verdict},
     retry::{self, Pause},
@@ -47,25 +49,27 @@ pub const MAX_OPEN: usize = 2;
 /// happened to the batch. Shipped servers start a job within ten seconds.
 const STUCK: Duration = Duration::from_secs(15 * 60);
 
-/// Rows on their way in one job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Rows on their way in one job. As JSON it is what is on disk before the job is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// Unique for ever.
     pub id: String,
+    /// The job's name: the ID and the range that the rows lie in.
+    pub name: String,
     /// Which rows.
     pub seqs: Ranges,
-    /// How many of them the job was given.
+    /// How many the job was given. Fewer may be left of them after a restart.
     pub rows: u64,
     /// Whether the next row in the queue has the key of one of these.
     pub twin: bool,
 }
 
 impl Batch {
-    /// The job's name: the ID and the range it lies in.
+    /// A batch of all these rows.
     #[must_use]
-    pub fn name(&self) -> String {
-        let (first, last) = (self.seqs.first().unwrap_or(0), self.seqs.last().unwrap_or(0));
-        format!("{} {first}-{last}", self.id)
+    pub fn new(id: String, seqs: Ranges, twin: bool) -> Self {
+        let (first, last) = (seqs.first().unwrap_or(0), seqs.last().unwrap_or(0));
+        Self { name: format!("{id} {first}-{last}"), rows: seqs.count(), id, seqs, twin }
     }
 }
 
@@ -301,7 +305,8 @@ impl Machine {
             trouble: None,
             stopped: None,
             accepted: 0,
-            backlog: false,
+            // What waits already has waited long enough.
+            backlog: true,
             odd_told: false,
             refusal: None,
         }
@@ -455,6 +460,17 @@ impl Machine {
         vec![Effect::Save]
     }
 
+    /// Before a batch is sent: the rows that are still there. Without any it is closed.
+    pub fn rebuilt(&mut self, id: &str, seqs: Ranges) {
+        let Some(at) = self.position(id) else { return };
+        if seqs.is_empty() {
+            self.open.remove(at);
+        } else {
+            self.open[at].batch.rows = seqs.count();
+            self.open[at].batch.seqs = seqs;
+        }
+    }
+
     /// The answer to [`Step::Split`]: the same rows, a set for each source.
     pub fn split(&mut self, by_source: Vec<Ranges>) {
         if !self.unsplit.is_empty() {
@@ -522,8 +538,8 @@ impl Machine {
             .collect();
         for id in unsure {
             let Some(at) = self.position(&id) else { continue };
-            let (name, rows) = (self.open[at].batch.name(), self.open[at].batch.rows);
-            let named = jobs.iter().filter(|job| job.name.as_deref() == Some(name.as_str()));
+            let (name, rows) = (&self.open[at].batch.name, self.open[at].batch.rows);
+            let named = jobs.iter().filter(|job| job.name.as_ref() == Some(name));
             // Sent twice, there are two: the one that proves most counts.
             let best = named.min_by_key(|job| match job.state {
                 JobState::Completed if proves(job, rows) => 0,
@@ -571,6 +587,12 @@ impl Machine {
             }
             Err(failed) => self.fails(Kind::Follow, now, jitter, failed),
         }
+    }
+
+    /// The answer to [`Step::Follow`] was no job at all: the batch is sent again.
+    pub fn garbled(&mut self, id: &str, now: Duration, jitter: f64) -> Vec<Effect> {
+        let Some(at) = self.position(id) else { return Vec::new() };
+        self.again(at, now, jitter, "the answer about its job cannot be read")
     }
 
     /// Another key is there: what waited for it need not wait any longer.

@@ -13,8 +13,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 fn batch(id: &str, seqs: std::ops::RangeInclusive<u64>) -> Batch {
-    let seqs: Ranges = seqs.collect();
-    Batch { id: id.into(), rows: seqs.count(), seqs, twin: false }
+    Batch::new(id.into(), seqs.collect(), false)
 }
 
 fn waiting(count: u64) -> Option<Waiting> {
@@ -62,6 +61,8 @@ fn acknowledged(effects: &[Effect]) -> bool {
 #[test]
 fn a_batch_waits_for_the_interval_or_for_enough_rows() {
     let mut machine = Machine::new(LIMITS, Vec::new());
+    assert_eq!(machine.next(secs(1), 0.5, waiting(5)).1, Step::Claim, "left by the last run");
+    machine.opened(secs(1), None, Ranges::default(), false);
     assert_eq!(machine.next(secs(1), 0.5, None).1, Step::Wait(None));
     assert_eq!(machine.next(secs(1), 0.5, waiting(5)).1, Step::Wait(Some(secs(60))));
     assert_eq!(machine.next(secs(60), 0.5, waiting(5)).1, Step::Claim);
@@ -369,7 +370,7 @@ impl World {
         let (batch, state, success, loaded) = self.jobs.get(id)?;
         Some(Job {
             id: id.to_owned(),
-            name: Some(batch.name()),
+            name: Some(batch.name.clone()),
             state: *state,
             success: *success,
             loaded: Some(*loaded),
@@ -381,7 +382,7 @@ impl World {
     fn batch(&mut self, seqs: Ranges) -> Option<Batch> {
         self.ids += 1;
         let id = format!("b{}", self.ids);
-        (!seqs.is_empty()).then(|| Batch { id, rows: seqs.count(), seqs, twin: false })
+        (!seqs.is_empty()).then(|| Batch::new(id, seqs, false))
     }
 
     fn restart(&mut self) {
@@ -391,7 +392,6 @@ impl World {
             batch.seqs = batch.seqs.iter().flatten().filter(|seq| self.is_left(*seq)).collect();
             if !batch.seqs.is_empty() {
                 self.claimed.extend(batch.seqs.iter().flatten());
-                // The name is that of the rows as they were sent.
                 open.push(batch);
             }
         }

@@ -1,7 +1,26 @@
-//! Upload.
+//! Datum on their way to SolarNetwork: SolarUser's import, signed with a token, with proof.
+//!
+//! ```text
+//!  queue ──claim──▶ batch (csv, multipart) ──▶ http ──Call──▶ solarnet ──▶ server
+//!    ▲                                           │ receipt, status, refusal
+//!    └── acknowledge · reject · release ── machine (retry, quarrel) ◀┘
+//! ```
+//!
+//! [`task`] is the shell: it asks [`machine`] what to do, does it, and tells it what came of it. What
+//! decides is pure and in [`machine`], [`quarrel`] and [`retry`]; what is sent is pure and in [`batch`],
+//! [`csv`], [`multipart`] and [`http`]. Guarantees: `docs/spec/upload.md`.
+//!
+//! What it does not do: it never decides what an HTTP status means (`solarnet::answer` does), and
+//! acknowledges nothing for a 2xx.
+
 pub mod batch;
 pub mod csv;
+pub mod http;
 pub mod machine;
 pub mod multipart;
 pub mod quarrel;
 pub mod retry;
+mod store;
+pub mod task;
+
+pub use task::{UploadError, UploadStatus, Uploader};

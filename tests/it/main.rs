@@ -1,4 +1,5 @@
 //! Every integration test, one binary.
 
 mod config;
+mod modbus;
 mod token;

@@ -1,5 +1,7 @@
 //! Comma separated values as RFC 4180 has them; cells trimmed, as the server does.
 
+use std::borrow::Cow;
+
 /// One record and the line on which it began, from 1.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -7,48 +9,58 @@ pub(super) struct Record {
     pub(super) cells: Vec<String>,
 }
 
-/// All records; empty lines are skipped. `Err` is the line on which a quoted cell began that never ends.
+/// All records; empty lines are skipped. `Err` is the line of the record with a quoted cell that never ends.
 pub(super) fn parse(text: &str) -> Result<Vec<Record>, usize> {
     let mut records = Vec::new();
-    let mut characters = text.chars().peekable();
+    let mut rest = text;
     let mut line = 1;
-    while characters.peek().is_some() {
+    while !rest.is_empty() {
         let begun = line;
         let mut cells = Vec::new();
-        let mut cell = String::new();
-        let mut was_quoted = false;
         loop {
-            match characters.next() {
-                Some('"') if cell.trim().is_empty() && !was_quoted => {
-                    was_quoted = true;
-                    cell.clear();
-                    loop {
-                        match characters.next() {
-                            Some('"') if characters.next_if_eq(&'"').is_some() => cell.push('"'),
-                            Some('"') => break,
-                            Some(other) => {
-                                line += usize::from(other == '\n');
-                                cell.push(other);
-                            }
-                            None => return Err(begun),
-                        }
-                    }
+            let (cell, after) = take_cell(rest).ok_or(begun)?;
+            line += cell.bytes().filter(|byte| *byte == b'\n').count();
+            cells.push(cell.trim().to_owned());
+            match after.strip_prefix(',') {
+                Some(next) => rest = next,
+                None => {
+                    rest = after.strip_prefix('\n').unwrap_or(after);
+                    break;
                 }
-                Some(',') => {
-                    cells.push(std::mem::take(&mut cell).trim().to_owned());
-                    was_quoted = false;
-                }
-                Some('\n') | None => break,
-                Some(other) => cell.push(other),
             }
         }
         line += 1;
-        cells.push(cell.trim().to_owned());
-        if cells.len() > 1 || cells.iter().any(|cell| !cell.is_empty()) {
+        if cells.iter().any(|cell| !cell.is_empty()) {
             records.push(Record { line: begun, cells });
         }
     }
     Ok(records)
+}
+
+/// A cell, and the text from the separator on that ends it. `None` when a quote is never closed.
+fn take_cell(text: &str) -> Option<(Cow<'_, str>, &str)> {
+    let end_of = |text: &str| text.find([',', '\n']).unwrap_or(text.len());
+    let Some(mut quoted) = text.trim_start_matches([' ', '\t']).strip_prefix('"') else {
+        let (cell, after) = text.split_at(end_of(text));
+        return Some((cell.into(), after));
+    };
+    let mut cell = String::new();
+    loop {
+        let (piece, after) = quoted.split_once('"')?;
+        cell.push_str(piece);
+        match after.strip_prefix('"') {
+            Some(next) => {
+                cell.push('"');
+                quoted = next;
+            }
+            None => {
+                // What follows the closing quote still belongs to the cell.
+                let (tail, after) = after.split_at(end_of(after));
+                cell.push_str(tail.trim());
+                return Some((cell.into(), after));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@
 //! | 16 | temperature, i16, tenths of a degree |
 //! | 17 | operating state, u16 |
 //!
-//! Each request that reads the whole block, and is answered as it should be, is one *reading* and moves the
-//! values on. All of them follow from the reading's number ([`MeterReading::at`]), so a datum found
+//! Each request that reads the whole block ([`Unit::counting`] chooses other registers), and is answered as it
+//! should be, is one *reading* and moves the values on. All of them follow from the reading's number ([`MeterReading::at`]), so a datum found
 //! anywhere can be traced to the reading that it came from, and a missing number is a lost reading.
 
 use std::collections::BTreeMap;
@@ -146,7 +146,8 @@ pub struct Unit {
     discretes: BTreeMap<u16, u16>,
     inputs: BTreeMap<u16, u16>,
     holdings: BTreeMap<u16, u16>,
-    is_meter: bool,
+    /// The registers, first and count, whose reading counts; absent: it is no meter.
+    counted: Option<(u16, u16)>,
     pub(super) readings: u32,
     pub(super) requests: u64,
     pub(super) writes: Vec<Write>,
@@ -163,7 +164,7 @@ impl Unit {
             discretes: BTreeMap::new(),
             inputs: BTreeMap::new(),
             holdings: BTreeMap::new(),
-            is_meter: false,
+            counted: None,
             readings: 0,
             requests: 0,
             writes: Vec::new(),
@@ -173,7 +174,13 @@ impl Unit {
 
     /// A meter, as the module describes it.
     pub fn meter(id: u8) -> Self {
-        Self { is_meter: true, ..Self::new(id) }
+        Self { counted: Some((0, METER_BLOCK)), ..Self::new(id) }
+    }
+
+    /// Counts a reading for each request that covers these registers, instead of the meter's whole block.
+    #[must_use]
+    pub fn counting(self, address: u16, count: u16) -> Self {
+        Self { counted: Some((address, count)), ..self }
     }
 
     /// A relay with this many coils, all off.
@@ -207,7 +214,7 @@ impl Unit {
             Table::Holding => &self.holdings,
         };
         let measured = || {
-            let shows = self.is_meter && matches!(table, Table::Input | Table::Holding);
+            let shows = self.counted.is_some() && matches!(table, Table::Input | Table::Holding);
             let registers = MeterReading::at(self.readings + 1).registers();
             shows.then(|| registers.get(usize::from(address)).copied()).flatten()
         };
@@ -243,13 +250,18 @@ impl Unit {
         let outcome = Request::parse(pdu).and_then(|request| match request {
             Request::Read { table, address, count } => {
                 let answer = self.read(function, table, address, count)?;
-                let whole = address == 0 && count >= METER_BLOCK;
+                let whole = self.counted.is_some_and(|(first, wanted)| {
+                    let (end, wanted_end) = (
+                        u32::from(address) + u32::from(count),
+                        u32::from(first) + u32::from(wanted),
+                    );
+                    address <= first && end >= wanted_end
+                });
                 let proper = matches!(
                     fault,
                     None | Some(Fault::Slow(_) | Fault::StaleFirst | Fault::IgnoresWrites)
                 );
-                let registers = matches!(table, Table::Input | Table::Holding);
-                if self.is_meter && registers && whole && proper {
+                if whole && proper && matches!(table, Table::Input | Table::Holding) {
                     self.readings += 1;
                 }
                 Ok(answer)

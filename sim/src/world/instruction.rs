@@ -271,7 +271,7 @@ mod tests {
         let long = "x".repeat(600);
         let parameters = [("a", long.as_str()), ("", "1"), ("b", ""), ("c", "2")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let split = split(parameters.to_vec());
+        let split = super::split(parameters.into());
         let lengths: Vec<(&str, usize)> =
             split.iter().map(|(name, value)| (name.as_str(), value.len())).collect();
         assert_eq!(lengths, [("a", 256), ("a", 256), ("a", 88), ("c", 1)]);

@@ -72,3 +72,37 @@ fn mistakes_end_with_a_message_and_their_code() {
     assert_eq!(code, 78);
     assert!(message.contains("policy.json: at about: unknown member; expected one of users,"));
 }
+
+/// Runs the README's script against a server; needs curl and openssl, like the README's reader.
+#[test]
+fn the_readmes_signed_calls_work() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let (child, address) =
+        start(&["serve", "--seed", examples.join("seed.json").to_str().unwrap()]);
+    let call = |method: &str, target: &str, more: &[&str]| -> serde_json::Value {
+        let output = Command::new("sh")
+            .arg(examples.join("call.sh"))
+            .args([method, &format!("http://{address}{target}")])
+            .args(more)
+            .env("TOKEN", "manager0manager0mana")
+            .env("SECRET", "not-a-real-secret-manager1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "call.sh (packages curl, openssl): {said}");
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["success"], true, "{answer}");
+        answer["data"].clone()
+    };
+    let api = "/solaruser/api/v1/sec";
+    assert_eq!(call("GET", &format!("{api}/whoami"), &[])["userId"], 100);
+    let body = examples.join("import.multipart");
+    let more = [body.to_str().unwrap(), "multipart/form-data; boundary=example"];
+    call("POST", &format!("{api}/user/import/jobs"), &more);
+    let jobs = || call("GET", &format!("{api}/user/import/jobs"), &[]);
+    crate::eventually("the job is done", || jobs()[0]["done"] == true);
+    assert_eq!(jobs()[0]["message"], "Loaded 2 datum.");
+    let list = call("GET", "/solarquery/api/v1/sec/datum/list?nodeId=123", &[]);
+    assert_eq!(list["results"][0]["voltage"].to_string(), "230.1");
+    assert_eq!(terminate(child).0, 0);
+}

@@ -28,6 +28,7 @@ fn who_am_i_answers_on_both_servers() {
     assert_eq!(client.get(&format!("{USER}/whoami")).data(), me);
     assert_eq!(client.get(&format!("{QUERY}/whoami")).data(), me);
     assert_eq!(client.get(&format!("{QUERY}/nodes")).data(), json!([NODE]));
+    assert_eq!(client.send("HEAD", &format!("{QUERY}/nodes"), None).unwrap().status, 200);
     assert_eq!(sim.requests()[0].token.as_deref(), Some(TOKEN));
     assert_eq!(sim.requests()[0].status, Some(200));
 }

@@ -1,0 +1,65 @@
+//! `upload.json`: the batches that may be on their way, written before they are sent.
+//!
+//! It exists to keep a restart from sending again what the server has. Without it, or with one that
+//! cannot be read, everything is sent again, which is harmless.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::Batch;
+use crate::file;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Contents {
+    open: Vec<Batch>,
+}
+
+/// The file below the state folder.
+pub(super) fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("upload.json")
+}
+
+/// The batches that were open when the file was written.
+///
+/// # Errors
+///
+/// If there is a file that cannot be read; [`io::ErrorKind::InvalidData`] if it is not ours.
+pub(super) fn load(path: &Path) -> io::Result<Vec<Batch>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice::<Contents>(&bytes)?.open),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces the file.
+///
+/// # Errors
+///
+/// Whatever the file system says.
+pub(super) fn save(path: &Path, open: Vec<Batch>) -> io::Result<()> {
+    file::replace(path, &serde_json::to_vec(&Contents { open })?, 0o640)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Ranges;
+
+    #[test]
+    fn batches_survive_the_file() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = path(dir.path());
+        assert!(load(&path).expect("no file is no batch").is_empty());
+        let seqs = Ranges::from_iter([1, 2, 3, 7]);
+        let open = vec![Batch::new("1f".into(), seqs, true)];
+        save(&path, open.clone()).expect("save");
+        assert_eq!(load(&path).expect("load"), open);
+        std::fs::write(&path, "{\"open\":").expect("write");
+        assert_eq!(load(&path).expect_err("half a file").kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,438 @@
+//! The uploader: does what [`super::machine`] says.
+//!
+//! It stops at once when asked, in the middle of a call if need be: the open batches are on disk, and
+//! the next run looks for them in the list of jobs.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    batch, http,
+    machine::{Batch, Effect, Failed, Limits, Machine, Note, Step, Waiting},
+    retry::Pause,
+    store,
+};
+use crate::{
+    clock::Clock,
+    config::settings,
+    domain::NodeId,
+    queue::{Queue, QueueStat, Ranges, Row},
+    solarnet::{Answer, Call, CallError, Caller, Next},
+};
+
+/// Payload claimed at a time: what fits into a job of [`batch::MAX_BYTES`] in any case, as the text of
+/// a datum is larger than its record and compresses well.
+const CLAIM_BYTES: usize = batch::MAX_BYTES;
+
+/// Why the uploader could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The list of open batches is there and cannot be read.
+    #[error("could not read {}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How uploads stand, for `status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct UploadStatus {
+    /// `ok`, `waiting` (it passes) or `stopped` (a person has to do something).
+    pub state: &'static str,
+    /// Jobs that the server has and has not finished, as far as we know.
+    pub open_jobs: usize,
+    /// Datum proved since the daemon started.
+    pub uploaded: u64,
+    /// Datum given up since the daemon started.
+    pub given_up: u64,
+    /// When a batch was proved last.
+    pub last_success: Option<DateTime<Utc>>,
+    /// What went wrong last, with its remedy.
+    pub last_error: Option<String>,
+    /// What is being waited for, if anything.
+    pub waits_for: Option<String>,
+}
+
+/// Sends what is in the queue. Owns its caller; nobody else sends datum.
+pub struct Uploader<C, K> {
+    /// Whose data this is.
+    pub node: NodeId,
+    /// How often.
+    pub settings: settings::Upload,
+    /// Where the list of open batches lives.
+    pub state_dir: PathBuf,
+    /// Who carries out the calls.
+    pub caller: C,
+    /// Where the datum are.
+    pub queue: Queue,
+    /// Which time it is.
+    pub clock: Clock,
+    /// Changes whenever another signing key is in use.
+    pub key_changed: watch::Receiver<K>,
+    /// How it stands.
+    pub status: watch::Sender<UploadStatus>,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+impl<C: Caller, K> Uploader<C, K> {
+    /// Runs until it is stopped or the queue has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the file of open batches is not ours to read.
+    pub async fn run(self) -> Result<(), UploadError> {
+        let stop = self.stop.clone();
+        let run = Run::begin(self).await?;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = run.work() => {}
+        }
+        Ok(())
+    }
+}
+
+struct Run<C, K> {
+    parts: Uploader<C, K>,
+    machine: Machine,
+    began: Instant,
+    stat: watch::Receiver<QueueStat>,
+    /// Since when rows have been waiting.
+    waiting_since: Option<Duration>,
+    /// The body built last, as long as its batch was not sent.
+    built: Option<(String, Vec<u8>)>,
+    unsaved_told: bool,
+    status: UploadStatus,
+}
+
+impl<C: Caller, K> Run<C, K> {
+    async fn begin(parts: Uploader<C, K>) -> Result<Self, UploadError> {
+        let path = store::path(&parts.state_dir);
+        let open = match store::load(&path) {
+            Ok(open) => open,
+            Err(source) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(UploadError::State { path, source });
+            }
+            Err(error) => {
+                warn!(event = "upload.state_unreadable", path = %path.display(), %error, "open batches forgotten, they are sent again");
+                Vec::new()
+            }
+        };
+        let mut claimed = Vec::new();
+        for mut batch in open {
+            batch.seqs = parts.queue.claim_exactly(batch.seqs).await;
+            if !batch.seqs.is_empty() {
+                claimed.push(batch);
+            }
+        }
+        let enough = batch::MAX_ROWS as u64;
+        let limits = Limits { every: parts.settings.every, enough };
+        Ok(Self {
+            stat: parts.queue.stat(),
+            machine: Machine::new(limits, claimed),
+            began: Instant::now(),
+            waiting_since: None,
+            built: None,
+            unsaved_told: false,
+            status: UploadStatus { state: "ok", ..UploadStatus::default() },
+            parts,
+        })
+    }
+
+    async fn work(mut self) {
+        loop {
+            let now = self.began.elapsed();
+            let waiting = self.waiting(now);
+            let (effects, step) = self.machine.next(now, fastrand::f64(), waiting);
+            self.apply(effects).await;
+            let effects = match step {
+                Step::Claim => self.claim().await,
+                Step::Build(seqs) => self.build_part(seqs).await,
+                Step::Split(seqs) => self.split(seqs).await,
+                Step::Send(batch) => self.send(batch).await,
+                Step::Look => {
+                    let answer = self.call(http::list()).await;
+                    let jobs = answer.map(|answer| http::jobs(&answer.data));
+                    self.machine.looked(self.began.elapsed(), fastrand::f64(), jobs)
+                }
+                Step::Follow { batch, job } => {
+                    let answer = self.call(http::status(&job)).await;
+                    let now = self.began.elapsed();
+                    match answer.map(|answer| http::job(&answer.data)) {
+                        Ok(Some(job)) => {
+                            self.machine.followed(&batch, now, fastrand::f64(), Ok(job))
+                        }
+                        Ok(None) => self.machine.garbled(&batch, now, fastrand::f64()),
+                        Err(failed) => {
+                            self.machine.followed(&batch, now, fastrand::f64(), Err(failed))
+                        }
+                    }
+                }
+                Step::Wait(until) => {
+                    self.publish();
+                    if self.wait(until).await.is_none() {
+                        return;
+                    }
+                    Vec::new()
+                }
+            };
+            self.apply(effects).await;
+            self.publish();
+        }
+    }
+
+    /// Waits for time, rows or a key. `None`: the queue has ended, so there is nothing left to do.
+    async fn wait(&mut self, until: Option<Duration>) -> Option<()> {
+        let deadline = until.map(|until| self.began + until);
+        let key_changed = &mut self.parts.key_changed;
+        tokio::select! {
+            () = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            } => Some(()),
+            changed = self.stat.changed() => changed.ok(),
+            // Without a sender there will never be another key.
+            Ok(()) = key_changed.changed() => {
+                self.machine.key_changed(self.began.elapsed());
+                Some(())
+            }
+        }
+    }
+
+    fn waiting(&mut self, now: Duration) -> Option<Waiting> {
+        let count = self.stat.borrow_and_update().waiting;
+        if count == 0 {
+            self.waiting_since = None;
+            return None;
+        }
+        let since = *self.waiting_since.get_or_insert(now);
+        Some(Waiting { count, since })
+    }
+
+    async fn claim(&mut self) -> Vec<Effect> {
+        let rows = self.parts.queue.claim(batch::MAX_ROWS, CLAIM_BYTES).await;
+        self.waiting_since = None;
+        let bytes: usize = rows.iter().map(|row| row.payload.len()).sum();
+        let full = rows.len() >= batch::MAX_ROWS || bytes >= CLAIM_BYTES / 2;
+        let (batch, left) = self.build(rows).await;
+        let backlog = full || !left.is_empty();
+        self.parts.queue.release(left).await;
+        self.machine.opened(self.began.elapsed(), batch, Ranges::default(), backlog)
+    }
+
+    async fn build_part(&mut self, seqs: Ranges) -> Vec<Effect> {
+        let rows = self.parts.queue.read(seqs).await;
+        let (batch, left) = self.build(rows).await;
+        self.machine.opened(self.began.elapsed(), batch, left, false)
+    }
+
+    /// Makes a new batch of the rows, and says which had no room in it.
+    async fn build(&mut self, rows: Vec<Row>) -> (Option<Batch>, Ranges) {
+        let mut left: Ranges = rows.iter().map(|row| row.seq).collect();
+        let Some(built) = self.compress(rows).await else { return (None, left) };
+        left.subtract(&built.seqs);
+        for (seq, _) in &built.unsendable {
+            left.remove(*seq..=*seq);
+        }
+        if built.rows == 0 {
+            return (None, left);
+        }
+        let id = format!("{:016x}", fastrand::u64(..));
+        self.built = Some((id.clone(), built.csv_gz));
+        (Some(Batch::new(id, built.seqs, built.twin)), left)
+    }
+
+    /// Compresses beside the runtime: a full batch takes a small processor a good part of a second.
+    async fn compress(&mut self, rows: Vec<Row>) -> Option<batch::Built> {
+        let node = self.parts.node;
+        let work = move || batch::build(node, &rows, batch::MAX_ROWS, batch::MAX_BYTES);
+        // It fails only if the runtime is being shut down.
+        let built = spawn_blocking(work).await.ok()?;
+        for (seq, reason) in &built.unsendable {
+            self.give_up(*seq, reason.clone()).await;
+        }
+        Some(built)
+    }
+
+    async fn split(&mut self, seqs: Ranges) -> Vec<Effect> {
+        let mut by_source = std::collections::BTreeMap::<_, Ranges>::new();
+        for row in self.parts.queue.read(seqs).await {
+            if let Ok(datum) = row.datum() {
+                by_source.entry(datum.source).or_default().insert(row.seq..=row.seq);
+            }
+        }
+        self.machine.split(by_source.into_values().collect());
+        Vec::new()
+    }
+
+    async fn send(&mut self, batch: Batch) -> Vec<Effect> {
+        let built = self.built.take().filter(|(id, _)| *id == batch.id).map(|(_, csv)| csv);
+        let csv_gz = match built {
+            Some(csv_gz) => csv_gz,
+            None => {
+                let rows = self.parts.queue.read(batch.seqs.clone()).await;
+                let Some(built) = self.compress(rows).await else { return Vec::new() };
+                self.machine.rebuilt(&batch.id, built.seqs);
+                if built.rows == 0 {
+                    return Vec::new();
+                }
+                built.csv_gz
+            }
+        };
+        let group = format!("solarnode-agent-{}", self.parts.node);
+        let body = batch::body(&batch.id, &batch.name, &group, &csv_gz);
+        debug!(
+            event = "upload.sent",
+            batch_id = batch.id,
+            datum_count = batch.rows,
+            bytes = body.bytes.len(),
+            "batch sent"
+        );
+        let answer = self.call(http::submit(body)).await;
+        let receipt = answer.map(|answer| http::receipt(&answer.data));
+        self.machine.sent(&batch.id, self.began.elapsed(), fastrand::f64(), receipt)
+    }
+
+    async fn call(&mut self, call: Call) -> Result<Answer, Failed> {
+        let result = self.parts.caller.call(call).await;
+        result.map_err(|error| {
+            let failed = self.failed(&error);
+            self.status.last_error = Some(failed.text.clone());
+            failed
+        })
+    }
+
+    fn failed(&self, error: &CallError) -> Failed {
+        let next = error.next();
+        let not_before = match next {
+            Next::Retry { not_before: Some(at) } => {
+                let ahead = (at - self.parts.clock.signing_now()).to_std().unwrap_or_default();
+                Some(self.began.elapsed() + ahead)
+            }
+            _ => None,
+        };
+        Failed { cause: error.cause, next, not_before, text: error.to_string() }
+    }
+
+    async fn apply(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Save => self.save().await,
+                Effect::Acknowledge(seqs) => self.parts.queue.acknowledge(seqs).await,
+                Effect::Release(seqs) => self.parts.queue.release(seqs).await,
+                Effect::GiveUp { seq, reason } => self.give_up(seq, reason).await,
+                Effect::Note(note) => self.note(note),
+            }
+        }
+    }
+
+    async fn give_up(&mut self, seq: u64, reason: String) {
+        error!(event = "upload.given_up", seq, reason, "datum given up, see rejected.jsonl");
+        self.status.given_up += 1;
+        self.parts.queue.reject(seq, reason).await;
+    }
+
+    /// Without this file a restart sends a batch twice, so a disk that does not take it must not keep
+    /// the queue from draining.
+    async fn save(&mut self) {
+        let open: Vec<Batch> = self.machine.open_batches().cloned().collect();
+        let path = store::path(&self.parts.state_dir);
+        let saved = spawn_blocking(move || save(&path, open)).await;
+        match saved.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into())) {
+            Ok(()) => self.unsaved_told = false,
+            Err(error) if !std::mem::replace(&mut self.unsaved_told, true) => {
+                warn!(event = "upload.state_not_saved", %error, "open batches not written down");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Proved { batch, rows } => {
+                self.status.uploaded += rows;
+                self.status.last_success = Some(self.parts.clock.signing_now());
+                debug!(
+                    event = "upload.proved",
+                    batch_id = batch,
+                    datum_count = rows,
+                    "batch proved"
+                );
+            }
+            Note::Odd { batch, what } => {
+                warn!(
+                    event = "upload.repeated",
+                    batch_id = batch,
+                    reason = what,
+                    "batch is sent again"
+                );
+            }
+            Note::Refused { batch, reason } => {
+                warn!(
+                    event = "upload.refused",
+                    batch_id = batch,
+                    reason,
+                    "batch refused, looking for what is wrong in it"
+                );
+                self.status.last_error = Some(reason);
+            }
+            Note::Stopped { pause: Pause::Trouble, kind, text } => {
+                warn!(event = "upload.stopped", error_kind = kind, error = text, "uploads wait");
+            }
+            Note::Stopped { pause: Pause::Key | Pause::Person, kind, text } => {
+                error!(
+                    event = "upload.stopped",
+                    error_kind = kind,
+                    error = text,
+                    "uploads stopped"
+                );
+                self.status.last_error = Some(text);
+            }
+            Note::Resumed { down } => {
+                info!(event = "upload.resumed", down_secs = down.as_secs(), "uploads go on");
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.status.open_jobs = self.machine.open_batches().count();
+        self.status.waits_for = self.machine.waits_for().map(str::to_owned);
+        self.status.state = match (self.machine.needs_a_person(), &self.status.waits_for) {
+            (true, _) => "stopped",
+            (false, Some(_)) => "waiting",
+            (false, None) => "ok",
+        };
+        self.parts.status.send_if_modified(|status| {
+            let changed = *status != self.status;
+            status.clone_from(&self.status);
+            changed
+        });
+    }
+}
+
+fn save(path: &Path, open: Vec<Batch>) -> std::io::Result<()> {
+    store::save(path, open)
+}
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;
