@@ -100,7 +100,7 @@ fn show(program: &Path, folder: &Path, forever: bool) -> anyhow::Result<()> {
     fs::write(&agent.config, config(folder, &sim, None))?;
     let mut running = agent.start()?;
     wait_for("the queue is empty", || agent.waiting().is_ok_and(|waiting| waiting == 0))?;
-    let spool = agent.stored()?;
+    let spool = agent.in_spool()?;
     running.stop()?;
 
     let outcomes = sim.ledger().iter().filter(|(key, _)| key.source == "/site/relay").count();

@@ -40,6 +40,9 @@ pub struct Verification {
     pub segments: usize,
     /// Records whose CRC is right and that are not acknowledged.
     pub records: u64,
+    /// Records that the segments in use still hold, acknowledged ones included. One that was carried
+    /// forward counts once for each place it stands in.
+    pub held: u64,
     /// Damaged places among records that had been synced.
     pub corrupt: u64,
     /// Where they are; the first hundred.
@@ -211,11 +214,13 @@ pub(crate) fn verify<D: Disk>(disk: &D) -> Result<Verification, Error> {
             let mut segment = segment.clone();
             segment.learn(&index.entries, &loaded.state.acknowledged);
             found.records += u64::from(segment.live);
+            found.held += u64::from(segment.count);
             damage.push(places(segment.name.to_string(), &index.damage));
         }
         if let Some(current) = &loaded.current {
             found.segments += 1;
             found.records += u64::from(current.segment.live);
+            found.held += u64::from(current.segment.count);
             damage.push(places(current.segment.name.to_string(), &current.corrupt));
         }
         found.corrupt = damage.iter().map(|places| places.len() as u64).sum();

@@ -215,6 +215,7 @@ impl<'a> Look<'a> {
                 unreadable.map(|(seq, reason)| json!({ "seq": seq, "reason": reason }));
             let report = json!({
                 "records": verified.records,
+                "held": verified.held,
                 "segments": verified.segments,
                 "corrupt": corrupt,
                 "brokenHeaders": verified.broken_headers,

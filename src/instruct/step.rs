@@ -407,12 +407,18 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         match (code, record.state) {
             (Some(Code::MayHaveHappened), _) => error!(
                 event = "instruction.uncertain",
-                instruction_id, topic, message, "instruction may have happened"
+                instruction_id,
+                topic,
+                detail = message,
+                "instruction may have happened"
             ),
             (_, State::Completed) => {
                 info!(
                     event = "instruction.done",
-                    instruction_id, topic, message, "instruction done"
+                    instruction_id,
+                    topic,
+                    detail = message,
+                    "instruction done"
                 );
             }
             (_, State::New | State::Received | State::Executing | State::Declined) => warn!(
@@ -420,7 +426,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
                 instruction_id,
                 topic,
                 code = reason,
-                message,
+                detail = message,
                 "instruction declined"
             ),
         }

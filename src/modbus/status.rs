@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{reading::Outcome, source::Source};
 use crate::domain::Stamp;
@@ -115,6 +115,15 @@ impl SourceStatus {
             }
             return;
         };
+        let samples = &datum.samples;
+        let count = samples.instantaneous.len() + samples.accumulating.len() + samples.status.len();
+        debug!(
+            event = "source.read",
+            source_id = self.source,
+            unit_id = self.unit,
+            count,
+            "source read"
+        );
         self.reads += 1;
         self.consecutive_failures = 0;
         self.last_read = match datum.stamp {

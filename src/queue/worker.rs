@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Ask, QueueError, QueueStat, Ranges, Row, StoreError, folder, record, rejected::Rejected, show,
@@ -316,6 +316,14 @@ impl Worker {
             Ok(commit) => {
                 self.commit_due = None;
                 self.retry_due = None;
+                if commit.written > 0 {
+                    debug!(
+                        event = "queue.committed",
+                        bytes = commit.written,
+                        durable,
+                        "datum committed"
+                    );
+                }
                 // Without a record to ride along with, acknowledgements are written by a sync only.
                 if all || commit.written > 0 {
                     self.acknowledged_due = None;

@@ -396,7 +396,7 @@ impl<C: Caller, K> Run<C, K> {
                 self.status.last_error = Some(reason);
             }
             Note::Stopped { pause: Pause::Trouble, kind, text } => {
-                warn!(event = "upload.stopped", error_kind = kind, error = text, "uploads wait");
+                warn!(event = "upload.waiting", error_kind = kind, error = text, "uploads wait");
             }
             Note::Stopped { pause: Pause::Key | Pause::Person, kind, text } => {
                 error!(

@@ -57,11 +57,11 @@ impl Agent {
         status["queue"]["records"].as_u64().context("status has no queue.records")
     }
 
-    /// Datum ever stored in the spool, as another process reads it from the disk.
-    pub(super) fn stored(&self) -> anyhow::Result<usize> {
-        let stat = self.ask(&["queue", "stat", "--json"])?;
-        let stored = stat["stored"].as_u64().context("queue stat has no stored")?;
-        Ok(usize::try_from(stored)?)
+    /// Datum that stand in the spool's files, sent ones included, as another process reads them.
+    pub(super) fn in_spool(&self) -> anyhow::Result<usize> {
+        let check = self.ask(&["queue", "check", "--json"])?;
+        let held = check["held"].as_u64().context("queue check has no `held`")?;
+        Ok(usize::try_from(held)?)
     }
 
     /// Starts the daemon; its log is shown as it comes.
