@@ -55,26 +55,15 @@ impl<D: Disk> Engine<D> {
             if always && !batch.with_acknowledgements {
                 batch = self.next_segment(batch, &mut written)?;
             }
-            while let Some(record) = self.pending.get(batch.entries.len()) {
-                let base = self.current().base;
-                let fits = record.seq - base <= MAX_OFFSET
-                    && self.end_with(&batch, record_bytes(record.payload.len()))
-                        <= self.layout_of_current().data_end();
-                if fits {
-                    let at = self.end_with(&batch, 0) as u32;
-                    let entry = Entry { offset: (record.seq - base) as u32, at };
-                    let (seed, first) = (self.current().seed(), batch.bytes.is_empty());
-                    push_record(
-                        &mut batch.bytes,
-                        seed,
-                        Kind::Data,
-                        first,
-                        entry.offset,
-                        &record.payload,
-                    );
-                    batch.entries.push(entry);
-                } else {
-                    batch = self.next_segment(batch, &mut written)?;
+            while batch.entries.len() < self.pending.len() {
+                if self.add_next(&mut batch) {
+                    continue;
+                }
+                batch = self.next_segment(batch, &mut written)?;
+                if !self.add_next(&mut batch) {
+                    // What the new segment repeats leaves no room for the record.
+                    self.flush(batch, false)?;
+                    return Err(Error::Scattered { ranges: self.state.acknowledged.len() });
                 }
             }
             written += self.flush(batch, false)?;
@@ -82,6 +71,22 @@ impl<D: Disk> Engine<D> {
         self.full = false;
         let dropped = self.state.dropped - dropped_before;
         Ok(Commit { durable: self.durable(), written, dropped })
+    }
+
+    /// Adds the next pending record if the current segment has room for it.
+    fn add_next(&self, batch: &mut Batch) -> bool {
+        let (base, seed) = (self.current().base, self.current().seed());
+        let Some(record) = self.pending.get(batch.entries.len()) else { return false };
+        let end = self.end_with(batch, record_bytes(record.payload.len()));
+        if record.seq - base > MAX_OFFSET || end > self.layout_of_current().data_end() {
+            return false;
+        }
+        let at = self.end_with(batch, 0) as u32;
+        let entry = Entry { offset: (record.seq - base) as u32, at };
+        let first = batch.bytes.is_empty();
+        push_record(&mut batch.bytes, seed, Kind::Data, first, entry.offset, &record.payload);
+        batch.entries.push(entry);
+        true
     }
 
     /// A batch that starts with the acknowledgements, if they find room.

@@ -48,9 +48,10 @@
 //!
 //! With more than 64 open ranges, the others follow as acknowledgement records directly behind the
 //! header, written and synced before the segment gets its name; so do the newest 16 loss records.
-//! There are never more ranges than fit into an eighth of a segment (4096 with 1 MiB): the segment
-//! in which most of them lie is carried forward before, or the acknowledgement refused. Ranges are
-//! never joined over a record that is not acknowledged.
+//! Acknowledging makes no more ranges than fit into an eighth of a segment (4096 with 1 MiB): the
+//! segment in which most of them lie is carried forward before, or the acknowledgement refused. An
+//! open may find some more: one for the numbers skipped after a crash, and those in segments that
+//! were carried forward since. Ranges are never joined over a record that is not acknowledged.
 //!
 //! ## Record (aligned to 2 bytes)
 //!
@@ -178,10 +179,10 @@ impl Layout {
         self.seal_at() - ACK_ROOM
     }
 
-    /// The largest payload: half of a segment, so that one always fits behind what the start of a
-    /// segment repeats, and never more than its length field can say.
+    /// The largest payload: a third of a segment, so that one always fits behind what the start of
+    /// a segment repeats, and never more than its length field can say.
     pub(crate) fn max_payload(self) -> usize {
-        ((self.bytes - HEADER_BYTES) / 2).min(usize::from(u16::MAX))
+        ((self.bytes - HEADER_BYTES) / 3).min(usize::from(u16::MAX))
     }
 
     /// How many acknowledged ranges may be open: what repeats them takes an eighth of a segment.

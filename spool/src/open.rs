@@ -76,6 +76,14 @@ impl<D: Disk> Engine<D> {
         }
         engine.sort_out_spares(loaded.spares, &loaded.leftovers, &loaded.replaced)?;
         engine.recycle_acknowledged()?;
+        // Records of acknowledgements outlive the segments carried forward since.
+        while engine.state.acknowledged.len() > engine.layout.max_ranges() {
+            match engine.carry_most_scattered() {
+                Ok(true) => {}
+                Ok(false) | Err(Error::Full) => break,
+                Err(error) => return Err(error),
+            }
+        }
         if engine.spares.is_empty() && engine.segments.len() < 2 {
             match engine.prepare() {
                 // Usable with one; a second is asked for again when it is needed.

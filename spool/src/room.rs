@@ -220,6 +220,7 @@ impl<D: Disk> Engine<D> {
             self.make_spare(old.name, old.bytes, self.on_disk() + old.bytes <= self.state.limit)?;
         }
         self.state.acknowledged.forget_within(base.max(1), span_end);
+        self.unsaved.forget_within(base.max(1), span_end);
         self.recycle_acknowledged()?;
         Ok(true)
     }
