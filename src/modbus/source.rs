@@ -36,8 +36,9 @@ use crate::{
 };
 
 /// Beyond this a silent block is not asked again in the same round: within 10 s of falling silent a
-/// unit has to stop costing its neighbours more than a probe now and then.
-const RETRY_WITHIN: Duration = Duration::from_secs(5);
+/// unit has to stop costing its neighbours more than a probe now and then. With timeouts of up to
+/// 5 s, the tries within this time and one try of a second block stay below that.
+const RETRY_WITHIN: Duration = Duration::from_secs(4);
 
 /// A unit, what was learnt about it, and the round under way.
 #[derive(Debug)]
