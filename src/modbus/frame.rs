@@ -218,12 +218,6 @@ impl Request<'_> {
         }
     }
 
-    /// Whether it changes something on the unit.
-    #[must_use]
-    pub fn writes(&self) -> bool {
-        !matches!(self, Self::Read { .. })
-    }
-
     /// Appends the PDU.
     ///
     /// # Errors

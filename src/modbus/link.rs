@@ -175,8 +175,9 @@ pub struct TcpLink {
 enum State {
     Open(Open),
     Closed {
-        /// Before that, calls fail with `reason` at once.
-        again: Option<(Instant, LinkError)>,
+        /// Before that, calls fail at once, for the reason given.
+        again: Option<(Instant, String)>,
+        /// How long to wait after the next failure.
         wait: Duration,
     },
 }
@@ -187,7 +188,9 @@ struct Open {
     buffer: Box<[u8; BUFFER]>,
     /// What was received and not yet looked at.
     filled: std::ops::Range<usize>,
-    /// The back-off to go on with if nothing is ever answered on this connection.
+    /// Whether anything was answered on this connection.
+    proven: bool,
+    /// The back-off to go on with if nothing ever is.
     wait: Duration,
 }
 
@@ -212,24 +215,20 @@ impl TcpLink {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Makes sure that a connection is open and that nothing old is left on it.
+    /// Makes sure that a connection is open and that nothing old is left on it. All its errors are
+    /// [`LinkError::Connect`]: nothing was sent.
     async fn open(&mut self) -> Result<(), LinkError> {
         if let State::Open(open) = &mut self.state {
-            match open.discard_old(&mut self.late) {
-                Ok(()) => return Ok(()),
-                // Closed while idle: that is how many gateways behave, and no failure.
-                Err(reason) => {
-                    let wait = open.wait;
-                    self.state = State::Closed { again: None, wait };
-                    debug!(address = self.address(), %reason, "idle connection ended, opening another");
-                }
-            }
+            let Err(reason) = open.discard_old(&mut self.late) else { return Ok(()) };
+            // Closed while idle: that is how many gateways behave, and no failure.
+            debug!(address = self.address(), %reason, "idle connection ended");
+            self.close(&reason.to_string());
         }
-        let State::Closed { again, wait } = &mut self.state else { return Ok(()) };
+        let State::Closed { again, wait } = &self.state else { return Ok(()) };
         if let Some((at, reason)) = again
             && Instant::now() < *at
         {
-            return Err(reason.clone());
+            return Err(LinkError::Connect { address: self.address(), reason: reason.clone() });
         }
         let wait = *wait;
         match connect(&self.host, self.port, self.connect_timeout).await {
@@ -237,38 +236,35 @@ impl TcpLink {
                 debug!(address = self.address(), "connected");
                 self.unanswered = 0;
                 let buffer = Box::new([0; BUFFER]);
-                self.state = State::Open(Open { stream, buffer, filled: 0..0, wait });
+                let open = Open { stream, buffer, filled: 0..0, proven: false, wait };
+                self.state = State::Open(open);
                 Ok(())
             }
             Err(error) => {
                 let reason = error.to_string();
-                let error = LinkError::Connect { address: self.address(), reason };
-                self.close_for(wait, error.clone());
-                Err(error)
+                self.back_off(wait, reason.clone());
+                Err(LinkError::Connect { address: self.address(), reason })
             }
         }
     }
 
-    fn close_for(&mut self, wait: Duration, reason: LinkError) {
+    /// Gives the connection up. One that had worked may be replaced at once, another one only after
+    /// a while: a peer that hangs up on every request is not helped by more connections.
+    fn close(&mut self, reason: &str) {
+        match self.state {
+            State::Open(Open { proven: true, .. }) => {
+                self.state = State::Closed { again: None, wait: BACK_OFF.0 };
+            }
+            State::Open(Open { wait, .. }) => {
+                self.back_off(wait, format!("the last connection ended: {reason}"));
+            }
+            State::Closed { .. } => {}
+        }
+    }
+
+    fn back_off(&mut self, wait: Duration, reason: String) {
         let again = Some((Instant::now() + wait, reason));
         self.state = State::Closed { again, wait: (wait * 2).min(BACK_OFF.1) };
-    }
-
-    /// Gives the connection up. One that had worked may be replaced at once.
-    fn lose(&mut self, answered: bool, error: LinkError) -> CallError {
-        if let State::Open(Open { wait, .. }) = self.state {
-            if answered {
-                self.state = State::Closed { again: None, wait: BACK_OFF.0 };
-            } else {
-                self.close_for(wait, error.clone());
-            }
-        }
-        error.into()
-    }
-
-    fn lost(&mut self, reason: &io::Error) -> CallError {
-        let error = LinkError::Lost { address: self.address(), reason: reason.to_string() };
-        self.lose(self.unanswered <= 1, error)
     }
 }
 
@@ -313,10 +309,15 @@ impl Wire for TcpLink {
         let outcome = timeout_at(Instant::now() + wait, exchange).await;
         let pdu = match outcome {
             Ok(Ok(pdu)) => pdu,
-            Ok(Err(Failed::Io(error))) => return Err(self.lost(&error)),
+            Ok(Err(Failed::Io(error))) => {
+                let reason = error.to_string();
+                self.close(&reason);
+                return Err(LinkError::Lost { address: self.address(), reason }.into());
+            }
             Ok(Err(Failed::Framing(reason))) => {
-                let address = self.address();
-                return Err(self.lose(false, LinkError::NotModbus { address, reason }));
+                open.proven = false;
+                self.close(&reason.to_string());
+                return Err(LinkError::NotModbus { address: self.address(), reason }.into());
             }
             Err(_) => {
                 if discarded.is_some() {
@@ -336,7 +337,7 @@ impl Wire for TcpLink {
         let State::Open(open) = &mut self.state else {
             return Err(RequestError::Silent { after: wait }.into());
         };
-        open.wait = BACK_OFF.0;
+        open.proven = true;
         match request.answer(&open.buffer[pdu]) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(exception)) => Err(RequestError::Exception(exception).into()),

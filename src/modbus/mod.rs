@@ -12,7 +12,7 @@
 //! | Pure | Shell |
 //! | --- | --- |
 //! | [`frame`]: bytes of requests and answers | [`link`]: a TCP connection behind the trait [`Wire`] |
-//! | [`plan`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
+//! | [`plan`], [`round`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
 //! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
 //! | [`reading`]: values to a datum | [`poller`]: the task of a bus |
 //!
@@ -29,6 +29,7 @@ pub mod link;
 pub mod plan;
 pub mod poller;
 pub mod reading;
+pub mod round;
 pub mod source;
 pub mod status;
 #[cfg(test)]

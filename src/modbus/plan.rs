@@ -11,21 +11,13 @@
 //! * No undeclared register is read unless at most `max_gap` of them lie between two declared ones.
 //! * Blocks are in the order of tables and addresses, whatever the order of the properties.
 //!
-//! A unit may still refuse a block ("illegal data address"): not everything its manual declares
-//! exists, and not every gap may be crossed. [`Round`] walks through the blocks and splits the one
-//! that was refused: first at its gaps, then in halves between values, down to single ones. So a
-//! refused register costs only the values that need it. The pieces replace the block in the [`Plan`]
-//! for as long as it lives, unless not one of them was answered: then the refusal says nothing about
-//! addresses, the block stays whole, and splitting it is tried again only [`REST`] reads later.
+//! What a unit teaches by refusing a request is in `round`.
 
 use super::frame::{MAX_READ_BITS, MAX_READ_REGISTERS, Request};
 use crate::{
     config::settings::{Property, Register, Table, Unit},
     reader::health::Health,
 };
-
-/// Reads before a block that was refused down to its last value is split again.
-const REST: u8 = 10;
 
 /// One request and the values it brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +33,7 @@ pub struct Block {
     /// Whether the unit answers it at all; some stay silent instead of refusing.
     pub health: Health,
     /// Reads for which a refusal does not split it.
-    rest: u8,
+    pub(super) rest: u8,
 }
 
 impl Block {
@@ -88,21 +80,21 @@ pub enum PlanError {
 /// The requests that bring all values of one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     /// Where each property's value lies, for splitting.
     spans: Vec<Span>,
 }
 
 /// Where a value lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Span {
+pub(super) struct Span {
     table: Table,
-    start: u32,
-    end: u32,
+    pub(super) start: u32,
+    pub(super) end: u32,
 }
 
 impl Span {
-    fn of(register: &Register) -> Self {
+    pub(super) fn of(register: &Register) -> Self {
         let start = register.address.into();
         Self { table: register.table, start, end: start + u32::from(length(register)) }
     }
@@ -157,7 +149,8 @@ impl Plan {
     }
 
     /// Smaller blocks for the same values, or nothing if a smaller one makes no difference.
-    fn split(&self, block: &Block) -> Vec<Block> {
+    #[must_use]
+    pub fn split(&self, block: &Block) -> Vec<Block> {
         let at_gaps = self.pieces(block);
         if at_gaps.len() > 1 {
             return at_gaps;
@@ -225,7 +218,7 @@ impl Block {
         self.properties.push(index);
     }
 
-    fn end(&self) -> u32 {
+    pub(super) fn end(&self) -> u32 {
         u32::from(self.address) + u32::from(self.count)
     }
 }
@@ -276,89 +269,8 @@ fn check(property: &Property, limits: &Limits) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// One walk through a plan: which block is next, and what refusals teach.
-#[derive(Debug, Default)]
-pub struct Round {
-    /// Index of the plan's block that is under way.
-    next: usize,
-    /// The pieces of that block still to be asked for, the next one last.
-    waiting: Vec<Block>,
-    /// Its pieces that are settled, in order.
-    settled: Vec<Block>,
-    /// Whether any of its pieces was answered.
-    answered: bool,
-}
-
-impl Round {
-    /// The block to ask for; `None` once all were.
-    #[must_use]
-    pub fn block<'a>(&'a self, plan: &'a Plan) -> Option<&'a Block> {
-        self.waiting.last().or_else(|| plan.blocks.get(self.next))
-    }
-
-    /// Whether the block answers, to be changed.
-    pub fn health<'a>(&'a mut self, plan: &'a mut Plan) -> Option<&'a mut Health> {
-        match self.waiting.last_mut() {
-            Some(piece) => Some(&mut piece.health),
-            None => plan.blocks.get_mut(self.next).map(|block| &mut block.health),
-        }
-    }
-
-    /// The block was answered.
-    pub fn answered(&mut self, plan: &mut Plan) {
-        self.answered = true;
-        self.settle(plan);
-    }
-
-    /// The block brought nothing, and a smaller one would not either.
-    pub fn failed(&mut self, plan: &mut Plan) {
-        self.settle(plan);
-    }
-
-    /// The unit refused the block's range: splits it, if smaller ones may fare better. Returns
-    /// whether it did; otherwise the block is still the one under way, and has failed.
-    pub fn split(&mut self, plan: &mut Plan) -> bool {
-        let Some(block) = self.block(plan) else { return false };
-        let mut pieces = if block.rest > 0 { Vec::new() } else { plan.split(block) };
-        if pieces.is_empty() {
-            return false;
-        }
-        // The first piece takes the refused block's place.
-        self.waiting.pop();
-        pieces.reverse();
-        self.waiting.append(&mut pieces);
-        true
-    }
-
-    fn settle(&mut self, plan: &mut Plan) {
-        let Some(piece) = self.waiting.pop() else {
-            // The block was never split.
-            if let Some(block) = plan.blocks.get_mut(self.next) {
-                block.rest = block.rest.saturating_sub(1);
-            }
-            self.next += 1;
-            self.answered = false;
-            return;
-        };
-        self.settled.push(piece);
-        if !self.waiting.is_empty() {
-            return;
-        }
-        let at = self.next;
-        if self.answered {
-            self.next += self.settled.len();
-            plan.blocks.splice(at..=at, self.settled.drain(..));
-        } else {
-            self.settled.clear();
-            self.next += 1;
-            plan.blocks[at].rest = REST;
-        }
-        self.answered = false;
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use proptest::prelude::*;
@@ -370,7 +282,7 @@ mod tests {
         domain::Kind,
     };
 
-    fn unit(values: &[(Table, u16, u16)]) -> Unit {
+    pub(in crate::modbus) fn unit(values: &[(Table, u16, u16)]) -> Unit {
         let property = |(i, &(table, address, words)): (usize, &(Table, u16, u16))| Property {
             name: format!("p{i}"),
             kind: Kind::Status,
@@ -402,7 +314,7 @@ mod tests {
         }
     }
 
-    fn ranges(plan: &Plan) -> Vec<(Table, u16, u16)> {
+    pub(in crate::modbus) fn ranges(plan: &Plan) -> Vec<(Table, u16, u16)> {
         plan.blocks.iter().map(|b| (b.table, b.address, b.count)).collect()
     }
 
@@ -410,8 +322,8 @@ mod tests {
         ranges(&Plan::new(unit).expect("a plan"))
     }
 
-    const H: Table = Table::Holding;
-    const I: Table = Table::Input;
+    pub(in crate::modbus) const H: Table = Table::Holding;
+    pub(in crate::modbus) const I: Table = Table::Input;
 
     #[test]
     fn neighbours_share_a_request_and_tables_do_not() {
@@ -456,51 +368,7 @@ mod tests {
         assert!(Plan::new(&unit(&[(H, 65535, 1)])).is_ok());
     }
 
-    /// Plays a unit that refuses any request touching one of `missing`; returns the properties read
-    /// and the number of requests.
-    fn play(plan: &mut Plan, missing: &BTreeSet<u16>) -> (Vec<usize>, usize) {
-        let (mut read, mut requests) = (Vec::new(), 0);
-        let mut round = Round::default();
-        while let Some(block) = round.block(plan) {
-            requests += 1;
-            assert!(requests < 10_000, "a round ends");
-            let end = block.end();
-            if (u32::from(block.address)..end).any(|a| missing.contains(&(a as u16))) {
-                if !round.split(plan) {
-                    round.failed(plan);
-                }
-            } else {
-                read.extend_from_slice(&block.properties);
-                round.answered(plan);
-            }
-        }
-        read.sort_unstable();
-        (read, requests)
-    }
-
-    #[test]
-    fn a_refused_gap_is_not_crossed_again() {
-        let mut unit = unit(&[(H, 0, 2), (H, 3, 1), (H, 5, 1)]);
-        unit.max_gap = 1;
-        let mut plan = Plan::new(&unit).expect("a plan");
-        assert_eq!(play(&mut plan, &[2].into()), (vec![0, 1, 2], 4));
-        assert_eq!(play(&mut plan, &[2].into()), (vec![0, 1, 2], 3), "learnt");
-    }
-
-    #[test]
-    fn a_unit_that_refuses_everything_teaches_nothing() {
-        let unit = unit(&[(H, 0, 1), (H, 1, 1), (H, 2, 1), (H, 3, 1)]);
-        let mut plan = Plan::new(&unit).expect("a plan");
-        let all = (0..4).collect();
-        assert_eq!(play(&mut plan, &all), (vec![], 7));
-        for _ in 0..REST {
-            assert_eq!(play(&mut plan, &all), (vec![], 1), "not split again at once");
-        }
-        assert_eq!(ranges(&plan), [(H, 0, 4)]);
-        assert_eq!(play(&mut plan, &[3].into()).0, [0, 1, 2], "but later");
-    }
-
-    fn units() -> impl Strategy<Value = Unit> {
+    pub(in crate::modbus) fn units() -> impl Strategy<Value = Unit> {
         let table = prop::sample::select(vec![Table::Coil, Table::Discrete, H, I]);
         let value = (table, 0u16..400, prop_oneof![Just(1u16), Just(2), Just(4), 1u16..20]);
         (prop::collection::vec(value, 1..40), 20u16..130, 1u16..2100, 0u16..20).prop_map(
@@ -514,7 +382,10 @@ mod tests {
     }
 
     /// Each property lies whole in the one block that lists it.
-    fn whole_and_once(unit: &Unit, blocks: &[Block]) -> Result<(), TestCaseError> {
+    pub(in crate::modbus) fn whole_and_once(
+        unit: &Unit,
+        blocks: &[Block],
+    ) -> Result<(), TestCaseError> {
         for (index, property) in unit.properties.iter().enumerate() {
             let holders: Vec<_> = blocks.iter().filter(|b| b.properties.contains(&index)).collect();
             prop_assert_eq!(holders.len(), 1, "p{}", index);
@@ -563,29 +434,6 @@ mod tests {
             let mut reversed = unit.clone();
             reversed.properties.reverse();
             prop_assert_eq!(planned(&unit), planned(&reversed));
-        }
-
-        /// Whatever registers are missing, every value that does not need one is read, at once and
-        /// by the plan that was learnt.
-        #[test]
-        fn a_missing_register_costs_only_its_own_values(
-            unit in units(), missing in prop::collection::btree_set(0u16..420, 0..6),
-        ) {
-            let there: Vec<usize> = unit.properties.iter().enumerate()
-                .filter(|(_, p)| {
-                    let span = Span::of(&p.register);
-                    !(span.start..span.end).any(|a| missing.contains(&(a as u16)))
-                })
-                .map(|(i, _)| i)
-                .collect();
-            let mut plan = Plan::new(&unit).expect("a plan");
-            let first = play(&mut plan, &missing);
-            prop_assert_eq!(&first.0, &there);
-            whole_and_once(&unit, &plan.blocks)?;
-            let again = play(&mut plan, &missing);
-            prop_assert!(again.1 <= first.1);
-            // A block that was refused down to its last value rests before it is split again.
-            prop_assert_eq!(&again.0, &there);
         }
     }
 }

@@ -22,8 +22,9 @@ use std::{sync::Arc, time::Duration};
 use super::{
     frame::{Answer, Request},
     link::{CallError, LinkError, RequestError, Wire},
-    plan::{Plan, PlanError, Round},
+    plan::{Plan, PlanError},
     reading::{Outcome, Reading},
+    round::Round,
 };
 use crate::{
     config::settings::Unit,
@@ -35,8 +36,9 @@ use crate::{
 };
 
 /// Beyond this a silent block is not asked again in the same round: within 10 s of falling silent a
-/// unit has to stop costing its neighbours more than a probe now and then.
-const RETRY_WITHIN: Duration = Duration::from_secs(5);
+/// unit has to stop costing its neighbours more than a probe now and then. With timeouts of up to
+/// 5 s, the tries within this time and one try of a second block stay below that.
+const RETRY_WITHIN: Duration = Duration::from_secs(4);
 
 /// A unit, what was learnt about it, and the round under way.
 #[derive(Debug)]
@@ -209,6 +211,9 @@ impl Source {
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
                 walk.reading.answered(stamp);
+                if let Some(health) = walk.round.health(plan) {
+                    health.answered(ended);
+                }
                 if exception.blames_range() && walk.round.split(plan) {
                     walk.next_block(true);
                     return None;
@@ -232,6 +237,7 @@ impl Source {
                 if probing {
                     // No news, and no evidence against the others.
                     *in_vain = true;
+                    walk.move_on();
                 } else {
                     walk.next_block(false);
                 }
@@ -253,6 +259,7 @@ impl Source {
         let wait = if alone { self.unit.timeout } else { self.unit.timeout.min(PROBE) };
         let blocks = self.plan.blocks();
         let Some(block) = blocks.get(self.probe % blocks.len().max(1)) else {
+            self.health.silent(now());
             return Probe::Silent(Arc::from("nothing to read"));
         };
         self.probe = self.probe.wrapping_add(1);
@@ -310,9 +317,13 @@ impl Walk {
         }
     }
 
-    fn next_block(&mut self, answered: bool) {
+    fn move_on(&mut self) {
         self.tries = 0;
         self.began = None;
+    }
+
+    fn next_block(&mut self, answered: bool) {
+        self.move_on();
         self.answered |= answered;
         self.silent = if answered { 0 } else { self.silent + 1 };
     }

@@ -496,3 +496,19 @@ async fn while_nobody_listens_calls_fail_at_once_between_attempts() {
     }
     assert!(started.elapsed() < Duration::from_millis(500), "no connection is tried");
 }
+
+#[tokio::test]
+async fn a_peer_that_hangs_up_on_every_request_is_not_called_back_at_once() {
+    let (listener, port) = Scripted::listen().await;
+    let mut link = link(port);
+    let server = async {
+        let mut end = Scripted::accept(&listener).await;
+        end.request().await;
+    };
+    let ((), lost) = tokio::join!(server, word(&mut link));
+    let lost = lost.expect_err("hung up");
+    assert!(matches!(lost, CallError::Link(LinkError::Lost { .. })) && lost.may_have_arrived());
+    let waiting = word(&mut link).await.expect_err("waits");
+    assert!(!waiting.may_have_arrived(), "{waiting}: nothing was sent");
+    assert!(timeout(WAIT, Scripted::accept(&listener)).await.is_err(), "no connection is tried");
+}
