@@ -274,7 +274,7 @@ pub struct Machine {
     building: Option<Part>,
     quarrel: Quarrel,
     /// Refused batches whose rows are to be told apart by source.
-    unsplit: Vec<Ranges>,
+    unsplit: Vec<Part>,
     /// Rows in the quarrel have a later twin in the queue.
     twin: bool,
     trouble: Option<Trouble>,
@@ -288,8 +288,9 @@ pub struct Machine {
 
 impl Machine {
     /// Begins with the batches that were open when the last run ended, whose rows are claimed.
+    /// With a `backlog` of other rows, the first claim does not wait.
     #[must_use]
-    pub fn new(limits: Limits, open: Vec<Batch>) -> Self {
+    pub fn new(limits: Limits, open: Vec<Batch>, backlog: bool) -> Self {
         let zero = Duration::ZERO;
         let open = open
             .into_iter()
@@ -305,8 +306,7 @@ impl Machine {
             trouble: None,
             stopped: None,
             accepted: 0,
-            // What waits already has waited long enough.
-            backlog: true,
+            backlog,
             odd_told: false,
             refusal: None,
         }
@@ -338,8 +338,8 @@ impl Machine {
         jitter: f64,
         waiting: Option<Waiting>,
     ) -> (Vec<Effect>, Step) {
-        if let Some(seqs) = self.unsplit.first() {
-            return (Vec::new(), Step::Split(seqs.clone()));
+        if let Some(part) = self.unsplit.first() {
+            return (Vec::new(), Step::Split(part.seqs.clone()));
         }
         if let Some(trouble) = self.trouble.as_ref().filter(|trouble| now < trouble.until) {
             return (Vec::new(), Step::Wait(Some(trouble.until)));
@@ -448,7 +448,7 @@ impl Machine {
             self.backlog = backlog;
         }
         if let Some(part) = &part {
-            self.quarrel.add([Part::new(left, part.one_source)]);
+            self.quarrel.add([part.of(left, part.one_source)]);
         }
         let Some(batch) = batch else { return Vec::new() };
         let part = part.map(|mut part| {
@@ -473,10 +473,11 @@ impl Machine {
 
     /// The answer to [`Step::Split`]: the same rows, a set for each source.
     pub fn split(&mut self, by_source: Vec<Ranges>) {
-        if !self.unsplit.is_empty() {
-            self.unsplit.remove(0);
+        if self.unsplit.is_empty() {
+            return;
         }
-        self.quarrel.add(by_source.into_iter().map(|seqs| Part::new(seqs, true)));
+        let mixed = self.unsplit.remove(0);
+        self.quarrel.add(by_source.into_iter().map(|seqs| mixed.of(seqs, true)));
     }
 
     /// The answer to [`Step::Send`]: the job's ID, where the receipt had one.
@@ -682,7 +683,7 @@ impl Machine {
             // No row is to blame: all of them wait, and are claimed afresh.
             let mut seqs = self.quarrel.end();
             seqs.extend(&batch.seqs);
-            self.unsplit.drain(..).for_each(|unsplit| seqs.extend(&unsplit));
+            self.unsplit.drain(..).for_each(|unsplit| seqs.extend(&unsplit.seqs));
             let text = format!(
                 "{reason}; check that the node belongs to the token's account and is in its policy (nodeIds)"
             );
@@ -700,7 +701,7 @@ impl Machine {
         let part = part.unwrap_or_else(|| Part::new(batch.seqs, false));
         match self.quarrel.refused(part, self.accepted) {
             Verdict::GoesOn => {}
-            Verdict::SplitBySource(seqs) => self.unsplit.push(seqs),
+            Verdict::SplitBySource(part) => self.unsplit.push(part),
             Verdict::GiveUp(seq) => {
                 effects.push(Effect::GiveUp { seq, reason: reason.to_owned() });
             }
