@@ -49,6 +49,10 @@ pub const MAX_OPEN: usize = 2;
 /// happened to the batch. Shipped servers start a job within ten seconds.
 const STUCK: Duration = Duration::from_secs(15 * 60);
 
+/// How long no rows are claimed after a claim that gave none, although some were said to wait: the
+/// queue's disk is in trouble.
+const EMPTY_HANDED: Duration = Duration::from_secs(1);
+
 /// Rows on their way in one job. As JSON it is what is on disk before the job is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
@@ -282,6 +286,7 @@ pub struct Machine {
     accepted: u64,
     /// The last claim was cut short by a bound: the rest goes at once.
     backlog: bool,
+    claim_not_before: Duration,
     odd_told: bool,
     refusal: Option<String>,
 }
@@ -307,6 +312,7 @@ impl Machine {
             stopped: None,
             accepted: 0,
             backlog,
+            claim_not_before: zero,
             odd_told: false,
             refusal: None,
         }
@@ -366,12 +372,14 @@ impl Machine {
             self.quarrel.look_again();
         }
         let resting = self.stopped.as_ref().is_some_and(|stopped| !stopped.looking);
-        if !resting && !self.open.iter().any(|open| open.part.is_some()) {
-            if let Some(part) = self.quarrel.pick(self.accepted) {
-                let seqs = part.seqs.clone();
-                self.building = Some(part);
-                return Some(Step::Build(seqs));
-            }
+        let trying = self.open.iter().any(|open| open.part.is_some());
+        if !resting
+            && !trying
+            && let Some(part) = self.quarrel.pick(self.accepted)
+        {
+            let seqs = part.seqs.clone();
+            self.building = Some(part);
+            return Some(Step::Build(seqs));
         }
         let due = self.fresh_due(waiting).is_some_and(|due| due <= now);
         (due && self.may_claim()).then_some(Step::Claim)
@@ -393,10 +401,9 @@ impl Machine {
 
     fn fresh_due(&self, waiting: Option<Waiting>) -> Option<Duration> {
         let waiting = waiting.filter(|waiting| waiting.count > 0)?;
-        if self.backlog || waiting.count >= self.limits.enough {
-            return Some(waiting.since);
-        }
-        Some(waiting.since + self.limits.every)
+        let at_once = self.backlog || waiting.count >= self.limits.enough;
+        let wait = if at_once { Duration::ZERO } else { self.limits.every };
+        Some((waiting.since + wait).max(self.claim_not_before))
     }
 
     /// Ends the attempt to find out what the server does not like where nothing more can be tried.
@@ -446,6 +453,9 @@ impl Machine {
         let fresh = part.is_none();
         if fresh {
             self.backlog = backlog;
+            if batch.is_none() {
+                self.claim_not_before = now + EMPTY_HANDED;
+            }
         }
         if let Some(part) = &part {
             self.quarrel.add([part.of(left, part.one_source)]);
@@ -504,11 +514,9 @@ impl Machine {
             Err(failed) => match failed.next {
                 Next::Content => self.refused(at, now, jitter, &failed.text),
                 Next::Retry { .. } => {
-                    let arrived = match failed.cause {
-                        Cause::Tls | Cause::RateLimited | Cause::DateSkew => false,
-                        _ => true,
-                    };
-                    if arrived {
+                    let unread =
+                        matches!(failed.cause, Cause::Tls | Cause::RateLimited | Cause::DateSkew);
+                    if !unread {
                         self.open[at].phase = Phase::Unsure;
                     }
                     self.fails(Kind::Send, now, jitter, failed)

@@ -66,7 +66,9 @@ fn a_batch_waits_for_the_interval_or_for_enough_rows() {
     assert_eq!(machine.next(secs(1), 0.5, None).1, Step::Wait(None));
     assert_eq!(machine.next(secs(1), 0.5, waiting(5)).1, Step::Wait(Some(secs(60))));
     assert_eq!(machine.next(secs(60), 0.5, waiting(5)).1, Step::Claim);
-    assert_eq!(machine.next(secs(1), 0.5, waiting(100)).1, Step::Claim);
+    let soon = Step::Wait(Some(secs(2)));
+    assert_eq!(machine.next(secs(1), 0.5, waiting(100)).1, soon, "not right after a claim in vain");
+    assert_eq!(machine.next(secs(2), 0.5, waiting(100)).1, Step::Claim);
 }
 
 #[test]
@@ -279,6 +281,8 @@ struct World {
     poison: BTreeSet<u64>,
     /// Whether every job is refused for its content.
     refuses_all: bool,
+    /// Whether good rows are refused at random, so that some are rightly given up.
+    capricious: bool,
     now: Duration,
     rows: u64,
     claimed: BTreeSet<u64>,
@@ -299,6 +303,7 @@ impl World {
             misbehaves,
             poison,
             refuses_all: false,
+            capricious: false,
             now: Duration::ZERO,
             rows,
             claimed: BTreeSet::new(),
@@ -339,9 +344,11 @@ impl World {
         for id in ids {
             let (vanishes, lies, fails, stays) =
                 (self.maybe(), self.maybe(), self.maybe(), self.maybe());
+            let whim = self.capricious && self.maybe();
             let Some((batch, state, success, loaded)) = self.jobs.get_mut(&id) else { continue };
             if *state == JobState::Pending && !stays {
-                let bad = self.refuses_all
+                let bad = whim
+                    || self.refuses_all
                     || batch.seqs.iter().flatten().any(|seq| self.poison.contains(&seq));
                 *state = JobState::Completed;
                 if !bad && !fails {
@@ -411,7 +418,8 @@ impl World {
                     }
                 }
                 Effect::GiveUp { seq, .. } => {
-                    assert!(self.poison.contains(&seq), "row {seq} given up without need");
+                    let bad = self.capricious || self.poison.contains(&seq);
+                    assert!(bad, "row {seq} given up without need");
                     self.claimed.remove(&seq);
                     self.given_up.insert(seq);
                 }
@@ -523,9 +531,11 @@ proptest! {
         poison in prop::collection::btree_set(0u64..120, 0..6),
         misbehaves in 0.0..0.6f64,
         refuses_all in any::<bool>(),
+        capricious in any::<bool>(),
     ) {
         let mut world = World::new(seed, rows, poison.clone(), misbehaves);
         world.refuses_all = refuses_all;
+        world.capricious = capricious && !refuses_all;
         // While everything is refused nothing may be given up, good or bad.
         if refuses_all {
             world.poison.clear();
@@ -534,12 +544,13 @@ proptest! {
         world.poison.clone_from(&poison);
         world.refuses_all = false;
         world.misbehaves = 0.0;
+        world.capricious = false;
         world.run(3000);
         for seq in 0..rows {
             if poison.contains(&seq) {
                 prop_assert!(!world.acknowledged.contains(&seq) || world.ledger.contains(&seq));
             } else {
-                prop_assert!(world.acknowledged.contains(&seq), "row {} is still here", seq);
+                prop_assert!(!world.is_left(seq), "row {} is still here", seq);
             }
         }
     }
