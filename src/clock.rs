@@ -261,6 +261,14 @@ impl Clock {
         }
     }
 
+    /// A clock that has been told nothing and keeps no file, for commands that ask a server once:
+    /// it takes the server's word.
+    #[must_use]
+    pub fn untold() -> Self {
+        let core = Core::new(BootId([0; 16]), BTreeMap::new());
+        Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Core, Now)) {
         let mut core = self.lock();
         let known = core.anchors.len();
@@ -308,6 +316,12 @@ impl Clock {
     #[must_use]
     pub fn trusted_now(&self) -> Option<DateTime<Utc>> {
         self.lock().trusted(now())
+    }
+
+    /// The latest start of any boot whose time was known: no right clock is before it.
+    #[must_use]
+    pub fn latest_known(&self) -> Option<DateTime<Utc>> {
+        self.lock().anchors.values().max().copied()
     }
 
     /// How the clock stands.

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, fchown},
     path::Path,
 };
 
@@ -16,6 +16,21 @@ use std::{
 ///
 /// Whatever the file system says; the old file is then still in place.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    replace_for(path, contents, mode, None)
+}
+
+/// As [`replace`], for a file that is to belong to another user and group: root writing for the
+/// daemon. The file has its owner before it has its name.
+///
+/// # Errors
+///
+/// Whatever the file system says; the old file is then still in place.
+pub fn replace_for(
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(".new");
@@ -26,6 +41,9 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         Ok(()) | Err(_) => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    if let Some((user, group)) = owner {
+        fchown(&file, Some(user), Some(group))?;
+    }
     file.write_all(contents)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

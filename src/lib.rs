@@ -14,11 +14,19 @@
 //! A datum is *taken* once committed to disk and *gone* once the server proved that it has it.
 //! Each module's header says what it guarantees; `docs/architecture.md` says who may import whom.
 
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod credential;
 pub mod domain;
 pub mod file;
+pub mod instruct;
+pub mod modbus;
+pub mod net;
+pub mod observe;
 pub mod queue;
+pub mod reader;
+pub mod refresh;
 pub mod solarnet;
 pub mod upload;

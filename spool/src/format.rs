@@ -33,7 +33,7 @@
 //! | At | Type | Field |
 //! | --: | --- | --- |
 //! | 0 | 8 bytes | `SPOOLSEG` |
-//! | 8 | u32 | version, 1 |
+//! | 8 | u32 | version, 1; any other is refused |
 //! | 12 | u32 | length of the file in bytes |
 //! | 16 | u64 | number |
 //! | 24 | u64 | base: no record here has a smaller sequence number |
@@ -68,6 +68,7 @@
 //! | `A` acknowledgement | pairs of u64: first and last of ranges acknowledged |
 //! | `L` loss | u64 first, last, count, total dropped so far, note; u8 reason (1: the limit) |
 //! | `R` reservation | u64: sequence numbers below it may have been issued; the last one counts |
+//! | `F` filler | zeros; written over torn places, so that they are not taken for corrupt later |
 //! | `T` thinning | reserved; readers skip it, as every unknown kind whose CRC is right |
 //!
 //! A reservation is written twice in a row: damage to the last record would not be noticed.
@@ -113,9 +114,9 @@
 //! 5. Segments that a `.carried` one with a good header replaces are spares. A `.carried` one with
 //!    a broken header is a spare if its range overlaps another segment's, which then still holds
 //!    all.
-//! 6. The writer writes everything from the last commit's first record on again and syncs it,
-//!    before it reports it durable: after a failed or interrupted sync it may have been in memory
-//!    only.
+//! 6. The writer writes everything from the last commit's first record on again, with fillers over
+//!    the torn places, and syncs it, before it reports it durable: after a failed or interrupted
+//!    sync it may have been in memory only.
 //! 7. A reader beside the writer does the same without writing. Where it meets damage or a missing
 //!    file and the folder or the current segment has changed since, it starts again.
 
@@ -300,15 +301,24 @@ impl Header {
         page
     }
 
+    /// The page and its version, if the page checks out.
+    fn page(bytes: &[u8]) -> Option<(&[u8], u32)> {
+        let page = bytes.get(..HEADER_BYTES)?;
+        let crc = crc32c::crc32c(&page[..HEADER_BYTES - 4]);
+        let valid = &page[..8] == MAGIC && u32_at(page, HEADER_BYTES - 4) == crc;
+        valid.then(|| (page, u32_at(page, 8)))
+    }
+
+    /// The version of a header that checks out but is not of this one.
+    ///
+    /// Such a folder is refused: recovering it by this version's rules could destroy it.
+    pub(crate) fn other_version(bytes: &[u8]) -> Option<u32> {
+        Self::page(bytes).map(|(_, version)| version).filter(|version| *version != VERSION)
+    }
+
     /// The header in the first page of a file, if it checks out.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let page = bytes.get(..HEADER_BYTES)?;
-        if &page[..8] != MAGIC
-            || u32_at(page, 8) != VERSION
-            || u32_at(page, HEADER_BYTES - 4) != crc32c::crc32c(&page[..HEADER_BYTES - 4])
-        {
-            return None;
-        }
+        let (page, _) = Self::page(bytes).filter(|(_, version)| *version == VERSION)?;
         let (ranges, replaces) = (u32_at(page, 48) as usize, u32_at(page, 52) as usize);
         if ranges > HEADER_SLOTS || replaces > HEADER_SLOTS {
             return None;

@@ -147,6 +147,24 @@ fn records_of_a_later_version_are_skipped_without_being_damage() {
 }
 
 #[test]
+fn fillers_take_exactly_the_place_of_what_was_torn() {
+    let seed = Seed::new(1, 1);
+    for gap in [10, 12, 500, 32_766, 32_768, 32_770, 32_776, 32_778, 65_536, 100_000] {
+        let mut bytes = vec![0xEE; HEADER_BYTES + gap];
+        push_record(&mut bytes, seed, Kind::Data, false, 0, b"behind");
+        fill_gap(&mut bytes[HEADER_BYTES..HEADER_BYTES + gap], seed);
+        let items: Vec<_> = Scan::new(&bytes, seed, bytes.len()).collect();
+        let kind = |item: &Item<'_>| match item {
+            Item::Record(found) => Some(found.kind),
+            Item::Damage(..) => None,
+        };
+        let (last, fillers) = items.split_last().expect("not empty");
+        assert_eq!(kind(last), Some(Kind::Data), "{gap}");
+        assert!(fillers.iter().all(|item| kind(item) == Some(Kind::Filler)), "{gap}");
+    }
+}
+
+#[test]
 fn areas_of_a_segment_do_not_overlap() {
     for bytes in [0, 16 * 1024, 64 * 1024, 1 << 20, u32::MAX] {
         let layout = Layout::new(bytes);

@@ -12,7 +12,7 @@ use crate::{
         Seq,
     },
     ranges::RangeSet,
-    record::{Kind, Loss, pairs, reservation},
+    record::{Kind, Loss, fill_gap, pairs, reservation},
     segment::{Entry, Index, Segment, live, scan_bytes},
 };
 
@@ -26,8 +26,9 @@ pub(crate) struct Loaded<F> {
     /// The next sequence number that was certainly never issued.
     pub(crate) next: Seq,
     pub(crate) spares: Vec<u64>,
-    /// Unfinished spares, and segments whose records are all elsewhere.
+    /// Unfinished spares.
     pub(crate) leftovers: Vec<Name>,
+    /// Segments whose records are all elsewhere.
     pub(crate) replaced: Vec<Name>,
     pub(crate) last_number: u64,
     /// Damaged places that had been synced.
@@ -92,7 +93,7 @@ impl State {
                     self.lose(loss);
                 }
             }
-            Kind::Data | Kind::Unknown(_) => {}
+            Kind::Data | Kind::Filler | Kind::Unknown(_) => {}
         }
     }
 
@@ -145,7 +146,12 @@ pub(crate) fn load<D: Disk>(disk: &D) -> io::Result<Loaded<D::File>> {
         match name {
             Name::Spare { number } => loaded.spares.push(number),
             Name::Unfinished { .. } => loaded.leftovers.push(name),
-            Name::Segment { .. } | Name::Carried { .. } => candidates.push(look_at(disk, name)?),
+            Name::Segment { number, base } => {
+                candidates.push(look_at(disk, name, (number, base), false)?);
+            }
+            Name::Carried { number, base } => {
+                candidates.push(look_at(disk, name, (number, base), true)?);
+            }
         }
     }
     loaded.broken_headers = candidates.iter().filter(|c| c.header.is_none()).count() as u64;
@@ -179,14 +185,20 @@ pub(crate) fn load<D: Disk>(disk: &D) -> io::Result<Loaded<D::File>> {
 }
 
 /// Reads what a segment's header and seal say.
-fn look_at<D: Disk>(disk: &D, name: Name) -> io::Result<Candidate<D::File>> {
-    let (Name::Segment { number, base } | Name::Carried { number, base }) = name else {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    };
+fn look_at<D: Disk>(
+    disk: &D,
+    name: Name,
+    (number, base): (u64, Seq),
+    carried: bool,
+) -> io::Result<Candidate<D::File>> {
     let file = disk.open(&name.to_string())?;
     let bytes = file.bytes()?;
     let mut page = vec![0; HEADER_BYTES];
     let read = read_around(&file, &mut page, 0)?;
+    if let Some(version) = Header::other_version(&page[..read]) {
+        let what = format!("{name} has format {version}, which this program does not know");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    }
     let header = Header::decode(&page[..read]).filter(|h| h.number == number && h.base == base);
     let length = header.as_ref().map_or(bytes, |h| u64::from(h.bytes));
     let mut seal = [0; SEAL_BYTES];
@@ -208,7 +220,6 @@ fn look_at<D: Disk>(disk: &D, name: Name) -> io::Result<Candidate<D::File>> {
         live: 0,
         scanned: false,
     };
-    let carried = matches!(name, Name::Carried { .. });
     let length = length as usize;
     Ok(Candidate { segment, length, carried, header, file, sealed: seal.is_some() })
 }
@@ -287,6 +298,9 @@ fn scan_whole<F: DiskFile>(
         let mut tail = bytes.get(tail_at..).unwrap_or_default().to_vec();
         // The last record's padding may be missing from a truncated file.
         tail.resize(scanned.end - tail_at, 0);
+        for (from, to) in scanned.damage.iter().filter(|(_, to)| *to > synced) {
+            fill_gap(&mut tail[from - tail_at..to - tail_at], segment.seed());
+        }
         loaded.current = Some(Current {
             tail,
             tail_at,

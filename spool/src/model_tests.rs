@@ -21,6 +21,8 @@ use crate::{
 #[derive(Debug, Clone)]
 enum Step {
     Append(usize),
+    /// How many, how long.
+    AppendMany(usize, usize),
     Commit,
     Sync,
     /// Acknowledge a share of what waits: where it begins, how many.
@@ -41,6 +43,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => (0usize..3000).prop_map(Step::Append),
+        4 => (1usize..80, 0usize..150).prop_map(|(n, size)| Step::AppendMany(n, size)),
         8 => Just(Step::Commit),
         2 => Just(Step::Sync),
         10 => (0usize..1000, 1usize..60).prop_map(|(at, n)| Step::Acknowledge(at, n)),
@@ -109,21 +112,8 @@ impl Rig {
 
     fn take(&mut self, step: &Step) {
         match *step {
-            Step::Append(size) => {
-                let payload = payload(self.issued.len(), size);
-                match self.engine().append(&payload) {
-                    Ok(seq) => {
-                        assert!(
-                            self.issued.keys().all(|known| *known < seq),
-                            "{seq} was used before"
-                        );
-                        self.issued.insert(seq, payload.clone());
-                        self.waiting.insert(seq, payload);
-                    }
-                    Err(Error::Full) => {}
-                    Err(error) => self.failed(&error),
-                }
-            }
+            Step::Append(size) => self.append(size),
+            Step::AppendMany(count, size) => (0..count).for_each(|_| self.append(size)),
             Step::Commit => self.commit(false),
             Step::Sync => self.commit(true),
             Step::Acknowledge(at, count) => {
@@ -196,6 +186,20 @@ impl Rig {
             }
         }
         self.compare();
+    }
+
+    fn append(&mut self, size: usize) {
+        let payload = payload(self.issued.len(), size);
+        match self.engine().append(&payload) {
+            Ok(seq) => {
+                let before = self.issued.keys().last();
+                assert!(before.is_none_or(|before| *before < seq), "{seq} was used before");
+                self.issued.insert(seq, payload.clone());
+                self.waiting.insert(seq, payload);
+            }
+            Err(Error::Full) => {}
+            Err(error) => self.failed(&error),
+        }
     }
 
     fn commit(&mut self, always: bool) {

@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Acknowledgement,
     Loss,
     Reservation,
+    /// Stands where a torn commit was.
+    Filler,
     /// Written by a later version; skipped. `T`, thinning, is set aside for one.
     Unknown(u8),
 }
@@ -31,6 +33,7 @@ impl Kind {
             Self::Acknowledgement => b'A',
             Self::Loss => b'L',
             Self::Reservation => b'R',
+            Self::Filler => b'F',
             Self::Unknown(byte) => byte,
         }
     }
@@ -41,6 +44,7 @@ impl Kind {
             b'A' => Self::Acknowledgement,
             b'L' => Self::Loss,
             b'R' => Self::Reservation,
+            b'F' => Self::Filler,
             other => Self::Unknown(other),
         }
     }
@@ -124,7 +128,7 @@ pub(crate) fn record_bytes(payload: usize) -> usize {
     (RECORD_HEAD + payload).next_multiple_of(2)
 }
 
-/// Appends one record. The caller keeps `offset` and `payload` within the limits of [`Layout`].
+/// Appends one record. The caller keeps `offset` and `payload` within the limits of the segment.
 pub(crate) fn push_record(
     out: &mut Vec<u8>,
     seed: Seed,
@@ -259,6 +263,23 @@ impl<'a> Iterator for Scan<'a> {
 /// The ranges in an acknowledgement's payload.
 pub(crate) fn pairs(payload: &[u8]) -> impl Iterator<Item = (Seq, Seq)> + '_ {
     payload.chunks_exact(16).map(|pair| (u64_at(pair, 0), u64_at(pair, 8)))
+}
+
+/// Writes fillers over a damaged place. One too short for a record stays as it is.
+pub(crate) fn fill_gap(mut gap: &mut [u8], seed: Seed) {
+    const LONGEST: usize = 32 * 1024;
+    while gap.len() >= RECORD_HEAD {
+        // What would be left over is too short for a filler of its own.
+        let bytes = match gap.len() {
+            all @ ..=LONGEST => all,
+            _ => LONGEST - RECORD_HEAD,
+        };
+        let mut filler = Vec::with_capacity(bytes);
+        push_record(&mut filler, seed, Kind::Filler, false, 0, &vec![0; bytes - RECORD_HEAD]);
+        let (place, rest) = gap.split_at_mut(bytes);
+        place.copy_from_slice(&filler);
+        gap = rest;
+    }
 }
 
 /// The bytes that [`push_reservation`] takes.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::config::ConfigError;
+
 /// The exit codes of this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -55,6 +57,14 @@ impl From<std::io::Error> for Failure {
             std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
             _ => Exit::Io,
         };
+        Self { exit, error: error.into() }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    /// A configuration that is not ours to read, or not usable.
+    fn from(error: ConfigError) -> Self {
+        let exit = if error.is_permission() { Exit::NoPermission } else { Exit::Config };
         Self { exit, error: error.into() }
     }
 }

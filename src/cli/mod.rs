@@ -3,13 +3,23 @@
 //! Data goes to standard output, everything else to standard error. A subcommand is a struct of its
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
+mod check;
 pub mod exit;
+pub mod instruction;
 pub mod queue;
+pub mod read;
+mod run;
+mod status;
+pub mod token;
 
-use std::path::PathBuf;
+use std::{
+    io::{stderr, stdin, stdout},
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand};
 
+use crate::config;
 pub use exit::{Exit, Failure, OrExit};
 
 /// Reads meters, keeps what they say, sends it to SolarNetwork with proof, and obeys safely
@@ -27,7 +37,16 @@ pub struct Cli {
 
 /// The subcommands, in the order a new user meets them.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+#[allow(missing_docs, reason = "each argument struct has the text that --help shows")]
+pub enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Read(read::Read),
+    Status(status::Status),
+    Token(token::Token),
+    Queue(queue::Queue),
+    Instruction(instruction::Instruction),
+}
 
 impl Cli {
     /// Does what was asked.
@@ -36,6 +55,39 @@ impl Cli {
     ///
     /// With the exit code to end with and the reason to print.
     pub fn run(self) -> Result<Exit, Failure> {
-        match self.command {}
+        let config = config::locate(self.config);
+        match self.command {
+            Command::Run(run) => run.run(&config),
+            Command::Read(read) => read.run(&config::load(&config)?.settings, &mut stdout().lock()),
+            Command::Status(status) => {
+                let local = config::load_local(&config)?;
+                status.run(&local.control_socket, &mut stdout().lock())
+            }
+            Command::Check(check) => check.run(&config, &mut stdout().lock()),
+            Command::Token(token) => {
+                let mut streams =
+                    token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
+                token.run(&mut streams, || token_context(&config), token::connect)
+            }
+            Command::Queue(queue) => {
+                let local = config::load_local(&config)?;
+                queue.run(&local.state_dir, &mut stdout().lock())
+            }
+            Command::Instruction(instruction) => {
+                let local = config::load_local(&config)?;
+                instruction.run(&local.state_dir, &mut stdout().lock())
+            }
+        }
     }
+}
+
+/// What `token` needs of the configuration.
+fn token_context(config: &Path) -> Result<token::TokenContext, Failure> {
+    let local = config::load_local(config)?;
+    let solarnet = local.solarnet()?.clone();
+    Ok(token::TokenContext {
+        state_dir: local.state_dir,
+        control_socket: local.control_socket,
+        solarnet,
+    })
 }

@@ -1,5 +1,182 @@
 //! The configuration: as written, as merged, as checked.
+//!
+//! ```text
+//! agent.toml      ──written──┐
+//! agent.d/*.toml  ──written──┴─merged──▶ one tree ──checked──▶ Settings
+//!                                        (each value with          or
+//!                                         its file and line)    Problems
+//! ```
+//!
+//! Guarantees: whoever holds [`Settings`] need not check a value again; every complaint names file,
+//! line, key, what stands there and what would be right; one run names all of them (a file that is
+//! not TOML is complained about before its values are looked at). No byte in a file makes this
+//! module panic, and what may be a secret is not shown.
+//!
+//! It opens no device and asks no server. Of a file named in the configuration it knows only
+//! whether it is there.
 
+mod checked;
+mod environment;
+mod form;
+mod merged;
+mod problem;
+mod reference;
+mod schema;
 pub mod settings;
+#[cfg(test)]
+mod tests;
+mod written;
 
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use environment::Environment;
+use problem::Problems;
+pub use problem::{Problem, Severity};
+pub use reference::reference;
 pub use settings::Settings;
+use settings::{Queue, SolarNet};
+
+use crate::domain::NodeId;
+
+/// The configuration file to read: the one named on the command line, or the default of this user.
+#[must_use]
+pub fn locate(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| Environment::read().file)
+}
+
+/// What systemd tells a service beside its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The folder of credentials that were passed (`LoadCredential=`).
+    pub credentials: Option<PathBuf>,
+    /// Whether standard error is the journal.
+    pub logs_to_journal: bool,
+}
+
+impl Service {
+    /// Of this process.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            credentials: environment::passed_credentials(),
+            logs_to_journal: environment::logs_to_journal(),
+        }
+    }
+}
+
+/// A configuration that can be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What the daemon runs on.
+    pub settings: Settings,
+    /// What somebody should look at.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks the file `path` and its drop-ins.
+///
+/// # Errors
+///
+/// If a file cannot be read, or with all that is wrong in them.
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    load_in(path, &Environment::read())
+}
+
+fn load_in(path: &Path, environment: &Environment) -> Result<Loaded, ConfigError> {
+    let table = merged::read(path)?;
+    let problems = Problems::default();
+    let settings = checked::settings(&table, environment, path, &problems);
+    let (settings, warnings) = problems.judge(settings).map_err(ConfigError::Invalid)?;
+    Ok(Loaded { settings, warnings })
+}
+
+/// What commands need that work on this device without being the daemon.
+///
+/// A slip in the section of a meter does not keep anybody from repairing a token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Local {
+    /// Where everything that must survive lives.
+    pub state_dir: PathBuf,
+    /// The Unix socket of the running daemon.
+    pub control_socket: PathBuf,
+    /// The node, if the file names one.
+    pub node: Option<NodeId>,
+    /// How datum wait, if that section is right.
+    pub queue: Option<Queue>,
+    solarnet: Result<SolarNet, Vec<Problem>>,
+}
+
+impl Local {
+    /// How SolarNetwork is reached.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong in that section.
+    pub fn solarnet(&self) -> Result<&SolarNet, ConfigError> {
+        self.solarnet.as_ref().map_err(|problems| ConfigError::Invalid(problems.clone()))
+    }
+}
+
+/// Reads what [`Local`] shows of the file `path` and its drop-ins. Where the default file is not
+/// there, its defaults hold.
+///
+/// # Errors
+///
+/// If a file cannot be read or is not TOML, or with what is wrong in the paths.
+pub fn load_local(path: &Path) -> Result<Local, ConfigError> {
+    load_local_in(path, &Environment::read())
+}
+
+fn load_local_in(path: &Path, environment: &Environment) -> Result<Local, ConfigError> {
+    let table = match merged::read(path) {
+        Err(ConfigError::Unreadable { source, .. })
+            if source.kind() == io::ErrorKind::NotFound && path == environment.file =>
+        {
+            merged::nothing(path)
+        }
+        other => other?,
+    };
+    let parts = checked::parts(&table, environment, path);
+    let (state_dir, control_socket) = parts.paths.map_err(ConfigError::Invalid)?;
+    let (node, queue, solarnet) = (parts.node, parts.queue, parts.solarnet);
+    Ok(Local { state_dir, control_socket, node, queue, solarnet })
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file or folder cannot be read.
+    #[error("the configuration {} cannot be read (--config names another one)", path.display())]
+    Unreadable {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Something in it is wrong. Warnings are among the problems.
+    #[error("the configuration cannot be used:{}", Listed(.0))]
+    Invalid(Vec<Problem>),
+}
+
+impl ConfigError {
+    /// Whether the file is there and not ours to read.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Invalid(_) => false,
+        }
+    }
+}
+
+/// Problems, each on a line of its own.
+struct Listed<'a>(&'a [Problem]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+    }
+}

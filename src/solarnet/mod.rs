@@ -10,9 +10,11 @@
 //! server's time, and the call is signed again once.
 
 pub mod answer;
+mod api;
 pub mod pace;
 
 pub use answer::{CallError, Cause, Next, Refusal};
+pub use api::Api;
 
 use std::future::Future;
 
@@ -92,7 +94,7 @@ pub struct Answer {
     pub data: serde_json::Value,
 }
 
-/// Whoever carries out calls: the real client in the daemon, a fake with behaviour in tests.
+/// Whoever carries out calls: [`Api`] in the daemon, a fake with behaviour in tests.
 pub trait Caller: Send + Sync {
     /// Makes one call and waits for its one result; bounded by the configured timeout.
     fn call(&self, call: Call) -> impl Future<Output = Result<Answer, CallError>> + Send;

@@ -70,7 +70,7 @@ pub struct UploadStatus {
 }
 
 /// Sends what is in the queue. Owns its caller; nobody else sends datum.
-pub struct Uploader<C> {
+pub struct Uploader<C, K> {
     /// Whose data this is.
     pub node: NodeId,
     /// How often.
@@ -84,14 +84,14 @@ pub struct Uploader<C> {
     /// Which time it is.
     pub clock: Clock,
     /// Changes whenever another signing key is in use.
-    pub key_changed: watch::Receiver<u64>,
+    pub key_changed: watch::Receiver<K>,
     /// How it stands.
     pub status: watch::Sender<UploadStatus>,
     /// Ends it.
     pub stop: CancellationToken,
 }
 
-impl<C: Caller> Uploader<C> {
+impl<C: Caller, K> Uploader<C, K> {
     /// Runs until it is stopped or the queue has ended.
     ///
     /// # Errors
@@ -109,8 +109,8 @@ impl<C: Caller> Uploader<C> {
     }
 }
 
-struct Run<C> {
-    parts: Uploader<C>,
+struct Run<C, K> {
+    parts: Uploader<C, K>,
     machine: Machine,
     began: Instant,
     stat: watch::Receiver<QueueStat>,
@@ -122,8 +122,8 @@ struct Run<C> {
     status: UploadStatus,
 }
 
-impl<C: Caller> Run<C> {
-    async fn begin(parts: Uploader<C>) -> Result<Self, UploadError> {
+impl<C: Caller, K> Run<C, K> {
+    async fn begin(parts: Uploader<C, K>) -> Result<Self, UploadError> {
         let path = store::path(&parts.state_dir);
         let open = match store::load(&path) {
             Ok(open) => open,

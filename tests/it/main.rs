@@ -1,1 +1,5 @@
 //! Every integration test, one binary.
+
+mod config;
+mod modbus;
+mod token;

@@ -1,2 +1,35 @@
-//! Chores.
-fn main() {}
+//! The project's chores, by the names that README, CI and people use.
+//!
+//! ```text
+//! cargo xtask quickstart [--forever]   the whole main job on built-in simulators
+//! cargo xtask test                     installs what the tests need, then runs every check and test
+//! cargo xtask docs                     writes the generated documentation anew
+//! ```
+
+mod run;
+mod tests;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask quickstart [--forever] | test | docs";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        ["quickstart", rest @ ..] => run::quickstart(rest),
+        ["test"] => tests::all(),
+        ["docs"] => run::docs(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(64);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("xtask: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The HTTP/1.1 side: reads requests whole, hands them to the world, sends the answers – or spoils them as
+//! the switches say.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming as HyperBody, SizeHint};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::admin;
+use crate::answer::{Answer, Refusal};
+use crate::auth::date;
+use crate::ledger::Seen;
+use crate::misbehave::{Act, Misbehaviour};
+use crate::request::Incoming;
+use crate::server::Orders;
+use crate::world::World;
+
+/// The world, shared between the server's thread and its handles.
+pub(crate) type Shared = Arc<Mutex<World>>;
+
+/// Locks the world. Poison is of no matter: a panic elsewhere fails its own test.
+pub(crate) fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves one connection until it ends.
+pub(crate) async fn connection(stream: tokio::net::TcpStream, world: Shared, orders: Orders) {
+    let service = hyper::service::service_fn(|request| respond(&world, &orders, request));
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // An error is a client that left, or a cut that was asked for.
+    drop(connection.await);
+}
+
+/// The connection is to be cut here.
+#[derive(Debug, thiserror::Error)]
+#[error("cut on demand")]
+struct Cut;
+
+async fn respond(
+    world: &Shared,
+    orders: &Orders,
+    request: Request<HyperBody>,
+) -> Result<Response<Reply>, Cut> {
+    let (head, body) = request.into_parts();
+    let mut incoming = Incoming {
+        method: head.method.as_str().to_owned(),
+        target: head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+        headers: head
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                let text = value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
+                (name.as_str().to_owned(), text)
+            })
+            .collect(),
+        ..Incoming::default()
+    };
+    if incoming.context() == "/sim" {
+        read_body(&mut incoming, body).await.map_err(|_| Cut)?;
+        return Ok(reply(admin::answer(world, orders, &incoming), None, None));
+    }
+
+    let switch = lock(world).switches.take(&incoming.method, incoming.path());
+    let act = switch.as_ref().map(|switch| &switch.act);
+    let cut = |incoming: &Incoming| {
+        remember(world, incoming, None);
+        Err(Cut)
+    };
+    if act == Some(&Act::CutBefore) {
+        return cut(&incoming);
+    }
+    if read_body(&mut incoming, body).await.is_err() {
+        return cut(&incoming);
+    }
+    let answer = process(world, &incoming, switch.as_ref());
+    match act {
+        Some(Act::Slow { ms }) => tokio::time::sleep(Duration::from_millis(*ms)).await,
+        Some(Act::CutAfter) => return cut(&incoming),
+        _ => {}
+    }
+    remember(world, &incoming, Some(answer.status));
+    let mut now = lock(world).clock.now();
+    if let Some(Act::WrongDate { offset_ms }) = act {
+        now += TimeDelta::milliseconds(*offset_ms);
+    }
+    Ok(reply(answer, Some(date::format(now)), act))
+}
+
+async fn read_body(incoming: &mut Incoming, mut body: HyperBody) -> Result<(), hyper::Error> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data()
+            && !incoming.too_large
+        {
+            bytes.extend_from_slice(&data);
+            incoming.too_large = bytes.len() > incoming.body_limit();
+        }
+    }
+    if !incoming.too_large {
+        incoming.body = bytes.into();
+    }
+    Ok(())
+}
+
+/// The answer, or what the switch puts in its place.
+fn process(world: &Shared, incoming: &Incoming, switch: Option<&Misbehaviour>) -> Answer {
+    let mut world = lock(world);
+    let Some(switch) = switch.filter(|switch| switch.act.replaces_answer()) else {
+        return world.answer(incoming, switch.map(|switch| &switch.act));
+    };
+    if switch.processed {
+        world.answer(incoming, None);
+    }
+    match &switch.act {
+        Act::TooMany { retry_after_ms } => {
+            let ms = i64::try_from(*retry_after_ms).unwrap_or(i64::MAX / 2);
+            let retry_at = world.clock.now().timestamp_millis().saturating_add(ms);
+            Answer::from(Refusal::too_many()).with_header("x-sn-rate-limit-retry-after", retry_at)
+        }
+        Act::Transient => Refusal::transient().into(),
+        Act::Status { status } => Answer { status: *status, ..Refusal::internal().into() },
+        Act::ProxyPage { status } => Answer::text(
+            *status,
+            "text/html",
+            "<html><head><title>Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>",
+        ),
+        Act::SuccessFalse { message } => {
+            Answer::json(200, &json!({ "success": false, "message": message }))
+        }
+        Act::SuccessWithoutData => Answer::success(),
+        Act::SuccessNonsense => Answer::data(json!([[], "?", { "key": 1, "jobId": null }])),
+        _ => Answer::text(200, "application/json", "{\"success\":true,\"data\":{\"jo"),
+    }
+}
+
+fn remember(world: &Shared, incoming: &Incoming, status: Option<u16>) {
+    let claimed = incoming.header("authorization").and_then(|text| {
+        let (_, rest) = text.split_once("Credential=")?;
+        rest.split(',').next()
+    });
+    let mut world = lock(world);
+    let seen = Seen {
+        time: world.clock.now(),
+        method: incoming.method.clone(),
+        path: incoming.path().to_owned(),
+        query: incoming.target.split_once('?').map_or(String::new(), |(_, q)| q.to_owned()),
+        token: claimed.map(str::to_owned),
+        status,
+    };
+    world.remember(seen);
+}
+
+fn reply(answer: Answer, date: Option<String>, act: Option<&Act>) -> Response<Reply> {
+    let mut response = Response::builder()
+        .status(answer.status)
+        .header("content-type", answer.content_type)
+        .header("content-length", answer.body.len());
+    if let Some(date) = date {
+        response = response.header("date", date);
+    }
+    for (name, value) in answer.headers {
+        response = response.header(name, value);
+    }
+    let manner = match act {
+        Some(Act::Trickle { ms }) => Manner::Trickle {
+            pause: Duration::from_millis(*ms),
+            next: Box::pin(tokio::time::sleep(Duration::from_millis(*ms))),
+        },
+        Some(Act::CutMidBody) => Manner::CutHalfway { sent: false },
+        _ => Manner::Whole,
+    };
+    let body = Reply { rest: answer.body, manner };
+    response.body(body).unwrap_or_else(|_| {
+        // A header that cannot be sent (a status out of range, a control character in a message).
+        let mut response = Response::new(Reply { rest: Bytes::new(), manner: Manner::Whole });
+        *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// A body, and how it comes.
+struct Reply {
+    rest: Bytes,
+    manner: Manner,
+}
+
+enum Manner {
+    Whole,
+    Trickle { pause: Duration, next: Pin<Box<tokio::time::Sleep>> },
+    CutHalfway { sent: bool },
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let this = &mut *self;
+        if this.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let taken = match &mut this.manner {
+            Manner::Whole => this.rest.len(),
+            Manner::Trickle { pause, next } => {
+                std::task::ready!(next.as_mut().poll(context));
+                let again = Instant::now() + *pause;
+                next.as_mut().reset(again);
+                1
+            }
+            Manner::CutHalfway { sent: true } => return Poll::Ready(Some(Err(Cut))),
+            Manner::CutHalfway { sent } => {
+                *sent = true;
+                this.rest.len() / 2
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(taken)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}

@@ -1,0 +1,317 @@
+//! Security policies: how the server reads their JSON, and what they allow.
+//!
+//! Enforced here: `nodeIds`, `sourceIds`, `apiPaths`, `notAfter`, `refreshAllowed`. The other
+//! properties are read, kept and given back, and count as restrictions where the server asks whether
+//! there are any.
+//!
+//! The reader is as lenient as the server's: what has the wrong type vanishes without a word, and an
+//! unknown property that holds an object or array derails the rest.
+
+pub(crate) mod ant;
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value, json};
+
+/// A token's policy. Every property is optional; an empty policy restricts nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Entries that were no numbers are `None`: they restrict without naming a node.
+    node_ids: Option<Vec<Option<i64>>>,
+    source_ids: Option<Vec<String>>,
+    min_aggregation: Option<String>,
+    aggregations: Option<Vec<String>>,
+    min_location_precision: Option<String>,
+    location_precisions: Option<Vec<String>>,
+    node_metadata_paths: Option<Vec<String>>,
+    user_metadata_paths: Option<Vec<String>>,
+    api_paths: Option<Vec<String>>,
+    not_after: Option<i64>,
+    refresh_allowed: Option<bool>,
+}
+
+/// The policy text is one on which the server's reader fails.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the policy property {property} has a value on which the server fails")]
+pub struct UnreadablePolicy {
+    property: String,
+}
+
+const AGGREGATIONS: [(&str, &str); 19] = [
+    ("None", "0"),
+    ("Minute", "m"),
+    ("FiveMinute", "5m"),
+    ("TenMinute", "10m"),
+    ("FifteenMinute", "15m"),
+    ("ThirtyMinute", "30m"),
+    ("Hour", "h"),
+    ("HourOfDay", "hd"),
+    ("HourOfYear", "hy"),
+    ("SeasonalHourOfDay", "shd"),
+    ("Day", "d"),
+    ("DayOfWeek", "wd"),
+    ("DayOfYear", "yd"),
+    ("SeasonalDayOfWeek", "swd"),
+    ("Week", "w"),
+    ("WeekOfYear", "yw"),
+    ("Month", "M"),
+    ("Year", "y"),
+    ("RunningTotal", "rt"),
+];
+
+const PRECISIONS: [&str; 9] = [
+    "LatLong",
+    "Block",
+    "Street",
+    "PostalCode",
+    "Locality",
+    "StateOrProvince",
+    "Region",
+    "TimeZone",
+    "Country",
+];
+
+impl Policy {
+    /// Reads a policy as the server does. Anything but an object is no policy.
+    ///
+    /// # Errors
+    ///
+    /// Where the server's own reader fails: `aggregations` empty or null, `minLocationPrecision` null.
+    pub fn read(json: &Value) -> Result<Self, UnreadablePolicy> {
+        let mut policy = Self::default();
+        if let Value::Object(properties) = json {
+            policy.read_properties(properties)?;
+        }
+        Ok(policy)
+    }
+
+    fn read_properties(&mut self, properties: &Map<String, Value>) -> Result<(), UnreadablePolicy> {
+        let fails = |property: &str| Err(UnreadablePolicy { property: property.to_owned() });
+        let mut entries = properties.iter();
+        while let Some((name, value)) = entries.next() {
+            match name.as_str() {
+                "nodeIds" => self.node_ids = node_ids(value),
+                "sourceIds" => self.source_ids = texts(value),
+                "apiPaths" => self.api_paths = texts(value),
+                "nodeMetadataPaths" => self.node_metadata_paths = texts(value),
+                "userMetadataPaths" => self.user_metadata_paths = texts(value),
+                "minAggregation" => self.min_aggregation = min_aggregation(value),
+                "aggregations" => match value {
+                    Value::Null => return fails(name),
+                    Value::Array(list) if list.is_empty() => return fails(name),
+                    _ => self.aggregations = known(value, aggregation),
+                },
+                "minLocationPrecision" => match value {
+                    Value::Null => return fails(name),
+                    _ => self.min_location_precision = value.as_str().and_then(precision),
+                },
+                "locationPrecisions" => match value {
+                    // The reader steps over the property that follows.
+                    Value::Array(list) if list.is_empty() => drop(entries.next()),
+                    _ => self.location_precisions = known(value, precision),
+                },
+                "notAfter" => self.not_after = value.as_i64().filter(|instant| *instant > 0),
+                "refreshAllowed" => self.refresh_allowed = value.as_bool(),
+                _ => match value {
+                    // Its properties are taken for ours, and its end for the end of the policy.
+                    Value::Object(inner) => return self.read_properties(inner),
+                    Value::Array(_) => return Ok(()),
+                    _ => {}
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy as the server writes it.
+    pub fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                out.insert(name.to_owned(), value);
+            }
+        };
+        put("nodeIds", self.node_ids.as_ref().map(|ids| json!(sorted(ids))));
+        put("sourceIds", self.source_ids.as_ref().map(|list| json!(list)));
+        put("minAggregation", self.min_aggregation.as_ref().map(|text| json!(text)));
+        if self.min_aggregation.is_none() {
+            put("aggregations", self.aggregations.as_ref().map(|list| json!(list)));
+        }
+        put("minLocationPrecision", self.min_location_precision.as_ref().map(|text| json!(text)));
+        if self.min_location_precision.is_none() {
+            put("locationPrecisions", self.location_precisions.as_ref().map(|list| json!(list)));
+        }
+        put("nodeMetadataPaths", self.node_metadata_paths.as_ref().map(|list| json!(list)));
+        put("userMetadataPaths", self.user_metadata_paths.as_ref().map(|list| json!(list)));
+        put("apiPaths", self.api_paths.as_ref().map(|list| json!(list)));
+        put("notAfter", self.not_after.map(|instant| json!(instant)));
+        put("refreshAllowed", self.refresh_allowed.map(|allowed| json!(allowed)));
+        Value::Object(out)
+    }
+
+    /// PATCH: lists become the union, scalars are replaced where the patch has one.
+    pub(crate) fn merged_with(&self, patch: &Self) -> Self {
+        Self {
+            node_ids: union(&self.node_ids, &patch.node_ids),
+            source_ids: union(&self.source_ids, &patch.source_ids),
+            min_aggregation: patch.min_aggregation.clone().or(self.min_aggregation.clone()),
+            aggregations: union(&self.aggregations, &patch.aggregations),
+            min_location_precision: patch
+                .min_location_precision
+                .clone()
+                .or(self.min_location_precision.clone()),
+            location_precisions: union(&self.location_precisions, &patch.location_precisions),
+            node_metadata_paths: union(&self.node_metadata_paths, &patch.node_metadata_paths),
+            user_metadata_paths: union(&self.user_metadata_paths, &patch.user_metadata_paths),
+            api_paths: union(&self.api_paths, &patch.api_paths),
+            not_after: patch.not_after.or(self.not_after),
+            refresh_allowed: patch.refresh_allowed.or(self.refresh_allowed),
+        }
+    }
+
+    /// The boundary instant itself is valid.
+    pub(crate) fn is_valid_at(&self, now_ms: i64) -> bool {
+        self.not_after.is_none_or(|end| now_ms <= end)
+    }
+
+    /// Only an explicit `false` forbids.
+    pub(crate) fn allows_refresh(&self) -> bool {
+        self.refresh_allowed != Some(false)
+    }
+
+    /// Anything but `notAfter` and `refreshAllowed` keeps a token from managing others.
+    pub(crate) fn restricts(&self) -> bool {
+        let free = Self {
+            not_after: self.not_after,
+            refresh_allowed: self.refresh_allowed,
+            ..Self::default()
+        };
+        *self != free
+    }
+
+    /// Entries are alternatives, inverted ones too, so `["/a/**", "!/b/**"]` allows everything but `/b/**`.
+    pub(crate) fn allows_api_path(&self, context: &str, path: &str) -> bool {
+        let Some(entries) = self.api_paths.as_ref() else { return true };
+        let inside = path.strip_prefix(context).unwrap_or(path);
+        let inside = inside.strip_prefix("/api/v1/sec").unwrap_or(inside);
+        entries.iter().filter(|entry| !entry.trim().is_empty()).any(|entry| {
+            match entry.strip_prefix('!') {
+                Some(pattern) => !ant::matches(pattern, inside),
+                None => ant::matches(entry, inside),
+            }
+        })
+    }
+
+    /// The nodes that the policy lists, if it lists any.
+    pub(crate) fn listed_nodes(&self) -> Option<Vec<i64>> {
+        self.node_ids.as_ref().map(|ids| ids.iter().flatten().copied().collect())
+    }
+
+    /// Whether the one node is allowed.
+    pub(crate) fn allows_node(&self, node: i64) -> bool {
+        self.node_ids.as_ref().is_none_or(|ids| ids.contains(&Some(node)))
+    }
+
+    /// The nodes that are served for a query; `None` when that leaves none.
+    pub(crate) fn effective_nodes(&self, requested: &[i64]) -> Option<Vec<i64>> {
+        let Some(listed) = self.listed_nodes() else { return Some(requested.to_vec()) };
+        if requested.is_empty() {
+            return Some(listed);
+        }
+        let left: Vec<i64> =
+            requested.iter().copied().filter(|node| self.allows_node(*node)).collect();
+        (!left.is_empty()).then_some(left)
+    }
+
+    /// The source IDs and patterns that are served for a query; `None` when that leaves none.
+    pub(crate) fn effective_sources(&self, requested: &[String]) -> Option<Vec<String>> {
+        let Some(listed) = &self.source_ids else { return Some(requested.to_vec()) };
+        if requested.is_empty() {
+            return Some(listed.clone());
+        }
+        let (patterns, exact): (Vec<&String>, Vec<&String>) =
+            listed.iter().partition(|text| ant::is_pattern(text));
+        let mut kept: Vec<String> = requested
+            .iter()
+            .filter(|source| match ant::is_pattern(source) {
+                true => patterns
+                    .iter()
+                    .any(|pattern| pattern == source || ant::matches_start(pattern, source)),
+                false => {
+                    exact.contains(source)
+                        || patterns.iter().any(|pattern| ant::matches(pattern, source))
+                }
+            })
+            .cloned()
+            .collect();
+        for id in exact {
+            let asked =
+                requested.iter().any(|text| ant::is_pattern(text) && ant::matches(text, id));
+            if asked && !kept.iter().any(|entry| ant::matches_start(entry, id)) {
+                kept.push(id.clone());
+            }
+        }
+        (!kept.is_empty()).then_some(kept)
+    }
+
+    /// Whether datum of this source may be written or shown.
+    pub(crate) fn allows_source(&self, source: &str) -> bool {
+        self.source_ids.as_ref().is_none_or(|listed| {
+            listed.iter().any(|entry| match ant::is_pattern(entry) {
+                true => ant::matches(entry, source),
+                false => entry == source,
+            })
+        })
+    }
+}
+
+fn node_ids(value: &Value) -> Option<Vec<Option<i64>>> {
+    // Fractions are cut, so a number that is no i64 goes through f64.
+    let id = |entry: &Value| entry.as_i64().or_else(|| entry.as_f64().map(|number| number as i64));
+    let list: Vec<Option<i64>> = value.as_array()?.iter().map(id).collect();
+    (!list.is_empty()).then_some(list)
+}
+
+fn texts(value: &Value) -> Option<Vec<String>> {
+    known(value, |text| Some(text.to_owned()))
+}
+
+fn known(value: &Value, read: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
+    let list: Vec<String> =
+        value.as_array()?.iter().filter_map(Value::as_str).filter_map(read).collect();
+    (!list.is_empty()).then_some(list)
+}
+
+fn aggregation(text: &str) -> Option<String> {
+    let (name, _) = AGGREGATIONS.iter().find(|(name, key)| text == *name || text == *key)?;
+    Some((*name).to_owned())
+}
+
+fn min_aggregation(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => Some("None".to_owned()),
+        Value::String(text) if text.is_empty() => Some("None".to_owned()),
+        Value::String(text) => aggregation(text),
+        _ => None,
+    }
+}
+
+fn precision(text: &str) -> Option<String> {
+    PRECISIONS.contains(&text).then(|| text.to_owned())
+}
+
+fn sorted<T: Ord + Clone>(list: &[T]) -> Vec<T> {
+    let mut list = list.to_vec();
+    list.sort();
+    list
+}
+
+fn union<T: PartialEq + Clone>(left: &Option<Vec<T>>, right: &Option<Vec<T>>) -> Option<Vec<T>> {
+    let mut all = left.clone().unwrap_or_default();
+    for entry in right.iter().flatten() {
+        if !all.contains(entry) {
+            all.push(entry.clone());
+        }
+    }
+    (!all.is_empty()).then_some(all)
+}

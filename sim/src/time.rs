@@ -1,0 +1,79 @@
+//! The server's clock, and the texts in which it writes and reads instants.
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, SubsecRound, TimeDelta, Utc};
+use serde_json::Value;
+
+/// The machine's clock moved by an offset that tests set.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Clock {
+    pub(crate) offset: TimeDelta,
+}
+
+impl Clock {
+    /// Now, cut to the microseconds that the database keeps.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        (Utc::now() + self.offset).trunc_subsecs(6)
+    }
+}
+
+/// `2024-06-11 21:39:08.12Z`: a space, the fraction without trailing zeros.
+pub(crate) fn write(instant: DateTime<Utc>) -> String {
+    let text = instant.format("%Y-%m-%d %H:%M:%S%.9f").to_string();
+    format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Epoch milliseconds as a number, or a date with space or `T`, with `Z`, an offset or nothing (UTC).
+pub(crate) fn read(value: &Value) -> Option<DateTime<Utc>> {
+    match value {
+        Value::Number(number) => DateTime::from_timestamp_millis(number.as_i64()?),
+        Value::String(text) => read_text(text),
+        _ => None,
+    }
+}
+
+/// The text forms of [`read`].
+pub(crate) fn read_text(text: &str) -> Option<DateTime<Utc>> {
+    let text = text.trim().replacen(' ', "T", 1);
+    if let Ok(instant) = DateTime::parse_from_rfc3339(&text) {
+        return Some(instant.with_timezone(&Utc));
+    }
+    let local = text.strip_suffix('Z').unwrap_or(&text);
+    let local = NaiveDateTime::parse_from_str(local, "%Y-%m-%dT%H:%M:%S%.f")
+        .or_else(|_| NaiveDateTime::parse_from_str(local, "%Y-%m-%dT%H:%M"))
+        .ok()
+        .or_else(|| NaiveDate::parse_from_str(local, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))?;
+    Some(local.and_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fractions_lose_their_trailing_zeros() {
+        for text in
+            ["2024-06-11 21:39:09Z", "2024-06-11 21:39:09.5Z", "2024-06-11 21:39:08.120001Z"]
+        {
+            assert_eq!(write(read_text(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn the_forms_that_the_server_reads_are_read() {
+        let expected = read(&json!(1_718_141_940_000_i64));
+        for text in [
+            "2024-06-11 21:39:00Z",
+            "2024-06-11T21:39:00.000Z",
+            "2024-06-11T23:39:00+02:00",
+            "2024-06-11 21:39:00",
+            "2024-06-11 21:39",
+        ] {
+            assert_eq!(read(&json!(text)), expected, "{text}");
+        }
+        for wrong in [json!("1718141949500"), json!(null), json!("soon")] {
+            assert_eq!(read(&wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Builds every task from the settings, joins them, stops them: the only wiring.
+//!
+//! ```text
+//!  open: state folder, control socket, clock, store, client, queue     (an error here: no start)
+//!  spawn: buses, instructor │ uploader, refresher, control │ queue
+//!  ready ── until asked to stop, or a task ends on its own
+//!  stop:   first the front    then the back                  last     (within the grace period)
+//! ```
+//!
+//! The order of stopping is the order of the data: who stores datum stops first, the queue last, so
+//! what was read is committed. A task that ends on its own takes the daemon down: systemd starts it
+//! again, and what is on disk is always enough to go on from.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    clock::{Clock, ClockError, Trust},
+    config::Settings,
+    credential::{Signer, Store},
+    domain::{ControlWrite, Datum, SourceId, WriteError, WriteReport},
+    instruct::{self, Actuator, Instructor, NotStored, Results},
+    modbus::{self, BusStatus, PlanError, Poller, WriteJob},
+    net::{Net, NetError},
+    observe::{
+        control::{Answers, Ask, BindError, ControlSocket},
+        log::Chain,
+        systemd,
+    },
+    queue::{self, Queue, QueueError, QueueStat},
+    refresh::{self, Refresher},
+    solarnet::Api,
+    upload::{UploadStatus, Uploader},
+};
+
+/// How long the tasks get to finish what is under way. The unit's `TimeoutStopSec` is longer.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Writes waiting for one bus; the instructor waits beyond.
+const WRITES: usize = 4;
+
+/// How often systemd's status line is renewed, if it changed.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the daemon did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The state folder cannot be made.
+    #[error("could not make the state folder {} (`state_dir`)", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The control socket cannot be opened.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// The clock's file or the boot ID cannot be read.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// The HTTPS client cannot be made.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The queue cannot be opened, or could not commit when stopping.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// A unit cannot be read as configured.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A task ended although nobody asked it to.
+    #[error("the task `{task}` ended on its own: {reason}")]
+    TaskLost {
+        /// Which.
+        task: String,
+        /// Why.
+        reason: String,
+    },
+    /// Not every task finished in time.
+    #[error("not everything was finished within {} s of being asked to stop", GRACE.as_secs())]
+    GraceOver,
+}
+
+/// One group of tasks with a common stop.
+struct Group {
+    stop: CancellationToken,
+    tasks: JoinSet<(String, Result<(), String>)>,
+}
+
+impl Group {
+    fn new() -> Self {
+        Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
+    fn spawn<E: std::error::Error + 'static>(
+        &mut self,
+        name: impl Into<String>,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let name = name.into();
+        self.tasks.spawn(async move {
+            let result = task.await.map_err(|error| Chain(&error).to_string());
+            (name, result)
+        });
+    }
+
+    /// Waits until any task ends, and says which and why.
+    async fn first_lost(&mut self) -> AppError {
+        let (task, reason) = match self.tasks.join_next().await {
+            Some(Ok((task, Err(reason)))) => (task, reason),
+            Some(Ok((task, Ok(())))) => (task, "without an error".to_owned()),
+            Some(Err(panic)) => ("?".to_owned(), panic.to_string()),
+            None => std::future::pending().await,
+        };
+        AppError::TaskLost { task, reason }
+    }
+
+    /// Asks every task to stop and waits until all have.
+    async fn finish(&mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok((_, Ok(()))) => {}
+                Ok((task, Err(reason))) => warn!(task, reason, "task stopped with an error"),
+                Err(panic) => error!(%panic, "task panicked while stopping"),
+            }
+        }
+    }
+}
+
+/// The whole daemon, built and running.
+struct Daemon {
+    /// Who produces datum: buses and the instructor.
+    front: Group,
+    /// Who sends them on, and who answers questions.
+    back: Group,
+    queue_stop: CancellationToken,
+    queue_ended: oneshot::Receiver<Result<(), QueueError>>,
+    view: Arc<View>,
+}
+
+/// Runs the daemon until `shutdown`, and stops it within the grace period.
+///
+/// # Errors
+///
+/// If something needed cannot be opened, a task ended on its own, or the stop took too long.
+pub async fn run(
+    settings: Settings,
+    passed_credentials: Option<PathBuf>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AppError> {
+    let mut daemon = Daemon::start(settings, passed_credentials)?;
+    systemd::ready();
+    systemd::status(&daemon.view.line());
+    info!(event = "agent.started", version = env!("CARGO_PKG_VERSION"), "agent started");
+
+    let lost = daemon.until(shutdown).await;
+    systemd::stopping();
+    let stopped = timeout(GRACE, daemon.stop()).await.unwrap_or(Err(AppError::GraceOver));
+    match lost {
+        Some(lost) => {
+            error!(event = "agent.task_lost", error = %lost, "task lost, stopping");
+            Err(lost)
+        }
+        None => {
+            info!(event = "agent.stopped", clean = stopped.is_ok(), "agent stopped");
+            stopped
+        }
+    }
+}
+
+impl Daemon {
+    fn start(settings: Settings, passed: Option<PathBuf>) -> Result<Self, AppError> {
+        make_state_dir(&settings.state_dir)?;
+        let socket = ControlSocket::bind(&settings.control_socket)?;
+        let clock = Clock::open(&settings.state_dir)?;
+        let signer = Signer::new(None);
+        let solarnet = &settings.solarnet;
+        let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone())?;
+        let api = Api::new(solarnet, net, clock.clone(), signer.clone());
+
+        // Readings: a bus waits when the queue's thread is behind, so none is lost between them.
+        let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
+        let (queue, worker) =
+            Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
+        let queue_stop = CancellationToken::new();
+        let queue_ended = worker.spawn(queue_stop.clone())?;
+
+        let (mut front, mut back) = (Group::new(), Group::new());
+        let mut buses = Vec::new();
+        let mut actuators = Vec::new();
+        for bus in &settings.modbus {
+            let (write, writes) = mpsc::channel(WRITES);
+            let channels =
+                modbus::Channels { datum: datum.clone(), writes, stop: front.stop.clone() };
+            let wire = modbus::wire(bus);
+            let poller = Poller::new(bus, &settings.controls, wire, clock.clone(), channels)?;
+            buses.push(poller.status());
+            let own = settings.controls.iter().filter(|control| control.bus == bus.name);
+            actuators.extend(own.map(|control| (control.id.clone(), write.clone())));
+            front.spawn(format!("bus {}", bus.name), poller.run());
+        }
+        let instructions = watch::Sender::new(instruct::Status::default());
+        let instructions_seen = instructions.subscribe();
+        let instructor = Instructor {
+            caller: api.clone(),
+            actuator: Buses(actuators),
+            results: Outcomes(queue.clone()),
+            time: clock.clone(),
+            node: settings.node,
+            controls: settings.controls.clone(),
+            settings: settings.instructions.clone(),
+            state_dir: settings.state_dir.clone(),
+            status: instructions,
+            stop: front.stop.clone(),
+        };
+        front.spawn("instructor", instructor.run());
+
+        let upload = watch::Sender::new(UploadStatus::default());
+        let upload_seen = upload.subscribe();
+        let uploader = Uploader {
+            node: settings.node,
+            settings: settings.upload.clone(),
+            state_dir: settings.state_dir.clone(),
+            caller: api.clone(),
+            queue: queue.clone(),
+            clock: clock.clone(),
+            key_changed: signer.changed(),
+            status: upload,
+            stop: back.stop.clone(),
+        };
+        back.spawn("uploader", uploader.run());
+
+        let reload = Arc::new(Notify::new());
+        let credential = watch::Sender::new(refresh::Status::default());
+        let view = Arc::new(View {
+            clock: clock.clone(),
+            buses,
+            queue: queue.stat(),
+            upload: upload_seen,
+            credential: credential.subscribe(),
+            instructions: instructions_seen,
+            reload: reload.clone(),
+        });
+        let refresher = Refresher {
+            name: settings.solarnet.token.clone(),
+            store: Store::new(&settings.state_dir, passed),
+            signer,
+            clock,
+            calls: api,
+            reload,
+            status: credential,
+            stop: back.stop.clone(),
+        };
+        back.spawn("refresher", async { Ok::<(), Infallible>(refresher.run().await) });
+        let answering = socket.serve(view.clone(), back.stop.clone());
+        back.spawn("control socket", async { Ok::<(), Infallible>(answering.await) });
+        Ok(Self { front, back, queue_stop, queue_ended, view })
+    }
+
+    /// Until asked to stop (`None`), or until a task is lost.
+    async fn until(&mut self, shutdown: impl Future<Output = ()>) -> Option<AppError> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut renew = tokio::time::interval(STATUS_EVERY);
+        let mut shown = String::new();
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return None,
+                lost = self.front.first_lost() => return Some(lost),
+                lost = self.back.first_lost() => return Some(lost),
+                ended = &mut self.queue_ended => {
+                    let reason = match ended {
+                        Ok(Err(error)) => Chain(&error).to_string(),
+                        Ok(Ok(())) | Err(_) => "without an error".to_owned(),
+                    };
+                    return Some(AppError::TaskLost { task: "queue".to_owned(), reason });
+                }
+                _ = renew.tick() => {
+                    let line = self.view.line();
+                    if line != shown {
+                        systemd::status(&line);
+                        shown = line;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn stop(mut self) -> Result<(), AppError> {
+        self.front.finish().await;
+        self.back.finish().await;
+        self.queue_stop.cancel();
+        // An error of receiving: the thread was lost before, which was said then.
+        self.queue_ended.await.unwrap_or(Ok(())).map_err(AppError::Queue)
+    }
+}
+
+fn make_state_dir(path: &Path) -> Result<(), AppError> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
+        .map_err(|source| AppError::StateDir { path: path.to_owned(), source })
+}
+
+/// Where each control's writes go.
+struct Buses(Vec<(SourceId, mpsc::Sender<WriteJob>)>);
+
+impl Actuator for Buses {
+    async fn write(&self, write: ControlWrite) -> Result<WriteReport, WriteError> {
+        let control = write.control.clone();
+        let not_started = |reason: &str| WriteError::NotStarted {
+            control: control.clone(),
+            reason: reason.into(),
+        };
+        let Some((_, bus)) = self.0.iter().find(|(id, _)| *id == write.control) else {
+            return Err(not_started("no bus has it"));
+        };
+        let (reply, report) = oneshot::channel();
+        if bus.send((write, reply)).await.is_err() {
+            return Err(not_started("its bus has stopped"));
+        }
+        // The bus took the job and ended without a word: nobody knows how far it came.
+        report.await.unwrap_or_else(|_| {
+            Err(WriteError::Unknown { control, reason: "its bus stopped meanwhile".into() })
+        })
+    }
+}
+
+/// Outcomes of instructions, committed before the server hears of them.
+struct Outcomes(Queue);
+
+impl Results for Outcomes {
+    async fn store(&self, datum: Datum) -> Result<(), NotStored> {
+        self.0.store_durably(datum).await.map_err(|error| NotStored(error.to_string()))
+    }
+}
+
+/// What can be seen from outside: the published status of every task.
+struct View {
+    clock: Clock,
+    buses: Vec<watch::Receiver<BusStatus>>,
+    queue: watch::Receiver<QueueStat>,
+    upload: watch::Receiver<UploadStatus>,
+    credential: watch::Receiver<refresh::Status>,
+    instructions: watch::Receiver<instruct::Status>,
+    reload: Arc<Notify>,
+}
+
+impl View {
+    /// The members of `status --json`.
+    fn status(&self) -> Value {
+        let sources: Vec<Value> = self
+            .buses
+            .iter()
+            .flat_map(|bus| {
+                let bus = bus.borrow();
+                let named = |source: &modbus::SourceStatus| {
+                    let mut value = json!(source);
+                    value["bus"] = json!(bus.bus);
+                    value
+                };
+                bus.sources.iter().map(named).collect::<Vec<_>>()
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "sources": sources,
+            "queue": *self.queue.borrow(),
+            "upload": *self.upload.borrow(),
+            "clock": self.clock_status(),
+            "credentials": [*self.credential.borrow()],
+            "instructions": *self.instructions.borrow(),
+        })
+    }
+
+    fn clock_status(&self) -> Value {
+        let (trust, ahead_ms) = match self.clock.trust() {
+            Trust::Unknown => ("unknown", None),
+            Trust::Synchronised => ("synchronised", None),
+            Trust::Server { ahead } => ("server", Some(ahead.num_milliseconds())),
+        };
+        json!({ "trust": trust, "ahead_ms": ahead_ms, "now": self.clock.trusted_now() })
+    }
+
+    /// One line for `systemctl status`.
+    fn line(&self) -> String {
+        let (mut up, mut all) = (0, 0);
+        for bus in &self.buses {
+            let bus = bus.borrow();
+            all += bus.sources.len();
+            up += bus.sources.iter().filter(|s| s.state.is_up()).count();
+        }
+        let (queue, upload) = (self.queue.borrow(), self.upload.borrow());
+        let waits = upload.waits_for.as_deref().map(|w| format!(", {w}")).unwrap_or_default();
+        format!(
+            "{up} of {all} sources answer, {} datum wait, uploads {}{waits}",
+            queue.records, upload.state
+        )
+    }
+}
+
+impl Answers for View {
+    fn answer(&self, ask: Ask) -> Value {
+        match ask {
+            Ask::Status => self.status(),
+            Ask::CredentialChanged => {
+                self.reload.notify_one();
+                json!({ "ok": true })
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `check`: says whether the daemon would start on this configuration, and if not, all that is
+//! wrong.
+
+use std::{io::Write, path::Path};
+
+use serde::Serialize;
+
+use super::{Exit, Failure};
+use crate::config::{self, ConfigError, Problem, Settings};
+
+/// Check the configuration and name everything that is wrong with it
+///
+/// Each complaint names the file, the line, the key, the value found and what would be right. The
+/// exit code is 78 where something is wrong; warnings alone are fine.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: solarnode-agent check --config agent.toml")]
+pub struct Check {
+    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    problems: &'a [Problem],
+}
+
+impl Check {
+    /// Checks the configuration `path` and its drop-ins.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or the output cannot be written. What is wrong in the files is the
+    /// command's output, not its failure.
+    pub fn run(self, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
+        let (settings, problems) = match config::load(path) {
+            Ok(loaded) => (Some(loaded.settings), loaded.warnings),
+            Err(ConfigError::Invalid(problems)) => (None, problems),
+            Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
+        };
+        let fine = problems.iter().all(|p| p.severity == config::Severity::Warning);
+        if self.json {
+            let report = serde_json::to_string_pretty(&Report { problems: &problems });
+            writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
+        } else {
+            for problem in &problems {
+                writeln!(out, "{problem}")?;
+            }
+            if let Some(settings) = settings.filter(|_| fine) {
+                writeln!(out, "{}: ok ({})", path.display(), summary(&settings))?;
+            }
+        }
+        out.flush()?;
+        Ok(if fine { Exit::Ok } else { Exit::Config })
+    }
+}
+
+/// How much a configuration describes.
+fn summary(settings: &Settings) -> String {
+    let units = settings.modbus.iter().flat_map(|bus| &bus.units);
+    let properties = units.clone().map(|unit| unit.properties.len()).sum();
+    [
+        count(settings.modbus.len(), "bus", "buses"),
+        count(units.count(), "unit", "units"),
+        count(properties, "property", "properties"),
+        count(settings.controls.len(), "control", "controls"),
+    ]
+    .join(", ")
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

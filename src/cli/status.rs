@@ -1,0 +1,164 @@
+//! `status`: asks the running daemon how everything is.
+
+use std::{io::Write, path::Path};
+
+use serde_json::Value;
+
+use super::{Exit, Failure};
+use crate::observe::control::{self, Ask, AskError};
+
+/// Ask the running daemon: sources, queue, uploads, clock, credentials, instructions
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  solarnode-agent status --json | jq .queue.records")]
+pub struct Status {
+    /// Print JSON: {sources, queue, upload, clock, credentials, instructions}
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    /// Asks at `socket` and prints the answer.
+    ///
+    /// # Errors
+    ///
+    /// With 69 if no daemon answers there, 77 if it is not ours to ask.
+    pub fn run(self, socket: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
+        let status = control::ask(socket, Ask::Status).map_err(|error| {
+            let exit = match error {
+                AskError::NotAllowed(_) => Exit::NoPermission,
+                AskError::NotRunning(_) | AskError::NoAnswer { .. } => Exit::Unavailable,
+            };
+            Failure { exit, error: error.into() }
+        })?;
+        if self.json {
+            writeln!(out, "{status:#}")?;
+        } else {
+            write!(out, "{}", render(&status))?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// What people read. The daemon may be of another version, so nothing here is taken for granted.
+fn render(status: &Value) -> String {
+    let mut text = String::new();
+    let mut section = |title: &str, lines: Vec<String>| {
+        for (number, line) in lines.iter().enumerate() {
+            let title = if number == 0 { title } else { "" };
+            text.push_str(&format!("{title:<14}{line}\n"));
+        }
+    };
+    section("sources", each(&status["sources"], source));
+    section("queue", queue(&status["queue"]));
+    section("uploads", upload(&status["upload"]));
+    section("clock", vec![clock(&status["clock"])]);
+    section("credentials", each(&status["credentials"], credential));
+    section("instructions", instructions(&status["instructions"]));
+    text
+}
+
+fn each(list: &Value, line: impl Fn(&Value) -> String) -> Vec<String> {
+    let lines: Vec<String> = list.as_array().into_iter().flatten().map(line).collect();
+    if lines.is_empty() { vec!["none".to_owned()] } else { lines }
+}
+
+/// The text of a scalar; a dash where there is none.
+fn show(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn with(text: String, label: &str, value: &Value) -> String {
+    if value.is_null() { text } else { format!("{text}; {label}{}", show(value)) }
+}
+
+fn source(source: &Value) -> String {
+    let line = format!(
+        "{} (unit {} on {}): {}, {} reads, {} failed, last {}",
+        show(&source["source"]),
+        show(&source["unit"]),
+        show(&source["bus"]),
+        show(&source["state"]),
+        show(&source["reads"]),
+        show(&source["failed"]),
+        show(&source["last_read"]),
+    );
+    with(line, "", &source["reason"])
+}
+
+fn queue(queue: &Value) -> Vec<String> {
+    let line = format!(
+        "{} datum wait, {} of {} bytes, oldest {}",
+        show(&queue["records"]),
+        show(&queue["bytes"]),
+        show(&queue["limit"]),
+        show(&queue["oldest"]),
+    );
+    let counts = ["rejected", "dropped", "corrupt", "unplaced", "refused"];
+    let lost = counts.iter().filter(|name| queue[**name].as_u64().is_some_and(|n| n > 0));
+    let lost: Vec<String> = lost.map(|name| format!("{} {name}", queue[*name])).collect();
+    if lost.is_empty() { vec![line] } else { vec![line, lost.join(", ")] }
+}
+
+fn upload(upload: &Value) -> Vec<String> {
+    let line = format!(
+        "{}; {} proved since the start, {} open jobs, last {}",
+        show(&upload["state"]),
+        show(&upload["uploaded"]),
+        show(&upload["open_jobs"]),
+        show(&upload["last_success"]),
+    );
+    let mut lines = vec![line];
+    for (name, label) in [("waits_for", "waits: "), ("last_error", "last error: ")] {
+        if !upload[name].is_null() {
+            lines.push(format!("{label}{}", show(&upload[name])));
+        }
+    }
+    lines
+}
+
+fn clock(clock: &Value) -> String {
+    let line = format!("{}, now {}", show(&clock["trust"]), show(&clock["now"]));
+    with(line, "system clock ahead by ms: ", &clock["ahead_ms"])
+}
+
+fn credential(credential: &Value) -> String {
+    let line = format!(
+        "{} ({}): key of {}, ends {} {}",
+        show(&credential["token"]),
+        show(&credential["token_id"]),
+        show(&credential["key_date"]),
+        show(&credential["ends"]),
+        show(&credential["because"]),
+    );
+    let line = with(line, "next renewal ", &credential["next_attempt"]);
+    with(line, "", &credential["last_error"])
+}
+
+fn instructions(instructions: &Value) -> Vec<String> {
+    let line = format!(
+        "{} completed, {} declined ({} may have happened), {} waiting, last poll {}",
+        show(&instructions["completed"]),
+        show(&instructions["declined"]),
+        show(&instructions["uncertain"]),
+        show(&instructions["waiting_count"]),
+        show(&instructions["last_poll"]),
+    );
+    vec![with(line, "", &instructions["error"])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_version_is_shown_as_far_as_it_goes() {
+        let text = render(&serde_json::json!({ "queue": { "records": 3, "dropped": 2 } }));
+        assert!(text.contains("3 datum wait"), "{text}");
+        assert!(text.contains("2 dropped"), "{text}");
+        assert!(text.contains("sources       none"), "{text}");
+    }
+}

@@ -1,0 +1,221 @@
+//! `token`: the credentials on this device, and signing by hand.
+//!
+//! Secrets come from standard input or a file, never from the arguments, which everyone on the
+//! machine can read. Nothing here prints a secret or a key. What needs SolarNetwork asks it through
+//! [`RefreshCalls`]; after a change of the store a running daemon is told.
+
+mod import;
+mod online;
+mod show;
+mod sign;
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use chrono::{DateTime, NaiveDate, Utc};
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+use super::{Exit, Failure, OrExit};
+use crate::{
+    clock::Clock,
+    config::settings::SolarNet,
+    credential::{
+        Credential, Signer, SigningKey, Store, TokenSecret, date::parse_signing_day,
+        store::StoreError,
+    },
+    domain::TokenName,
+    net::Net,
+    observe::control::tell_credential_changed,
+    refresh::RefreshCalls,
+    solarnet::Api,
+};
+
+/// Longest secret or key file read.
+const MAX_SECRET_FILE_BYTES: u64 = 4096;
+
+/// The arguments of `token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    Import(import::Import),
+    Show(show::Show),
+    Check(online::Check),
+    Refresh(online::Refresh),
+    Forget(show::Forget),
+    Sign(sign::Sign),
+}
+
+/// What these commands need of the configuration.
+#[derive(Debug, Clone)]
+pub struct TokenContext {
+    /// Where everything that must survive lives; the store is in it.
+    pub state_dir: PathBuf,
+    /// Where a running daemon listens.
+    pub control_socket: PathBuf,
+    /// How SolarNetwork is reached, and which token is in use.
+    pub solarnet: SolarNet,
+}
+
+/// The client for one command: it knows the time only from what the server answers.
+///
+/// # Errors
+///
+/// If the configured authorities cannot be read.
+pub fn connect(context: &TokenContext) -> Result<Api, Failure> {
+    let (solarnet, clock) = (&context.solarnet, Clock::untold());
+    let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone());
+    Ok(Api::new(solarnet, net.or_exit(Exit::Config)?, clock, Signer::new(None)))
+}
+
+/// Where a command reads and writes.
+pub struct Streams<'a> {
+    /// Standard input: the secret.
+    pub input: &'a mut dyn Read,
+    /// Standard output: data.
+    pub out: &'a mut dyn Write,
+    /// Standard error: everything else.
+    pub err: &'a mut dyn Write,
+}
+
+impl Token {
+    /// Does what was asked.
+    ///
+    /// `context` reads the configuration and `connect` makes the client; both are called only by
+    /// commands that need them, so `token sign` works without either.
+    ///
+    /// # Errors
+    ///
+    /// With the exit code to end with and the reason to print.
+    pub fn run<C: RefreshCalls>(
+        self,
+        streams: &mut Streams<'_>,
+        context: impl FnOnce() -> Result<TokenContext, Failure>,
+        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
+    ) -> Result<Exit, Failure> {
+        match self.command {
+            TokenCommand::Import(import) => import.run(streams, &context()?, connect),
+            TokenCommand::Show(show) => show.run(streams, &context()?),
+            TokenCommand::Check(check) => check.run(streams, &context()?, connect),
+            TokenCommand::Refresh(refresh) => refresh.run(streams, &context()?, connect),
+            TokenCommand::Forget(forget) => forget.run(streams, &context()?),
+            TokenCommand::Sign(sign) => sign.run(streams, context),
+        }
+    }
+}
+
+impl TokenContext {
+    fn store(&self) -> Store {
+        // What systemd passes is for the daemon; commands see the store alone.
+        Store::new(&self.state_dir, None)
+    }
+
+    /// The stored credential of that name; it is an error if there is none.
+    fn stored(&self, name: &TokenName) -> Result<Credential, Failure> {
+        self.store().load_stored(name).or_store_exit()?.ok_or_else(|| missing(name))
+    }
+
+    /// Tells a running daemon that the store changed. None running is fine.
+    fn tell_daemon(&self, streams: &mut Streams<'_>) -> io::Result<()> {
+        match tell_credential_changed(&self.control_socket) {
+            Ok(true) => writeln!(streams.err, "the running daemon uses it from now on"),
+            Ok(false) => Ok(()),
+            Err(error) => {
+                writeln!(streams.err, "warning: {error}; restart it to use the change")
+            }
+        }
+    }
+}
+
+fn missing(name: &TokenName) -> Failure {
+    Failure::new(
+        Exit::Config,
+        format!(
+            "no token `{name}` on this device; import it: `solarnode-agent token import {name} --token-id ID`"
+        ),
+    )
+}
+
+/// The exit code of what can be wrong with the store.
+trait OrStoreExit<T> {
+    fn or_store_exit(self) -> Result<T, Failure>;
+}
+
+impl<T> OrStoreExit<T> for Result<T, StoreError> {
+    fn or_store_exit(self) -> Result<T, Failure> {
+        self.map_err(|error| Failure { exit: store_exit(&error), error: error.into() })
+    }
+}
+
+fn store_exit(error: &StoreError) -> Exit {
+    match error {
+        StoreError::TooWide { .. } | StoreError::NotAllowed { .. } => Exit::NoPermission,
+        StoreError::Corrupt { .. } => Exit::Data,
+        StoreError::Locked { .. } => Exit::Unavailable,
+        StoreError::Io { .. } => Exit::Io,
+    }
+}
+
+/// Runs one command's calls.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.context("the runtime did not start").or_exit(Exit::Software)?.block_on(work))
+}
+
+/// Reads a secret or key: all of it, less one line end.
+fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure> {
+    // Room from the start: a buffer that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_FILE_BYTES as usize));
+    let read = input.take(MAX_SECRET_FILE_BYTES).read_to_string(&mut text);
+    read.with_context(|| format!("could not read {from}")).or_exit(Exit::Usage)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path)
+        .with_context(|| format!("could not open {}", path.display()))
+        .or_exit(Exit::Usage)
+}
+
+fn read_secret(input: impl Read, from: &str) -> Result<TokenSecret, Failure> {
+    let text = read_word(input, from)?;
+    TokenSecret::new(text).with_context(|| format!("no secret in {from}")).or_exit(Exit::Usage)
+}
+
+fn read_secret_file(path: &Path) -> Result<TokenSecret, Failure> {
+    read_secret(open(path)?, &path.display().to_string())
+}
+
+fn read_key_file(path: &Path) -> Result<SigningKey, Failure> {
+    let from = path.display().to_string();
+    let text = read_word(open(path)?, &from)?;
+    text.parse::<SigningKey>().with_context(|| format!("no key in {from}")).or_exit(Exit::Usage)
+}
+
+/// `--key-date`.
+fn parse_key_date(text: &str) -> Result<NaiveDate, &'static str> {
+    parse_signing_day(text).ok_or("a day is written YYYYMMDD, as in 20260226")
+}
+
+/// An instant that a person reads: to the minute, always UTC.
+fn readable(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! `token check` and `token refresh`: what the server says to the key on this device.
+
+use chrono::NaiveDate;
+use clap::Args;
+
+use super::{Exit, Failure, OrExit, OrStoreExit, Streams, TokenContext, block_on, readable};
+use crate::{
+    credential::{
+        Credential,
+        store::{Origin, Saved},
+    },
+    domain::TokenName,
+    refresh::{RefreshCalls, Unproved, calls::POLICY_PATH, prove},
+    solarnet::{CallError, Cause, Next},
+};
+
+/// Asks SolarNetwork whether a token on this device works, and until when
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  solarnode-agent token check")]
+pub(super) struct Check {
+    /// The token's name [default: the configured one]
+    name: Option<TokenName>,
+}
+
+/// Renews a token's signing key now, as the daemon does every day
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  solarnode-agent token refresh")]
+pub(super) struct Refresh {
+    /// The token's name [default: the configured one]
+    name: Option<TokenName>,
+}
+
+impl Check {
+    pub(super) fn run<C: RefreshCalls>(
+        self,
+        streams: &mut Streams<'_>,
+        context: &TokenContext,
+        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
+    ) -> Result<Exit, Failure> {
+        let name = self.name.as_ref().unwrap_or(&context.solarnet.token);
+        let credential = context.stored(name)?;
+        let calls = connect(context)?;
+        // Where the secret is here, the key on disk may be of any day.
+        let credential = credential.derived(calls.now().date_naive());
+        let (id, until) = (&credential.token_id, readable(credential.ends()));
+        match block_on(prove(&calls, &credential))? {
+            Ok(()) => {
+                writeln!(
+                    streams.out,
+                    "token `{name}` ({id}) works: its key of {} signs until {until} and can be renewed",
+                    credential.key_date
+                )?;
+                Ok(Exit::Ok)
+            }
+            Err(Unproved::Refused(error)) if error.cause == Cause::AccessDenied => {
+                writeln!(
+                    streams.out,
+                    "token `{name}` ({id}) works: its key of {} signs until {until}",
+                    credential.key_date
+                )?;
+                let ends = if credential.secret.is_some() {
+                    "it is made anew from the secret on this device".to_owned()
+                } else {
+                    format!("uploads end on {until} unless the token is imported again")
+                };
+                writeln!(
+                    streams.err,
+                    "warning: the token's policy forbids to renew its key (refreshAllowed): {ends}"
+                )?;
+                Ok(Exit::Ok)
+            }
+            Err(Unproved::Refused(error)) => Err(refused(error)),
+            Err(other) => Err(other).or_exit(Exit::NoPermission),
+        }
+    }
+}
+
+impl Refresh {
+    pub(super) fn run<C: RefreshCalls>(
+        self,
+        streams: &mut Streams<'_>,
+        context: &TokenContext,
+        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
+    ) -> Result<Exit, Failure> {
+        let name = self.name.as_ref().unwrap_or(&context.solarnet.token);
+        let old = context.stored(name)?;
+        let calls = connect(context)?;
+        let renewed = block_on(renew(&calls, &old))??;
+        let saved = context.store().save_renewed(name, &renewed, Origin::Store).or_store_exit()?;
+        let changed = match saved {
+            Saved::Written | Saved::NotNeeded => old.key_date != renewed.key_date,
+            // The daemon was quicker, or it was renewed today already.
+            Saved::Superseded(stored) if stored.token_id == renewed.token_id => false,
+            Saved::Superseded(_) | Saved::Forgotten => {
+                return Err(Failure::new(
+                    Exit::Unavailable,
+                    format!("token `{name}` was changed meanwhile; nothing was done"),
+                ));
+            }
+        };
+        let (day, ends) = (renewed.key_date, readable(renewed.ends()));
+        writeln!(streams.out, "token `{name}`: the key of {day} is proved and signs until {ends}")?;
+        if changed {
+            context.tell_daemon(streams)?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// A proved key of the server's day.
+async fn renew(calls: &impl RefreshCalls, old: &Credential) -> Result<Credential, Failure> {
+    let mut day = calls.now().date_naive();
+    let mut attempt = attempt(calls, old, day).await;
+    // The answers taught the time: on a box without a clock that was the key of another day.
+    let today = calls.now().date_naive();
+    if today != day {
+        day = today;
+        attempt = self::attempt(calls, old, day).await;
+    }
+    match attempt {
+        Ok(renewed) => Ok(renewed),
+        Err(Unproved::Refused(error))
+            if error.cause == Cause::AccessDenied && old.secret.is_some() =>
+        {
+            Ok(old.derived(day))
+        }
+        Err(Unproved::Refused(error)) => Err(refused(error)),
+        Err(other) => Err(other).or_exit(Exit::NoPermission),
+    }
+}
+
+async fn attempt(
+    calls: &impl RefreshCalls,
+    old: &Credential,
+    day: NaiveDate,
+) -> Result<Credential, Unproved> {
+    let renewed = match &old.secret {
+        Some(_) => old.derived(day),
+        None => old.with_key(calls.fetch(old, day).await?, day),
+    };
+    prove(calls, &renewed).await?;
+    Ok(renewed)
+}
+
+/// A refusal as the end of a command: who has to act decides the code.
+fn refused(error: CallError) -> Failure {
+    let exit = match error.next() {
+        Next::Retry { .. } => Exit::Unavailable,
+        Next::RefreshKey | Next::Content | Next::Gone | Next::Stop => Exit::NoPermission,
+    };
+    let named = match error.cause {
+        Cause::AccessDenied => {
+            Some("the token's policy forbids to renew its key (refreshAllowed)".to_owned())
+        }
+        Cause::PathDenied => Some(format!(
+            "the token's policy does not list the call that renews its key: add {POLICY_PATH} to its apiPaths"
+        )),
+        _ => None,
+    };
+    let error = anyhow::Error::from(error);
+    Failure {
+        exit,
+        error: match named {
+            Some(named) => error.context(named),
+            None => error,
+        },
+    }
+}

@@ -1,0 +1,95 @@
+//! `[instructions]`
+
+use std::time::Duration;
+
+use super::super::{
+    form::{Flag, Parsed, Span, span_text},
+    problem::Problems,
+    schema::{Key, Presence, Reader, Section},
+    settings::Instructions,
+    written::Table,
+};
+use crate::domain::SourceId;
+
+pub(super) static SECTION: Section = Section {
+    heading: "[instructions]",
+    doc: "How instructions are fetched and bounded. What they may do stands under [[control]].",
+    keys: &[&ENABLED, &POLL_FASTEST, &POLL_SLOWEST, &MAX_AGE, &RESULT_SOURCE],
+    tables: &[],
+    refused: &[],
+};
+
+static ENABLED: Key<Flag> = Key {
+    name: "enabled",
+    form: Flag,
+    presence: Presence::Default("true"),
+    example: "false",
+    doc: "Whether instructions are fetched at all.",
+};
+
+static POLL_FASTEST: Key<Span> = Key {
+    name: "poll_fastest",
+    form: Span { min: Duration::from_millis(200), max: Duration::from_secs(3600) },
+    presence: Presence::Default("\"5s\""),
+    example: "\"2s\"",
+    doc: "The time between two polls just after an instruction was seen.",
+};
+
+static POLL_SLOWEST: Key<Span> = Key {
+    name: "poll_slowest",
+    form: Span { min: Duration::from_millis(200), max: Duration::from_secs(86_400) },
+    presence: Presence::Default("\"30s\""),
+    example: "\"5m\"",
+    doc: "The time between two polls after a long quiet time; not below `poll_fastest`.",
+};
+
+static MAX_AGE: Key<Span> = Key {
+    name: "max_age",
+    form: Span { min: Duration::from_secs(1), max: Duration::from_secs(30 * 86_400) },
+    presence: Presence::Default("\"15m\""),
+    example: "\"1h\"",
+    doc: "How old an instruction without an expiry of its own may be when it is carried out.",
+};
+
+static RESULT_SOURCE: Key<Parsed<SourceId>> = Key {
+    name: "result_source",
+    form: SOURCE_ID,
+    presence: Presence::Optional("no such results"),
+    example: "\"/site/instructions\"",
+    doc: "The source of results of instructions that name no control.",
+};
+
+/// A source ID, wherever one stands.
+pub(super) const SOURCE_ID: Parsed<SourceId> = Parsed {
+    kind: "source ID",
+    range: "1 to 64 characters without + # * ? , control characters or blanks at its ends",
+    shown: true,
+    parse: |text| text.parse().ok(),
+};
+
+pub(super) fn check(table: &Table, problems: &Problems) -> Option<Instructions> {
+    let instructions = Reader::new(table, &SECTION, problems);
+    let enabled = instructions.get(&ENABLED);
+    let poll_fastest = instructions.get(&POLL_FASTEST);
+    let poll_slowest = instructions.get(&POLL_SLOWEST);
+    let max_age = instructions.get(&MAX_AGE);
+    let result_source = instructions.optional(&RESULT_SOURCE);
+    if let (Some(fastest), Some(slowest)) = (poll_fastest, poll_slowest)
+        && fastest > slowest
+    {
+        if instructions.has(POLL_SLOWEST.name) {
+            let expected = format!("at least poll_fastest, which is {}", span_text(fastest));
+            instructions.error(POLL_SLOWEST.name, instructions.shown(POLL_SLOWEST.name), expected);
+        } else {
+            let expected = format!("at most poll_slowest, which is {}", span_text(slowest));
+            instructions.error(POLL_FASTEST.name, instructions.shown(POLL_FASTEST.name), expected);
+        }
+    }
+    Some(Instructions {
+        enabled: enabled?,
+        poll_fastest: poll_fastest?,
+        poll_slowest: poll_slowest?,
+        max_age: max_age?,
+        result_source,
+    })
+}

@@ -1,0 +1,239 @@
+//! Stage three: the merged tree checked, section by section, into [`Settings`].
+//!
+//! One file a section: its keys, then the function that reads them. What concerns several sections
+//! (unique names, references between them) is checked by [`Names`].
+
+mod bus;
+mod control;
+mod instructions;
+mod node;
+mod place;
+mod property;
+mod queue;
+mod register;
+mod scale;
+mod solarnet;
+mod unit;
+mod upload;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    environment::{self, Environment},
+    form::File,
+    problem::{Place, Problem, Problems},
+    schema::{Inner, Key, Presence, Reader, Section, Shape},
+    settings::{Queue, Settings, SolarNet},
+    written::Table,
+};
+use crate::domain::{NodeId, SourceId};
+
+/// The file as a whole.
+pub(super) static FILE: Section = Section {
+    heading: "",
+    doc: "These stand at the top of the file, before the first heading.",
+    keys: &[&STATE_DIR, &CONTROL_SOCKET],
+    tables: &[
+        Inner { name: "node", shape: Shape::Header, section: &node::SECTION },
+        Inner { name: "solarnet", shape: Shape::Header, section: &solarnet::SECTION },
+        Inner { name: "upload", shape: Shape::Header, section: &upload::SECTION },
+        Inner { name: "queue", shape: Shape::Header, section: &queue::SECTION },
+        Inner { name: "modbus", shape: Shape::Repeated, section: &bus::SECTION },
+        Inner { name: "control", shape: Shape::Repeated, section: &control::SECTION },
+        Inner { name: "instructions", shape: Shape::Header, section: &instructions::SECTION },
+    ],
+    refused: &[("id", "`id` under the heading [node]")],
+};
+
+static STATE_DIR: Key<File> = Key {
+    name: "state_dir",
+    form: File,
+    presence: Presence::Optional(
+        "`/var/lib/solarnode-agent` (systemd's `$STATE_DIRECTORY` where it is set); an ordinary \
+         user's own state folder",
+    ),
+    example: "\"/var/lib/solarnode-agent\"",
+    doc: "The folder of all that must survive: queue, credentials, journal of instructions.",
+};
+
+static CONTROL_SOCKET: Key<File> = Key {
+    name: "control_socket",
+    form: File,
+    presence: Presence::Optional(
+        "`/run/solarnode-agent/control.sock`; with another `state_dir`, `control.sock` in it",
+    ),
+    example: "\"/run/solarnode-agent/control.sock\"",
+    doc: "The Unix socket on which `status` and other commands ask the daemon. At most 107 bytes.",
+};
+
+/// Longest path of a Unix socket: 108 bytes with the zero at the end.
+///
+/// # Source
+///
+/// `unix(7)`, `sun_path`.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Checks everything. There are settings unless one of the problems is an error.
+pub(super) fn settings(
+    table: &Table,
+    environment: &Environment,
+    path: &Path,
+    problems: &Problems,
+) -> Option<Settings> {
+    let file = Reader::new(table, &FILE, problems);
+    let paths = paths(&file, environment, path);
+    let node = node::check(&file.section("node"), problems);
+    let solarnet = solarnet::check(&file.section("solarnet"), problems);
+    let upload = upload::check(&file.section("upload"), problems);
+    let queue = queue::check(&file.section("queue"), problems);
+    let instructions = instructions::check(&file.section("instructions"), problems);
+    let mut names = Names::default();
+    let buses: Vec<_> = file
+        .tables("modbus")
+        .into_iter()
+        .map(|table| bus::check(table, &mut names, problems))
+        .collect();
+    let controls: Vec<_> = file
+        .tables("control")
+        .into_iter()
+        .map(|table| control::check(table, &mut names, problems))
+        .collect();
+    if !file.has("modbus") {
+        let expected = "at least one [[modbus]]: the agent has nothing to read";
+        problems.warning(&file.place("modbus"), "nothing", expected);
+    }
+    names.complain_of_idle_buses(problems);
+    let (state_dir, control_socket) = paths?;
+    Some(Settings {
+        node: node?,
+        state_dir,
+        control_socket,
+        solarnet: solarnet?,
+        upload: upload?,
+        queue: queue?,
+        modbus: buses.into_iter().collect::<Option<_>>()?,
+        controls: controls.into_iter().collect::<Option<_>>()?,
+        instructions: instructions?,
+    })
+}
+
+/// What commands need that work on this device and do not run the daemon: each part on its own, so
+/// that a slip in one section does not keep them from working with another.
+pub(super) struct Parts {
+    pub(super) paths: Result<(PathBuf, PathBuf), Vec<Problem>>,
+    pub(super) node: Option<NodeId>,
+    pub(super) solarnet: Result<SolarNet, Vec<Problem>>,
+    pub(super) queue: Option<Queue>,
+}
+
+/// Checks only the sections that [`Parts`] shows.
+pub(super) fn parts(table: &Table, environment: &Environment, path: &Path) -> Parts {
+    Parts {
+        paths: alone(table, |file, _| paths(file, environment, path)),
+        node: alone(table, |file, problems| node::check(&file.section("node"), problems)).ok(),
+        solarnet: alone(table, |file, problems| {
+            solarnet::check(&file.section("solarnet"), problems)
+        }),
+        queue: alone(table, |file, problems| queue::check(&file.section("queue"), problems)).ok(),
+    }
+}
+
+/// One part of the file, with the errors of that part only.
+fn alone<T>(
+    table: &Table,
+    check: impl FnOnce(&Reader<'_>, &Problems) -> Option<T>,
+) -> Result<T, Vec<Problem>> {
+    let problems = Problems::default();
+    let made = check(&Reader::known(table, &FILE, &problems), &problems);
+    problems.judge(made).map(|(made, _)| made)
+}
+
+/// The state folder and the control socket.
+fn paths(file: &Reader<'_>, environment: &Environment, path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let state_dir = match file.has(STATE_DIR.name) {
+        true => beside(&file.place(STATE_DIR.name), &file.optional(&STATE_DIR)?),
+        false => environment.state_dir(path),
+    };
+    let socket = match file.has(CONTROL_SOCKET.name) {
+        true => beside(&file.place(CONTROL_SOCKET.name), &file.optional(&CONTROL_SOCKET)?),
+        false => environment::control_socket(&state_dir),
+    };
+    let length = socket.as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        file.error(
+            CONTROL_SOCKET.name,
+            format!("a path of {length} bytes"),
+            format!("a path of at most {MAX_SOCKET_PATH} bytes, as Unix sockets need"),
+        );
+        return None;
+    }
+    Some((state_dir, socket))
+}
+
+/// A path as it is meant: relative to the folder of the file it was written in.
+fn beside(place: &Place, path: &Path) -> PathBuf {
+    let folder = Path::new(&*place.file).parent().unwrap_or(Path::new(""));
+    let path = folder.join(path);
+    // Only an unknown working folder can fail this; the path then stays relative to it.
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// What must be unique in the whole file, and who refers to whom.
+#[derive(Default)]
+struct Names {
+    buses: BTreeMap<String, Place>,
+    sources: BTreeMap<SourceId, Place>,
+    idle: BTreeMap<String, Place>,
+    controlled: BTreeSet<String>,
+}
+
+impl Names {
+    /// Notes a bus, which must not share its name.
+    fn add_bus(&mut self, name: &str, place: Place, idle: bool, problems: &Problems) {
+        if let Some(other) = self.buses.get(name) {
+            let found = format!("{name:?}, which {} has too", other.file_and_line());
+            problems.error(&place, found, "a name of its own for each bus");
+            return;
+        }
+        if idle {
+            self.idle.insert(name.to_owned(), place.clone());
+        }
+        self.buses.insert(name.to_owned(), place);
+    }
+
+    /// Notes the source of a unit or control, which must not share it: the server knows a datum by
+    /// node, source and time.
+    fn add_source(&mut self, source: &SourceId, place: Place, problems: &Problems) {
+        if let Some(other) = self.sources.get(source) {
+            let found = format!("{:?}, which {} has too", source.as_str(), other.file_and_line());
+            problems.error(&place, found, "a source ID of its own for each unit and control");
+            return;
+        }
+        self.sources.insert(source.clone(), place);
+    }
+
+    /// Whether there is a bus of that name, for a control.
+    fn use_bus(&mut self, name: &str) -> bool {
+        self.controlled.insert(name.to_owned());
+        self.buses.contains_key(name)
+    }
+
+    /// The names of all buses, for a complaint.
+    fn bus_names(&self) -> String {
+        let names: Vec<_> = self.buses.keys().map(|name| format!("{name:?}")).collect();
+        names.join(", ")
+    }
+
+    /// A bus that nothing is read from and nothing is written to is a slip, or half done.
+    fn complain_of_idle_buses(&self, problems: &Problems) {
+        for (name, place) in &self.idle {
+            if !self.controlled.contains(name) {
+                let expected = "a [[modbus.unit]] or a [[control]] that uses the bus";
+                problems.warning(place, format!("{name:?}, used by nothing"), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! What to do with one instruction, now.
+//!
+//! In this order; the first that applies decides:
+//!
+//! 1. It ended here: nothing, or the final state once more if the server does not have it.
+//! 2. The server holds a final state: that stands, nothing is written onto it.
+//! 3. The time cannot be trusted: hold. Nothing acts and nothing ends.
+//! 4. It was begun here and not ended, or the server says so and the journal does not know it: it
+//!    may have happened, which is its end.
+//! 5. The topic is not one of ours, or its parameters make no order: declined.
+//! 6. It expired, or is too old: declined.
+//! 7. It is for later: wait.
+//! 8. Too soon after the last write: declined.
+//! 9. The server was last asked more than [`FRESH`] ago: view it again.
+//! 10. Act.
+//!
+//! An instruction to cancel has no maximal age: it makes nothing happen, and a node that comes back
+//! after an outage finds it together with what it cancels. Its own `expirationDate` counts.
+//!
+//! This file is pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
+
+use super::{
+    outcome::{Code, Refusal, readable},
+    parse,
+    state::{Ending, State},
+};
+use crate::{
+    config::settings::{Control, Table},
+    domain::{ControlWrite, Instruction, InstructionId, InstructionState, SourceId, number::plain},
+};
+
+/// How old the server's word may be when something is done to a device (design 5.4.2).
+pub const FRESH: Duration = Duration::from_secs(5);
+
+/// The longest that the server keeps an instruction that has not ended (its weekly purge).
+pub const KEPT: TimeDelta = TimeDelta::days(120);
+
+/// Sets a control.
+pub const SET: &str = "SetControlParameter";
+/// Cancels an instruction that waits.
+pub const CANCEL: &str = "CancelInstruction";
+
+/// Parameters that say something about the instruction itself and not what to do.
+const ABOUT: [&str; 3] = [EXECUTION_DATE, "parentInstructionId", "parentInstructorId"];
+const EXECUTION_DATE: &str = "executionDate";
+
+/// What the configuration allows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// What may be set.
+    pub controls: Vec<Control>,
+    /// How old an instruction without an expiry may be.
+    pub max_age: Duration,
+}
+
+/// Everything that decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Case<'a> {
+    /// What the server says.
+    pub instruction: &'a Instruction,
+    /// How long ago it said so.
+    pub seen_ago: Duration,
+    /// The time, if it can be trusted.
+    pub now: Option<DateTime<Utc>>,
+    /// What the journal says.
+    pub known: State,
+    /// What the configuration allows.
+    pub rules: &'a Rules,
+    /// When each control was last written.
+    pub last_writes: &'a BTreeMap<SourceId, DateTime<Utc>>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing, until the time is known.
+    Hold,
+    /// Nothing: it has ended, here and at the server.
+    Ignore,
+    /// Tell the server the final state again.
+    Resend,
+    /// The server ended it.
+    Overruled(Ending),
+    /// It was begun and not ended: it may have happened.
+    Interrupted,
+    /// Refuse it.
+    Decline(Refusal),
+    /// Keep it as `Received` until then.
+    Wait {
+        /// Its `executionDate`.
+        until: DateTime<Utc>,
+    },
+    /// Ask the server again before acting.
+    ViewAgain,
+    /// Write to a device.
+    Act(ControlWrite),
+    /// Cancel that one.
+    Cancel(InstructionId),
+}
+
+/// What an instruction asks for, understood and allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Order<'a> {
+    Set { control: &'a SourceId, value: Decimal, every: Duration },
+    Cancel(InstructionId),
+}
+
+/// Decides. See the module's header for the order.
+#[must_use]
+pub fn decide(case: &Case<'_>) -> Decision {
+    let Case { instruction, rules, .. } = *case;
+    let ended_there = match instruction.state {
+        InstructionState::Completed => Some(Ending::Completed),
+        InstructionState::Declined => Some(Ending::Declined),
+        InstructionState::Unknown
+        | InstructionState::Queued
+        | InstructionState::Queuing
+        | InstructionState::Received
+        | InstructionState::Executing => None,
+    };
+    match (case.known.ending(), ended_there) {
+        (Some(_), Some(_)) => return Decision::Ignore,
+        (Some(_), None) => return Decision::Resend,
+        // One that was begun is not the server's to end: what may have happened is still told.
+        (None, Some(ending)) if case.known != State::Executing => {
+            return Decision::Overruled(ending);
+        }
+        (None, _) => {}
+    }
+    let Some(now) = case.now else { return Decision::Hold };
+    // `Executing` is told to the server before anything is sent to a device. One that the journal
+    // lost is thus known to be untouched as long as the server does not say `Executing`.
+    let begun_there = instruction.state == InstructionState::Executing;
+    if case.known == State::Executing || (case.known == State::New && begun_there) {
+        return Decision::Interrupted;
+    }
+    let order = match order(instruction, rules) {
+        Ok(order) => order,
+        Err(refusal) => return Decision::Decline(refusal),
+    };
+    let due = match execution_date(instruction) {
+        Ok(due) => due,
+        Err(refusal) => return Decision::Decline(refusal),
+    };
+    if let Some(refusal) = late(instruction, due, now, rules.max_age) {
+        return Decision::Decline(refusal);
+    }
+    if let Some(until) = due.filter(|due| *due > now) {
+        return Decision::Wait { until };
+    }
+    match order {
+        Order::Cancel(id) => Decision::Cancel(id),
+        Order::Set { control, value, every } => {
+            if let Some(refusal) = too_soon(control, every, case.last_writes, now) {
+                return Decision::Decline(refusal);
+            }
+            if case.seen_ago > FRESH {
+                return Decision::ViewAgain;
+            }
+            Decision::Act(ControlWrite { control: control.clone(), value })
+        }
+    }
+}
+
+/// The instant from which an instruction is not carried out any more, if there is one.
+///
+/// Its `expirationDate`, otherwise `max_age` after its `executionDate` or, without one, after its
+/// `instructionDate`. A cancellation has no maximal age.
+#[must_use]
+pub fn not_after(instruction: &Instruction, max_age: Duration) -> Option<DateTime<Utc>> {
+    if instruction.expiration_date.is_some() || instruction.topic == CANCEL {
+        return instruction.expiration_date;
+    }
+    let due = execution_date(instruction).ok().flatten();
+    let from = due.unwrap_or(instruction.instruction_date);
+    let age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
+    Some(from.checked_add_signed(age).unwrap_or(DateTime::<Utc>::MAX_UTC))
+}
+
+/// The control that an instruction names, and the value, as far as they can be understood.
+#[must_use]
+pub fn target(instruction: &Instruction, rules: &Rules) -> Option<(SourceId, Option<Decimal>)> {
+    if instruction.topic != SET {
+        return None;
+    }
+    let (control, text) = named_control(instruction, rules).ok()?;
+    Some((control.id.clone(), value(text, control).ok()))
+}
+
+/// When an instruction is to be carried out, if it says so.
+///
+/// # Errors
+///
+/// If what it says is not one instant, or one that cannot come true.
+pub fn execution_date(instruction: &Instruction) -> Result<Option<DateTime<Utc>>, Refusal> {
+    let mut given = instruction.parameters.iter().filter(|p| p.name == EXECUTION_DATE);
+    let Some(first) = given.next() else { return Ok(None) };
+    let unreadable = || {
+        let text = readable(&first.value);
+        refusal(Code::Parameters, format!("`{EXECUTION_DATE}` is not one instant: `{text}`"))
+    };
+    if given.next().is_some() {
+        return Err(unreadable());
+    }
+    let due = parse::instant(&first.value).ok_or_else(unreadable)?;
+    if due - instruction.instruction_date > KEPT {
+        let days = KEPT.num_days();
+        let message = format!("`{EXECUTION_DATE}` is more than {days} days after the instruction");
+        return Err(refusal(Code::Parameters, message));
+    }
+    Ok(Some(due))
+}
+
+fn refusal(code: Code, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: message.into() }
+}
+
+fn order<'a>(instruction: &Instruction, rules: &'a Rules) -> Result<Order<'a>, Refusal> {
+    match instruction.topic.as_str() {
+        SET => {
+            let (control, text) = named_control(instruction, rules)?;
+            let value = value(text, control)?;
+            let allow = &control.allow;
+            if value < allow.min || value > allow.max {
+                let (min, max, value) = (plain(allow.min), plain(allow.max), plain(value));
+                let message = format!("{value} is outside the {min} to {max} allowed");
+                return Err(refusal(Code::Limit, message));
+            }
+            Ok(Order::Set { control: &control.id, value, every: allow.every })
+        }
+        CANCEL => {
+            let id = only_parameter(instruction)?;
+            let number = id.value.trim().parse().ok().filter(|n| *n > 0);
+            match number.filter(|_| id.name == "id") {
+                Some(number) => Ok(Order::Cancel(InstructionId(number))),
+                None => {
+                    let message = "the one parameter must be `id`, the ID of an instruction";
+                    Err(refusal(Code::Parameters, message))
+                }
+            }
+        }
+        other => {
+            let other = readable(other);
+            let message = format!("this node knows {SET} and {CANCEL}, not `{other}`");
+            Err(refusal(Code::UnknownTopic, message))
+        }
+    }
+}
+
+/// The parameter that is not about the instruction itself, if there is exactly one.
+fn only_parameter(instruction: &Instruction) -> Result<&crate::domain::Parameter, Refusal> {
+    let mut given = instruction.parameters.iter().filter(|p| !ABOUT.contains(&p.name.as_str()));
+    match (given.next(), given.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(refusal(Code::Parameters, "it has no parameter; one is needed")),
+        (Some(_), Some(_)) => {
+            Err(refusal(Code::Parameters, "it has several parameters; one is allowed"))
+        }
+    }
+}
+
+fn named_control<'a, 'i>(
+    instruction: &'i Instruction,
+    rules: &'a Rules,
+) -> Result<(&'a Control, &'i str), Refusal> {
+    let one = only_parameter(instruction)?;
+    let control = rules.controls.iter().find(|c| c.id.as_str() == one.name).ok_or_else(|| {
+        let name = readable(&one.name);
+        refusal(Code::UnknownControl, format!("no control `{name}` is configured on this node"))
+    })?;
+    Ok((control, &one.value))
+}
+
+/// A coil takes on and off in words; everything else takes plain decimal numbers, exactly.
+fn value(text: &str, control: &Control) -> Result<Decimal, Refusal> {
+    let text = text.trim();
+    let word = match text.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" => Some(Decimal::ONE),
+        "false" | "off" | "no" => Some(Decimal::ZERO),
+        _ => None,
+    };
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.'));
+    let number = Decimal::from_str_exact(text).ok().filter(|_| plain);
+    let coil = control.register.table == Table::Coil;
+    let value = if coil { word.or(number) } else { number };
+    value.ok_or_else(|| {
+        let wanted = if coil { "on or off, or 1 or 0" } else { "a plain decimal number" };
+        refusal(Code::Value, format!("the value must be {wanted}, not `{}`", readable(text)))
+    })
+}
+
+fn late(
+    instruction: &Instruction,
+    due: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+    max_age: Duration,
+) -> Option<Refusal> {
+    let end = not_after(instruction, max_age)?;
+    let (code, message) = if instruction.expiration_date.is_none() {
+        let from = shown(due.unwrap_or(instruction.instruction_date));
+        let secs = max_age.as_secs();
+        (Code::TooOld, format!("it was for {from}, {secs} s ago or more (`max_age`)"))
+    } else if now >= end {
+        (Code::Expired, format!("it expired at {}", shown(end)))
+    } else {
+        let end = shown(end);
+        (Code::Expired, format!("it would expire at {end}, before its `{EXECUTION_DATE}`"))
+    };
+    (now >= end || due.is_some_and(|due| due >= end)).then(|| refusal(code, message))
+}
+
+fn too_soon(
+    control: &SourceId,
+    every: Duration,
+    last_writes: &BTreeMap<SourceId, DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Option<Refusal> {
+    let last = *last_writes.get(control)?;
+    let every = TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX);
+    (now - last < every).then(|| {
+        let secs = every.num_seconds();
+        let message = format!("the last write was at {}, less than {secs} s ago", shown(last));
+        refusal(Code::TooSoon, message)
+    })
+}
+
+/// An instant in messages.
+fn shown(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! Instructions as SolarUser writes them, into [`Instruction`].
+//!
+//! What is accepted, beside the documented form:
+//!
+//! * times with a blank or a `T` between date and time, with `Z` or an offset, or as milliseconds
+//!   since the epoch;
+//! * `parameters` (or `params`) as a list of `{name, value}` or as an object; names may repeat in the
+//!   list; values that are numbers or truth values become text; empty names and missing values are
+//!   dropped, as the server drops them;
+//! * any other member, which is ignored.
+//!
+//! An element that cannot be understood, or that belongs to another node, is named and skipped; the
+//! others are not affected. This file is pure and never panics on foreign data.
+
+use chrono::{DateTime, Datelike, Utc};
+use serde_json::Value;
+
+use crate::domain::{Instruction, InstructionId, InstructionState, NodeId, Parameter};
+
+/// What an answer held.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parsed {
+    /// What could be read, in the server's order.
+    pub instructions: Vec<Instruction>,
+    /// What could not.
+    pub skipped: Vec<Skipped>,
+}
+
+/// An element of an answer that is not an instruction for this node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("{}: {reason}", .id.map_or_else(|| format!("element {index}"), |id| format!("instruction {id}")))]
+pub struct Skipped {
+    /// Its place in the answer, from 0.
+    pub index: usize,
+    /// Its ID, if that much could be read.
+    pub id: Option<InstructionId>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Reads the `data` of `viewPending` (a list) or of `view` (one object).
+#[must_use]
+pub fn instructions(data: &Value, node: NodeId) -> Parsed {
+    let elements = match data {
+        Value::Array(elements) => elements.as_slice(),
+        Value::Null => &[],
+        other => std::slice::from_ref(other),
+    };
+    let mut parsed = Parsed::default();
+    for (index, element) in elements.iter().enumerate() {
+        match instruction(element, node) {
+            Ok(instruction) => parsed.instructions.push(instruction),
+            Err(reason) => {
+                let id = element.get("id").and_then(id).map(InstructionId);
+                parsed.skipped.push(Skipped { index, id, reason });
+            }
+        }
+    }
+    parsed
+}
+
+/// Reads an instant as SolarNetwork writes it anywhere: text or milliseconds since the epoch.
+///
+/// `None` for anything else, and for years before 1970 or after 9999.
+#[must_use]
+pub fn instant(text: &str) -> Option<DateTime<Utc>> {
+    let text = text.trim();
+    let at = if let Ok(unix_ms) = text.parse::<i64>() {
+        DateTime::from_timestamp_millis(unix_ms)?
+    } else {
+        let date = text.get(..10)?;
+        let rest = text.get(10..)?.strip_prefix([' ', 'T', 't'])?;
+        DateTime::parse_from_rfc3339(&format!("{date}T{rest}")).ok()?.to_utc()
+    };
+    (1970..=9999).contains(&at.year()).then_some(at)
+}
+
+fn instruction(element: &Value, node: NodeId) -> Result<Instruction, String> {
+    if !element.is_object() {
+        return Err("it is not an object".to_owned());
+    }
+    let id = element.get("id").and_then(id).ok_or("its `id` is not a whole number above zero")?;
+    // Absent in some answers; where it is there, it decides.
+    if let Some(other) = element.get("nodeId").filter(|v| !v.is_null())
+        && other.as_u64() != Some(node.number())
+    {
+        return Err("it belongs to another node".to_owned());
+    }
+    let topic = element.get("topic").and_then(Value::as_str).map(str::trim);
+    let topic = topic.filter(|t| !t.is_empty()).ok_or("it has no `topic`")?;
+    let state = element
+        .get("state")
+        .and_then(Value::as_str)
+        .and_then(InstructionState::from_name)
+        .ok_or("its `state` is not one that SolarNetwork has")?;
+    let instruction_date = time(element, "instructionDate")?
+        .or(time(element, "created")?)
+        .ok_or("it has neither `instructionDate` nor `created`")?;
+    Ok(Instruction {
+        id: InstructionId(id),
+        topic: topic.to_owned(),
+        instruction_date,
+        state,
+        expiration_date: time(element, "expirationDate")?,
+        parameters: parameters(element)?,
+    })
+}
+
+fn id(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|id| *id > 0)
+}
+
+/// A time that may be absent; one that is there must be readable, or an expiry would be overlooked.
+fn time(element: &Value, member: &str) -> Result<Option<DateTime<Utc>>, String> {
+    let at = match element.get(member) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => instant(text),
+        Some(Value::Number(number)) => instant(&number.to_string()),
+        Some(_) => None,
+    };
+    at.map(Some).ok_or_else(|| format!("its `{member}` is not a time"))
+}
+
+fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
+    let mut members = ["parameters", "params"].iter().filter_map(|name| element.get(name));
+    let Some(given) = members.find(|value| !value.is_null()) else { return Ok(Vec::new()) };
+    let pairs: Vec<(&str, &Value)> = match given {
+        Value::Array(list) => list
+            .iter()
+            .map(|parameter| {
+                let name = parameter.get("name").and_then(Value::as_str).unwrap_or_default();
+                (name, parameter.get("value").unwrap_or(&Value::Null))
+            })
+            .collect(),
+        Value::Object(members) => members.iter().map(|(n, v)| (n.as_str(), v)).collect(),
+        _ => return Err("its `parameters` are neither a list nor an object".to_owned()),
+    };
+    let mut parameters = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let value = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Bool(_) | Value::Number(_) => value.to_string(),
+            Value::Array(_) | Value::Object(_) => {
+                return Err("a value among its `parameters` is not text".to_owned());
+            }
+        };
+        if !name.is_empty() && !value.is_empty() {
+            parameters.push(Parameter { name: name.to_owned(), value });
+        }
+    }
+    Ok(parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn node() -> NodeId {
+        NodeId::try_from(123).expect("above zero")
+    }
+
+    fn whole() -> Value {
+        json!({
+            "id": 12345, "created": "2024-06-11 21:39:08.120001Z", "nodeId": 123,
+            "topic": "SetControlParameter", "instructionDate": "2024-06-11 21:39:08.123456Z",
+            "state": "Queued", "statusDate": "2024-06-11 21:39:08.120001Z",
+            "expirationDate": "2024-06-11T22:00:00Z", "somethingNew": {"a": [1]},
+            "parameters": [{"name": "/switch/1", "value": "1"}, {"name": "x", "value": "a"},
+                           {"name": "x", "value": "b"}],
+            "resultParameters": {"message": "…"}
+        })
+    }
+
+    #[test]
+    fn the_documented_form_is_read_with_repeated_names_in_order() {
+        let parsed = instructions(&json!([whole()]), node());
+        assert_eq!(parsed.skipped, []);
+        let instruction = &parsed.instructions[0];
+        assert_eq!(instruction.id, InstructionId(12345));
+        assert_eq!(instruction.state, InstructionState::Queued);
+        assert_eq!(instruction.instruction_date, instant("2024-06-11T21:39:08.123456Z").unwrap());
+        assert_eq!(instruction.expiration_date, instant("2024-06-11 22:00:00Z"));
+        let names: Vec<_> = instruction.parameters.iter().map(|p| (&*p.name, &*p.value)).collect();
+        assert_eq!(names, [("/switch/1", "1"), ("x", "a"), ("x", "b")]);
+    }
+
+    /// As in the protocol's vectors: a control, no parameters, a value in two pieces.
+    #[test]
+    fn messages_of_a_real_server_are_read() {
+        let texts = [
+            r#"{"id":12345,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"SetControlParameter","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing","parameters":[{"name":"/switch/1","value":"1"}]}"#,
+            r#"{"id":12347,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"SystemReboot","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing"}"#,
+            r#"{"id":12348,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"RenewCertificate","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing","parameters":[{"name":"Certificate","value":"-----BEGIN CERTIFICATE CHAIN-----\nAAAA"},{"name":"Certificate","value":"BBBB\n-----END CERTIFICATE CHAIN-----\n"}]}"#,
+        ];
+        for (text, parameters) in texts.into_iter().zip([1, 0, 2]) {
+            let parsed = instructions(&serde_json::from_str(text).expect("JSON"), node());
+            assert_eq!(parsed.skipped, [], "{text}");
+            assert_eq!(parsed.instructions[0].parameters.len(), parameters, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_bad_element_is_named_and_spoils_nothing() {
+        type Change = fn(&mut Value);
+        let bad: [(Change, &str); 8] = [
+            (|v| v["id"] = json!("x"), "its `id` is not a whole number above zero"),
+            (|v| v["nodeId"] = json!(124), "it belongs to another node"),
+            (|v| v["topic"] = json!(" "), "it has no `topic`"),
+            (|v| v["state"] = json!("Odd"), "its `state` is not one that SolarNetwork has"),
+            (|v| v["expirationDate"] = json!("soon"), "its `expirationDate` is not a time"),
+            (
+                |v| v["parameters"] = json!([{"name": "a", "value": {}}]),
+                "a value among its `parameters` is not text",
+            ),
+            (
+                |v| v["parameters"] = json!("a=1"),
+                "its `parameters` are neither a list nor an object",
+            ),
+            (|v| *v = json!(7), "it is not an object"),
+        ];
+        for (change, reason) in bad {
+            let mut element = whole();
+            change(&mut element);
+            let parsed = instructions(&json!([element, whole()]), node());
+            assert_eq!(parsed.instructions.len(), 1, "{reason}");
+            assert_eq!(parsed.skipped[0].reason, reason);
+        }
+    }
+
+    #[test]
+    fn parameters_may_be_an_object_and_numbers() {
+        let mut element = whole();
+        element["parameters"] = Value::Null;
+        element["params"] =
+            serde_json::from_str(r#"{"/a":1.50,"/b":true,"/c":null,"/d":""}"#).expect("JSON");
+        let parsed = instructions(&element, node());
+        let got: Vec<_> = parsed.instructions[0]
+            .parameters
+            .iter()
+            .map(|p| format!("{}={}", p.name, p.value))
+            .collect();
+        assert_eq!(got, ["/a=1.50", "/b=true"]);
+    }
+
+    #[test]
+    fn times_are_read_in_every_form_and_nonsense_is_not() {
+        let want = instant("2024-06-11T21:50:00Z");
+        assert!(want.is_some());
+        for same in ["2024-06-11 21:50:00Z", "2024-06-11T23:50:00+02:00", "1718142600000"] {
+            assert_eq!(instant(same), want, "{same}");
+        }
+        for bad in
+            ["", "2024-06-11", "2024-06-11 21:50:00", "-1", "9999999999999999", "２０２４-06-11"]
+        {
+            assert_eq!(instant(bad), None, "{bad}");
+        }
+    }
+
+    fn foreign() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(|n| json!(n)),
+            "\\PC{0,24}".prop_map(Value::from),
+            "[0-9T :.Z+-]{0,30}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-z]{0,8}", inner), 0..4)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever stands in a member, nothing panics and the neighbour is read.
+        #[test]
+        fn a_mutated_element_never_spoils_its_neighbour(
+            member in prop::sample::select(vec![
+                "id", "created", "nodeId", "topic", "instructionDate", "state",
+                "expirationDate", "parameters", "params", "more",
+            ]),
+            value in foreign(),
+        ) {
+            let mut element = whole();
+            element[member] = value;
+            let parsed = instructions(&json!([element, whole()]), node());
+            prop_assert_eq!(parsed.instructions.len() + parsed.skipped.len(), 2);
+            prop_assert_eq!(parsed.instructions.last().map(|i| i.id), Some(InstructionId(12345)));
+        }
+
+        /// Any JSON at all is read without a panic.
+        #[test]
+        fn any_json_is_survived(data in foreign()) {
+            let parsed = instructions(&data, node());
+            prop_assert!(parsed.instructions.is_empty());
+        }
+    }
+}

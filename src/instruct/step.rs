@@ -1,0 +1,472 @@
+//! One step with one instruction: what [`decide`] says, done and recorded.
+//!
+//! The order in which an instruction is carried out, and why:
+//!
+//! 1. journal `Executing` — from here on a crash means "may have happened";
+//! 2. server `Executing` — if that fails, it goes back to `Received`: nothing was sent;
+//! 3. the expiry again, for the call took its time;
+//! 4. the write, with its read-back;
+//! 5. journal, with what came of it — retried until it is on disk, since this is known only now;
+//! 6. the result datum — stored before the server hears of the end;
+//! 7. the final state to the server — repeated until it is there, without acting again, and never
+//!    written onto a state that is seen to be final.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::{
+    decide::{self, Case, Decision, FRESH},
+    outcome::{self, Attempt, Code, INTERRUPTED, Refusal},
+    record::Record,
+    server::Viewed,
+    state::{Ending, Event, State},
+    task::{ACT_LIMIT, Actuator, Results, Seen, Time, Trouble, Worker},
+};
+use crate::{
+    domain::{ControlWrite, InstructionId, InstructionState, WriteError},
+    solarnet::Caller,
+};
+
+/// Longest time between two attempts to get an outcome onto a disk that does not take it.
+const SLOWEST_SAVE: Duration = Duration::from_secs(30);
+
+/// What is said when the server no longer knows an instruction that waited here.
+const GONE: &str = "the server does not have it any more";
+
+impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
+    /// Whether an instruction is there to cancel another.
+    pub(super) fn cancels(&self, id: InstructionId) -> bool {
+        self.seen.get(&id).is_some_and(|seen| seen.instruction.topic == decide::CANCEL)
+    }
+
+    /// What needs the time, and not the server: ends what was being carried out when the node
+    /// stopped and what expired while waiting, and stores the result datum of what ended.
+    pub(super) async fn tidy(&mut self) -> Result<(), Trouble> {
+        let Some(now) = self.time.trusted_now() else {
+            self.held = self.journal.records().any(|record| record.state == State::Executing);
+            return Ok(());
+        };
+        for id in self.ids(|record| record.state == State::Executing) {
+            self.interrupt(id, now).await?;
+        }
+        let is_over = |record: &Record| {
+            record.state == State::Received && record.not_after.is_some_and(|end| end <= now)
+        };
+        for id in self.ids(is_over) {
+            let message = "its last moment passed while it waited".to_owned();
+            self.decline(id, Refusal { code: Code::Expired, message }, now).await?;
+        }
+        for id in self.ids(|record| record.state.ending().is_some() && !record.reported) {
+            self.report(id).await?;
+        }
+        Ok(())
+    }
+
+    fn ids(&self, which: impl Fn(&Record) -> bool) -> Vec<InstructionId> {
+        self.journal.records().filter(|record| which(record)).map(|record| record.id).collect()
+    }
+
+    fn known(&self, id: InstructionId) -> State {
+        self.journal.get(id).map_or(State::New, |record| record.state)
+    }
+
+    /// Takes the step that is due, if any.
+    pub(super) async fn step(&mut self, id: InstructionId) -> Result<(), Trouble> {
+        if !self.seen.contains_key(&id) {
+            match self.known(id) {
+                // The poll did not list it: it ended there, is gone, or is on its way.
+                State::Received if !self.look(id).await? => return self.gone(id).await,
+                State::Received => {}
+                State::New | State::Executing | State::Completed | State::Declined => {
+                    return self.settle(id).await;
+                }
+            }
+        }
+        loop {
+            let Some(seen) = self.seen.get(&id) else { return Ok(()) };
+            let now = self.time.trusted_now();
+            let known = self.known(id);
+            let decision = decide::decide(&Case {
+                instruction: &seen.instruction,
+                seen_ago: seen.at.elapsed(),
+                now,
+                known,
+                rules: &self.rules,
+                last_writes: &self.journal.last_writes(),
+            });
+            return match (decision, now) {
+                (Decision::Ignore, _) => self.settle(id).await,
+                (Decision::Resend, _) => {
+                    self.acknowledge(id, false).await?;
+                    self.settle(id).await
+                }
+                (Decision::Hold, _) | (_, None) => {
+                    self.held = true;
+                    Ok(())
+                }
+                (Decision::Overruled(_), _) if known == State::New => Ok(()),
+                (Decision::Overruled(ending), Some(now)) => {
+                    self.overrule(id, ending, "the server ended it", now).await
+                }
+                (Decision::Interrupted, Some(now)) => {
+                    self.interrupt(id, now).await?;
+                    self.settle(id).await
+                }
+                (Decision::Decline(refusal), Some(now)) => {
+                    self.decline(id, refusal, now).await?;
+                    self.settle(id).await
+                }
+                (Decision::Wait { until }, Some(now)) => self.keep(id, until, now).await,
+                (Decision::ViewAgain, _) => match self.look(id).await? {
+                    true => continue,
+                    false => self.gone(id).await,
+                },
+                (Decision::Act(write), Some(now)) => self.act(id, write, now).await,
+                (Decision::Cancel(target), Some(now)) => self.cancel(id, target, now).await,
+            };
+        }
+    }
+
+    /// Asks the server for one instruction. Returns whether it still has it.
+    async fn look(&mut self, id: InstructionId) -> Result<bool, Trouble> {
+        match self.before_stop(self.server.view(id)).await?? {
+            Viewed::There(instruction) => {
+                self.seen.insert(id, Seen { instruction, at: Instant::now() });
+                Ok(true)
+            }
+            Viewed::Gone => {
+                self.seen.remove(&id);
+                Ok(false)
+            }
+            Viewed::Unreadable(skipped) => Err(Trouble::Unreadable(skipped)),
+        }
+    }
+
+    /// Tells the server a state. Returns whether it still has the instruction.
+    async fn tell(&mut self, id: InstructionId, state: InstructionState) -> Result<bool, Trouble> {
+        let there = self.before_stop(self.server.tell(id, state)).await??;
+        if let Some(seen) = self.seen.get_mut(&id) {
+            seen.instruction.state = state;
+            seen.at = Instant::now();
+        }
+        Ok(there)
+    }
+
+    /// The record of an instruction: the journal's, or a new one with what was asked.
+    async fn record(&mut self, id: InstructionId, now: DateTime<Utc>) -> Result<Record, Trouble> {
+        if let Some(record) = self.journal.get(id) {
+            return Ok(record.clone());
+        }
+        if !self.journal.make_room(now).await? {
+            return Err(Trouble::Full);
+        }
+        let Some(seen) = self.seen.get(&id) else { return Ok(Record::new(id, "unknown")) };
+        let instruction = &seen.instruction;
+        let (control, wanted) = decide::target(instruction, &self.rules).unzip();
+        Ok(Record {
+            instruction_date: Some(instruction.instruction_date),
+            execution_date: decide::execution_date(instruction).ok().flatten(),
+            not_after: decide::not_after(instruction, self.rules.max_age),
+            control,
+            wanted: wanted.flatten(),
+            ..Record::new(id, &outcome::readable(&instruction.topic))
+        })
+    }
+
+    /// Takes an event into a record; one that the drawing does not have is a bug worth a line.
+    fn advance(record: &mut Record, event: Event) -> bool {
+        let from = record.state.told().name();
+        match record.on(event) {
+            Ok(()) => {
+                let to = record.state.told().name();
+                info!(
+                    event = "instruction.state",
+                    instruction_id = record.id.0,
+                    topic = record.topic,
+                    from,
+                    to,
+                    "instruction changed"
+                );
+                true
+            }
+            Err(error) => {
+                error!(
+                    event = "instruction.bug", instruction_id = record.id.0, %error,
+                    "instruction left as it is"
+                );
+                false
+            }
+        }
+    }
+
+    async fn keep(
+        &mut self,
+        id: InstructionId,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        if self.known(id) == State::New {
+            let mut record = self.record(id, now).await?;
+            if Self::advance(&mut record, Event::Wait) {
+                info!(event = "instruction.waiting", instruction_id = id.0, %until, "instruction kept for later");
+                self.journal.put(record).await?;
+            }
+        }
+        let told = self.seen.get(&id).map(|seen| seen.instruction.state);
+        if told != Some(InstructionState::Received) {
+            self.tell(id, InstructionState::Received).await?;
+        }
+        Ok(())
+    }
+
+    async fn act(
+        &mut self,
+        id: InstructionId,
+        write: ControlWrite,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        let mut record = self.record(id, now).await?;
+        if !Self::advance(&mut record, Event::Start) {
+            return Ok(());
+        }
+        record.started = Some(now);
+        record.written = Some(now);
+        record.control = Some(write.control.clone());
+        record.wanted = Some(write.value);
+        self.journal.put(record.clone()).await?;
+
+        let told = self.tell(id, InstructionState::Executing).await;
+        // The call took its time: the agent may be stopping, the instruction may have expired.
+        let now = self.time.trusted_now().unwrap_or(now);
+        let refused = match &told {
+            Ok(true) => record.not_after.filter(|end| now >= *end).map(|_| {
+                let message = "it expired before it could be begun; nothing was written".to_owned();
+                Refusal { code: Code::Expired, message }
+            }),
+            Ok(false) => Some(Refusal { code: Code::EndedElsewhere, message: GONE.to_owned() }),
+            Err(_) => None,
+        };
+        if told.is_err() || (refused.is_none() && self.stop.is_cancelled()) {
+            Self::advance(&mut record, Event::Postpone);
+            (record.started, record.written) = (None, None);
+            self.journal.put(record).await?;
+            return told.and(Err(Trouble::Stopping));
+        }
+        let attempt = match refused {
+            Some(Refusal { code, message }) => Attempt {
+                event: Event::Fail,
+                code: Some(code),
+                message,
+                before: None,
+                after: None,
+                touched: false,
+            },
+            None => self.write(write).await,
+        };
+        Self::advance(&mut record, attempt.event);
+        if !attempt.touched {
+            record.written = None;
+        }
+        record.before = attempt.before;
+        record.after = attempt.after;
+        record.acknowledged = matches!(told, Ok(false));
+        let ended = self.time.trusted_now().unwrap_or(now);
+        self.end(&mut record, attempt.code, attempt.message, ended);
+        self.put_surely(record).await?;
+        self.settle(id).await
+    }
+
+    async fn write(&self, write: ControlWrite) -> Attempt {
+        let wanted = write.value;
+        let control = write.control.clone();
+        let result = timeout(ACT_LIMIT, self.actuator.write(write)).await.unwrap_or_else(|_| {
+            let reason = format!("no result within {} s", ACT_LIMIT.as_secs());
+            Err(WriteError::Unknown { control, reason })
+        });
+        outcome::attempt(wanted, &result)
+    }
+
+    /// Puts an outcome on disk, however long that takes: it is known here and nowhere else.
+    ///
+    /// If the agent stops first, the journal still says `Executing`, which is the truth it has.
+    async fn put_surely(&mut self, record: Record) -> Result<(), Trouble> {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let Err(error) = self.journal.put(record.clone()).await else { return Ok(()) };
+            if self.stop.is_cancelled() {
+                return Err(error.into());
+            }
+            warn!(
+                event = "instruction.not_recorded",
+                instruction_id = record.id.0,
+                error = &error as &dyn std::error::Error,
+                "outcome not on disk yet"
+            );
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = sleep(pause) => {}
+            }
+            pause = (pause * 2).min(SLOWEST_SAVE);
+        }
+    }
+
+    async fn decline(
+        &mut self,
+        id: InstructionId,
+        refusal: Refusal,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        let mut record = self.record(id, now).await?;
+        if Self::advance(&mut record, Event::Refuse) {
+            self.end(&mut record, Some(refusal.code), refusal.message, now);
+            self.journal.put(record).await?;
+        }
+        Ok(())
+    }
+
+    async fn interrupt(&mut self, id: InstructionId, now: DateTime<Utc>) -> Result<(), Trouble> {
+        let mut record = self.record(id, now).await?;
+        if Self::advance(&mut record, Event::Interrupt) {
+            self.end(&mut record, Some(Code::MayHaveHappened), INTERRUPTED.to_owned(), now);
+            self.journal.put(record).await?;
+        }
+        Ok(())
+    }
+
+    async fn gone(&mut self, id: InstructionId) -> Result<(), Trouble> {
+        match self.time.trusted_now() {
+            Some(now) if self.known(id) == State::Received => {
+                self.overrule(id, Ending::Declined, GONE, now).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Somebody else ended it. There is nothing to tell, and no outcome of ours to report.
+    async fn overrule(
+        &mut self,
+        id: InstructionId,
+        ending: Ending,
+        message: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        let mut record = self.record(id, now).await?;
+        if Self::advance(&mut record, Event::Overrule(ending)) {
+            record.reported = true;
+            record.acknowledged = true;
+            self.end(&mut record, Some(Code::EndedElsewhere), message.to_owned(), now);
+            self.journal.put(record).await?;
+        }
+        Ok(())
+    }
+
+    async fn cancel(
+        &mut self,
+        id: InstructionId,
+        target: InstructionId,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        let waits = match self.known(target) {
+            State::Received => true,
+            // Given together with its cancellation, and not begun.
+            State::New => self.seen.get(&target).is_some_and(|seen| {
+                !seen.instruction.state.is_final()
+                    && seen.instruction.state != InstructionState::Executing
+            }),
+            State::Executing | State::Completed | State::Declined => false,
+        };
+        if !waits || target == id {
+            let message = format!("instruction {target} does not wait on this node");
+            self.decline(id, Refusal { code: Code::NotCancellable, message }, now).await?;
+            return self.settle(id).await;
+        }
+        let message = format!("cancelled by instruction {id}");
+        self.decline(target, Refusal { code: Code::Cancelled, message }, now).await?;
+        let mut record = self.record(id, now).await?;
+        if Self::advance(&mut record, Event::Start) && Self::advance(&mut record, Event::Succeed) {
+            record.started = Some(now);
+            self.end(&mut record, None, format!("instruction {target} cancelled"), now);
+            self.journal.put(record).await?;
+        }
+        self.settle(target).await?;
+        self.settle(id).await
+    }
+
+    /// Writes down how it ended, and says so once.
+    fn end(&self, record: &mut Record, code: Option<Code>, message: String, now: DateTime<Utc>) {
+        // The end is the time of the result datum. Two of one source must not share a millisecond.
+        let mut ended = DateTime::from_timestamp_millis(now.timestamp_millis()).unwrap_or(now);
+        while self.journal.records().any(|other| other.ended == Some(ended)) {
+            ended += TimeDelta::milliseconds(1);
+        }
+        let (instruction_id, topic) = (record.id.0, record.topic.as_str());
+        let reason = code.map_or("", Code::name);
+        match (code, record.state) {
+            (Some(Code::MayHaveHappened), _) => error!(
+                event = "instruction.uncertain",
+                instruction_id, topic, message, "instruction may have happened"
+            ),
+            (_, State::Completed) => {
+                info!(
+                    event = "instruction.done",
+                    instruction_id, topic, message, "instruction done"
+                );
+            }
+            (_, State::New | State::Received | State::Executing | State::Declined) => warn!(
+                event = "instruction.declined",
+                instruction_id,
+                topic,
+                code = reason,
+                message,
+                "instruction declined"
+            ),
+        }
+        record.ended = Some(ended);
+        record.code = code;
+        record.message = Some(message);
+    }
+
+    /// Stores the result datum, if there is a source for it.
+    async fn report(&mut self, id: InstructionId) -> Result<(), Trouble> {
+        let Some(record) = self.journal.get(id).filter(|r| !r.reported) else { return Ok(()) };
+        let mut record = record.clone();
+        let source = record.control.clone().or_else(|| self.settings.result_source.clone());
+        if let (Some(source), Some(told)) = (source, record.told()) {
+            self.results.store(outcome::datum(source, &told)).await?;
+        }
+        record.reported = true;
+        Ok(self.journal.put(record).await?)
+    }
+
+    async fn acknowledge(&mut self, id: InstructionId, done: bool) -> Result<(), Trouble> {
+        match self.journal.get(id) {
+            Some(record) if record.acknowledged != done => {
+                let record = Record { acknowledged: done, ..record.clone() };
+                Ok(self.journal.put(record).await?)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Stores the result datum and then brings the final state to the server.
+    async fn settle(&mut self, id: InstructionId) -> Result<(), Trouble> {
+        if self.known(id).ending().is_none() {
+            return Ok(());
+        }
+        self.report(id).await?;
+        let Some(record) = self.journal.get(id).filter(|r| !r.acknowledged) else { return Ok(()) };
+        let state = record.state.told();
+        let is_fresh = |seen: &Seen| seen.at.elapsed() <= FRESH;
+        if !self.seen.get(&id).is_some_and(is_fresh) && !self.look(id).await? {
+            return self.acknowledge(id, true).await;
+        }
+        let final_there = |seen: &Seen| seen.instruction.state.is_final();
+        if !self.seen.get(&id).is_some_and(final_there) {
+            self.tell(id, state).await?;
+        }
+        self.acknowledge(id, true).await
+    }
+}

@@ -1,0 +1,376 @@
+//! The task: polls, takes one step with each instruction, and waits.
+//!
+//! ```text
+//!   ┌─▶ end what a crash interrupted ─▶ poll, if due ─▶ one step each ─▶ wait ─┐
+//!   └──────────── poll due, an executionDate or an expiry reached ─────────────┘
+//! ```
+//!
+//! * One instruction at a time; those to cancel others go first. A write takes as long as the bus's
+//!   timeouts allow, and [`ACT_LIMIT`] at most.
+//! * The interval between polls starts at `poll_fastest` when something new was seen and doubles up to
+//!   `poll_slowest`. After a failed call it doubles as well, nothing is asked before the instant that
+//!   the server named, and no step is taken that needs the server.
+//! * On `stop` an action under way is finished and recorded; its final state is told if the
+//!   server takes it within [`LAST_WORD`], and otherwise after the next start.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    decide::Rules,
+    journal::{Journal, JournalError},
+    parse::Skipped,
+    server::Server,
+    state::State,
+    status::Status,
+};
+use crate::{
+    clock::Clock,
+    config::settings::{Control, Instructions},
+    domain::{ControlWrite, Datum, Instruction, InstructionId, NodeId, WriteError, WriteReport},
+    solarnet::{CallError, Caller, Cause, Next},
+};
+
+/// The longest that a write may take before it counts as "may have happened". The bus's own
+/// timeouts, and its queue of one request, lie well below.
+pub const ACT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a call may still take once the daemon is to stop.
+pub const LAST_WORD: Duration = Duration::from_secs(3);
+
+/// Carries out writes: the bus in the daemon, a fake with behaviour in tests.
+pub trait Actuator: Send + Sync {
+    /// Writes and reads back. Dropping the future withdraws a write that has not begun.
+    fn write(
+        &self,
+        write: ControlWrite,
+    ) -> impl Future<Output = Result<WriteReport, WriteError>> + Send;
+}
+
+/// A result datum could not be stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the result datum could not be stored: {0}")]
+pub struct NotStored(pub String);
+
+/// Keeps result datum: the queue in the daemon.
+pub trait Results: Send + Sync {
+    /// Returns once the datum is committed. The same datum may come again after a crash.
+    fn store(&self, datum: Datum) -> impl Future<Output = Result<(), NotStored>> + Send;
+}
+
+/// Tells the time, if it can be trusted.
+pub trait Time: Send + Sync {
+    /// See [`Clock::trusted_now`].
+    fn trusted_now(&self) -> Option<DateTime<Utc>>;
+}
+
+impl Time for Clock {
+    fn trusted_now(&self) -> Option<DateTime<Utc>> {
+        Clock::trusted_now(self)
+    }
+}
+
+/// Everything the task needs.
+#[derive(Debug)]
+pub struct Instructor<C, A, R, T> {
+    /// Reaches SolarNetwork.
+    pub caller: C,
+    /// Reaches the devices.
+    pub actuator: A,
+    /// Keeps the outcomes.
+    pub results: R,
+    /// Knows the time.
+    pub time: T,
+    /// Whose instructions these are.
+    pub node: NodeId,
+    /// What may be set.
+    pub controls: Vec<Control>,
+    /// How instructions are fetched and bounded.
+    pub settings: Instructions,
+    /// Where the journal's folder is.
+    pub state_dir: PathBuf,
+    /// Where the task's status goes.
+    pub status: watch::Sender<Status>,
+    /// Ends the task.
+    pub stop: CancellationToken,
+}
+
+impl<C: Caller, A: Actuator, R: Results, T: Time> Instructor<C, A, R, T> {
+    /// Runs until `stop`; an action under way is finished first.
+    ///
+    /// # Errors
+    ///
+    /// If the journal cannot be opened. Later trouble is logged, shown in the status and retried.
+    pub async fn run(self) -> Result<(), JournalError> {
+        if !self.settings.enabled {
+            self.stop.cancelled().await;
+            return Ok(());
+        }
+        let journal = Journal::open_off_thread(self.state_dir).await?;
+        let worker = Worker {
+            server: Server { caller: self.caller, node: self.node },
+            actuator: self.actuator,
+            results: self.results,
+            time: self.time,
+            rules: Rules { controls: self.controls, max_age: self.settings.max_age },
+            interval: self.settings.poll_fastest,
+            settings: self.settings,
+            journal,
+            status: self.status,
+            stop: self.stop,
+            seen: BTreeMap::new(),
+            skipped: BTreeSet::new(),
+            trouble: None,
+            held: false,
+        };
+        worker.run().await;
+        Ok(())
+    }
+}
+
+/// What the server last said of an instruction.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) instruction: Instruction,
+    pub(super) at: Instant,
+}
+
+/// Why a step could not be finished. It is taken again later.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error(transparent)]
+    Server(#[from] CallError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Results(#[from] NotStored),
+    #[error("the journal is full of instructions that cannot be forgotten yet")]
+    Full,
+    #[error("the server's answer makes no sense: {0}")]
+    Unreadable(Skipped),
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl Trouble {
+    /// Whether the other instructions would meet the same.
+    fn is_general(&self) -> bool {
+        match self {
+            Self::Server(error) => match error.next() {
+                Next::Retry { .. } | Next::RefreshKey => true,
+                // The server also answers so for one ID that it no longer knows.
+                Next::Stop => error.cause != Cause::AccessDenied,
+                Next::Content | Next::Gone => false,
+            },
+            Self::Journal(_) | Self::Stopping => true,
+            Self::Results(_) | Self::Full | Self::Unreadable(_) => false,
+        }
+    }
+}
+
+fn is_general(result: &Result<(), Trouble>) -> bool {
+    result.as_ref().is_err_and(Trouble::is_general)
+}
+
+/// The task at work.
+#[derive(Debug)]
+pub(super) struct Worker<C, A, R, T> {
+    pub(super) server: Server<C>,
+    pub(super) actuator: A,
+    pub(super) results: R,
+    pub(super) time: T,
+    pub(super) rules: Rules,
+    pub(super) settings: Instructions,
+    pub(super) journal: Journal,
+    status: watch::Sender<Status>,
+    pub(super) stop: CancellationToken,
+    /// The server's word, since the last poll.
+    pub(super) seen: BTreeMap<InstructionId, Seen>,
+    /// Elements that were already complained about.
+    skipped: BTreeSet<String>,
+    /// The present interval between polls.
+    interval: Duration,
+    /// What was already complained about.
+    trouble: Option<String>,
+    /// Whether a step was held back because the time is not known.
+    pub(super) held: bool,
+}
+
+impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
+    async fn run(mut self) {
+        let mut next_poll = Instant::now();
+        let mut up = false;
+        loop {
+            let was_held = std::mem::take(&mut self.held);
+            let mut result = self.tidy().await;
+            let mut failed = is_general(&result);
+            if !failed && Instant::now() >= next_poll {
+                result = self.poll().await;
+                up = result.is_ok();
+                failed = !up;
+                next_poll = Instant::now() + self.interval;
+            }
+            if !failed && up {
+                result = self.round().await;
+                failed = is_general(&result);
+            }
+            if failed {
+                // Steps that need the server wait for the next poll that works.
+                up = false;
+                next_poll = Instant::now() + self.back_off(&result);
+            }
+            self.publish(was_held, up, result.as_ref().err());
+            let wake = next_poll.min(self.next_date().unwrap_or(next_poll));
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    async fn poll(&mut self) -> Result<(), Trouble> {
+        let parsed = self.before_stop(self.server.pending()).await??;
+        let at = Instant::now();
+        let said: BTreeSet<String> = parsed.skipped.iter().map(ToString::to_string).collect();
+        for reason in said.difference(&self.skipped) {
+            warn!(event = "instruction.skipped", reason, "instruction not understood");
+        }
+        self.skipped = said;
+        let is_new = |i: &Instruction| self.journal.get(i.id).is_none();
+        self.interval = if parsed.instructions.iter().any(is_new) {
+            self.settings.poll_fastest
+        } else {
+            (self.interval * 2).min(self.settings.poll_slowest)
+        };
+        self.seen = parsed
+            .instructions
+            .into_iter()
+            .map(|instruction| (instruction.id, Seen { instruction, at }))
+            .collect();
+        let now = self.time.trusted_now();
+        self.status.send_modify(|status| status.last_poll = now);
+        Ok(())
+    }
+
+    /// One step with each instruction that is not settled, or that the server speaks of.
+    async fn round(&mut self) -> Result<(), Trouble> {
+        let unsettled = self.journal.records().filter(|r| !r.is_settled()).map(|r| r.id);
+        let mut ids: Vec<_> = self.seen.keys().copied().chain(unsettled).collect();
+        ids.sort_unstable_by_key(|id| (!self.cancels(*id), *id));
+        ids.dedup();
+        let mut first = Ok(());
+        for id in ids {
+            if self.stop.is_cancelled() {
+                return Err(Trouble::Stopping);
+            }
+            match self.step(id).await {
+                Err(trouble) if trouble.is_general() => return Err(trouble),
+                Err(trouble) if first.is_ok() => first = Err(trouble),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        first
+    }
+
+    /// How long nothing is asked after this.
+    fn back_off(&mut self, result: &Result<(), Trouble>) -> Duration {
+        let mut named = Duration::ZERO;
+        if let Err(Trouble::Server(error)) = result {
+            match error.next() {
+                Next::Stop => self.interval = self.settings.poll_slowest,
+                Next::Retry { not_before: Some(at) } => {
+                    let left = self.time.trusted_now().map(|now| (at - now).to_std());
+                    named = left.and_then(Result::ok).unwrap_or_default();
+                }
+                Next::Retry { not_before: None }
+                | Next::RefreshKey
+                | Next::Content
+                | Next::Gone => {}
+            }
+        }
+        self.interval = (self.interval * 2).min(self.settings.poll_slowest);
+        self.interval.max(named)
+    }
+
+    /// When the next waiting instruction is due or ends by itself, if the time is known.
+    fn next_date(&self) -> Option<Instant> {
+        let now = self.time.trusted_now()?;
+        self.journal
+            .records()
+            .filter(|record| record.state == State::Received)
+            .flat_map(|record| [record.execution_date, record.not_after])
+            .flatten()
+            // What has passed was seen to in this round, or waits for the server.
+            .filter(|at| *at > now)
+            .min()
+            // Instants that are rounded down would wake just before the date.
+            .and_then(|at| (at - now + TimeDelta::milliseconds(1)).to_std().ok())
+            .and_then(|left| Instant::now().checked_add(left))
+    }
+
+    fn publish(&mut self, was_held: bool, up: bool, trouble: Option<&Trouble>) {
+        if self.held && !was_held {
+            warn!(event = "instruction.held", "instructions held until the time is known");
+        }
+        let text = trouble.filter(|t| !matches!(t, Trouble::Stopping)).map(|t| chain(t));
+        // Until a poll works again, nothing has shown that the trouble is over.
+        let text = if up { text } else { text.or_else(|| self.trouble.clone()) };
+        match (&self.trouble, &text) {
+            (Some(before), Some(now)) if before == now => {}
+            (_, Some(error)) => {
+                warn!(event = "instruction.trouble", error, "instructions not handled for now");
+            }
+            (Some(_), None) => {
+                info!(event = "instruction.trouble_over", "instructions handled again")
+            }
+            (None, None) => {}
+        }
+        self.trouble.clone_from(&text);
+        let mut status = self.status.borrow().clone();
+        status.count(self.journal.records());
+        status.poll_every_ms = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
+        status.held = self.held;
+        status.error = text;
+        self.status.send_if_modified(|published| {
+            let changed = *published != status;
+            *published = status;
+            changed
+        });
+    }
+
+    /// Waits for a call, but not much longer than the daemon runs.
+    pub(super) async fn before_stop<V>(&self, call: impl Future<Output = V>) -> Result<V, Trouble> {
+        let cut = async {
+            self.stop.cancelled().await;
+            sleep(LAST_WORD).await;
+        };
+        tokio::select! {
+            biased;
+            answer = call => Ok(answer),
+            () = cut => Err(Trouble::Stopping),
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,433 @@
+//! A Modbus TCP connection: one request at a time, and only its own answer counts.
+//!
+//! ```text
+//!   closed ──call──▶ connect ──▶ open ──▶ send ──▶ wait ──▶ answer
+//!     ▲                │          ▲ ▲               │ │
+//!     │  waits longer  │          │ └─ no answer ───┘ │ another transaction, unit, function
+//!     └── each time ───┘          │    in time        │ or length: discarded, waits on
+//!     ▲                                               │
+//!     └──── closed by the other end, no Modbus, ──────┘
+//!           3 requests in a row without any answer
+//! ```
+//!
+//! * A late answer never passes for the answer to a later request: each has its own transaction
+//!   number, and unit, function, length and echo are compared too. Discarded answers do not extend
+//!   the deadline. That a unit answered late is remembered ([`Wire::take_late`]).
+//! * A connection that the other end closed while nothing was under way is noticed before the next
+//!   request is sent, which then goes over a new one.
+//! * While the link is down a call fails at once, without connecting, until the next attempt is
+//!   due: 1 s after the first failure, doubling to 30 s.
+//! * One request costs one write and one or two reads, and no memory is allocated for it. The
+//!   buffers are bounded.
+//!
+//! What it does *not* do: repeat anything. Whether a request may be repeated, only its sender knows.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::{debug, trace};
+
+use super::frame::{self, Answer, BrokenFraming, DoesNotFit, Exception, Mismatch, Request};
+
+/// Requests in a row without any answer after which the connection is made anew: where the other
+/// end vanished without a word, TCP itself would go on repeating for a quarter of an hour.
+const UNANSWERED: u32 = 3;
+/// How long to wait after the first failure to connect, and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Room for a few answers that arrive together.
+const BUFFER: usize = 4 * frame::MAX_FRAME;
+
+/// What carries requests to units and brings their answers.
+pub trait Wire: Send {
+    /// Sends a request and waits for its answer; `wait` counts from when it was sent.
+    ///
+    /// Dropping the future is safe: whatever still arrives is discarded by the next call.
+    fn call<'a>(
+        &'a mut self,
+        unit: u8,
+        request: &'a Request<'a>,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Answer<'a>, CallError>> + Send;
+
+    /// The unit whose answer came too late and was discarded since the last call of this function.
+    fn take_late(&mut self) -> Option<u8>;
+}
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// This request failed; the link is well.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The link is over; requests to other units would fare no better.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Why one request failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The unit did not answer.
+    #[error("no answer within {} ms", after.as_millis())]
+    Silent {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Something answered, but not this request.
+    #[error("no answer within {} ms, but {discarded}", after.as_millis())]
+    Foreign {
+        /// How long was waited.
+        after: Duration,
+        /// The last answer discarded.
+        discarded: Discarded,
+    },
+    /// The unit refused.
+    #[error("the unit answered with {0}")]
+    Exception(Exception),
+    /// The protocol has no room for the request; nothing was sent.
+    #[error(transparent)]
+    DoesNotFit(#[from] DoesNotFit),
+}
+
+/// Why an answer was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Discarded {
+    /// It belongs to an earlier request, or to none.
+    #[error("an answer to another request came")]
+    Transaction,
+    /// It is from another unit.
+    #[error("unit {0} answered in its place")]
+    Unit(u8),
+    /// It is no answer to what was asked.
+    #[error("{0} came")]
+    Mismatch(Mismatch),
+}
+
+/// Why a link is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// No connection could be made. Nothing was sent.
+    #[error("could not connect to {address}: {reason}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The connection broke, or the other end closed it.
+    #[error("the connection to {address} ended: {reason}")]
+    Lost {
+        /// Where to.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// What came is not Modbus, so nothing after it can be trusted.
+    #[error("{address} does not speak Modbus TCP: {reason}")]
+    NotModbus {
+        /// Where to.
+        address: String,
+        /// What was wrong.
+        reason: BrokenFraming,
+    },
+}
+
+impl CallError {
+    /// Whether the request may have reached the unit.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        !matches!(
+            self,
+            Self::Request(RequestError::DoesNotFit(_)) | Self::Link(LinkError::Connect { .. })
+        )
+    }
+
+    /// The unit's refusal, if it answered with one.
+    #[must_use]
+    pub fn exception(&self) -> Option<Exception> {
+        match self {
+            Self::Request(RequestError::Exception(exception)) => Some(*exception),
+            _ => None,
+        }
+    }
+}
+
+/// A Modbus TCP connection that is made when it is needed.
+#[derive(Debug)]
+pub struct TcpLink {
+    host: String,
+    port: u16,
+    connect_timeout: Duration,
+    state: State,
+    transaction: u16,
+    /// The request under way.
+    out: Vec<u8>,
+    late: Option<u8>,
+    /// Requests since the last answer of any kind.
+    unanswered: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Open(Open),
+    Closed {
+        /// Before that, calls fail with `reason` at once.
+        again: Option<(Instant, LinkError)>,
+        wait: Duration,
+    },
+}
+
+#[derive(Debug)]
+struct Open {
+    stream: TcpStream,
+    buffer: Box<[u8; BUFFER]>,
+    /// What was received and not yet looked at.
+    filled: std::ops::Range<usize>,
+    /// The back-off to go on with if nothing is ever answered on this connection.
+    wait: Duration,
+}
+
+impl TcpLink {
+    /// A link that connects when it is first used.
+    #[must_use]
+    pub fn new(host: &str, port: u16, connect_timeout: Duration) -> Self {
+        Self {
+            host: host.to_owned(),
+            port,
+            connect_timeout,
+            state: State::Closed { again: None, wait: BACK_OFF.0 },
+            // Not 0: an answer from a peer that does not copy the number would pass for ours.
+            transaction: fastrand::u16(1..),
+            out: Vec::with_capacity(frame::MAX_FRAME),
+            late: None,
+            unanswered: 0,
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Makes sure that a connection is open and that nothing old is left on it.
+    async fn open(&mut self) -> Result<(), LinkError> {
+        if let State::Open(open) = &mut self.state {
+            match open.discard_old(&mut self.late) {
+                Ok(()) => return Ok(()),
+                // Closed while idle: that is how many gateways behave, and no failure.
+                Err(reason) => {
+                    let wait = open.wait;
+                    self.state = State::Closed { again: None, wait };
+                    debug!(address = self.address(), %reason, "idle connection ended, opening another");
+                }
+            }
+        }
+        let State::Closed { again, wait } = &mut self.state else { return Ok(()) };
+        if let Some((at, reason)) = again
+            && Instant::now() < *at
+        {
+            return Err(reason.clone());
+        }
+        let wait = *wait;
+        match connect(&self.host, self.port, self.connect_timeout).await {
+            Ok(stream) => {
+                debug!(address = self.address(), "connected");
+                self.unanswered = 0;
+                let buffer = Box::new([0; BUFFER]);
+                self.state = State::Open(Open { stream, buffer, filled: 0..0, wait });
+                Ok(())
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                let error = LinkError::Connect { address: self.address(), reason };
+                self.close_for(wait, error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn close_for(&mut self, wait: Duration, reason: LinkError) {
+        let again = Some((Instant::now() + wait, reason));
+        self.state = State::Closed { again, wait: (wait * 2).min(BACK_OFF.1) };
+    }
+
+    /// Gives the connection up. One that had worked may be replaced at once.
+    fn lose(&mut self, answered: bool, error: LinkError) -> CallError {
+        if let State::Open(Open { wait, .. }) = self.state {
+            if answered {
+                self.state = State::Closed { again: None, wait: BACK_OFF.0 };
+            } else {
+                self.close_for(wait, error.clone());
+            }
+        }
+        error.into()
+    }
+
+    fn lost(&mut self, reason: &io::Error) -> CallError {
+        let error = LinkError::Lost { address: self.address(), reason: reason.to_string() };
+        self.lose(self.unanswered <= 1, error)
+    }
+}
+
+impl Wire for TcpLink {
+    async fn call<'a>(
+        &'a mut self,
+        unit: u8,
+        request: &'a Request<'a>,
+        wait: Duration,
+    ) -> Result<Answer<'a>, CallError> {
+        self.transaction = self.transaction.wrapping_add(1);
+        frame::encode_tcp(self.transaction, unit, request, &mut self.out)
+            .map_err(RequestError::from)?;
+        self.open().await?;
+        self.unanswered += 1;
+
+        let State::Open(open) = &mut self.state else {
+            return Err(RequestError::Silent { after: Duration::ZERO }.into());
+        };
+        let mut discarded = None;
+        let exchange = async {
+            open.send(&self.out).await.map_err(Failed::Io)?;
+            loop {
+                let Some(frame) = open.next_frame().map_err(Failed::Framing)? else {
+                    open.receive().await.map_err(Failed::Io)?;
+                    continue;
+                };
+                let pdu = &open.buffer[frame.pdu.clone()];
+                if frame.transaction != self.transaction {
+                    self.late = Some(frame.unit);
+                    discarded = Some(Discarded::Transaction);
+                } else if frame.unit != unit {
+                    discarded = Some(Discarded::Unit(frame.unit));
+                } else if let Err(mismatch) = request.answer(pdu) {
+                    discarded = Some(Discarded::Mismatch(mismatch));
+                } else {
+                    return Ok(frame.pdu);
+                }
+                trace!(unit, transaction = frame.transaction, ?discarded, "answer discarded");
+            }
+        };
+        let outcome = timeout_at(Instant::now() + wait, exchange).await;
+        let pdu = match outcome {
+            Ok(Ok(pdu)) => pdu,
+            Ok(Err(Failed::Io(error))) => return Err(self.lost(&error)),
+            Ok(Err(Failed::Framing(reason))) => {
+                let address = self.address();
+                return Err(self.lose(false, LinkError::NotModbus { address, reason }));
+            }
+            Err(_) => {
+                if discarded.is_some() {
+                    self.unanswered = 0;
+                } else if self.unanswered >= UNANSWERED {
+                    debug!(address = self.address(), "nothing is answered, connecting anew");
+                    self.state = State::Closed { again: None, wait: BACK_OFF.0 };
+                }
+                return Err(match discarded {
+                    Some(discarded) => RequestError::Foreign { after: wait, discarded },
+                    None => RequestError::Silent { after: wait },
+                }
+                .into());
+            }
+        };
+        self.unanswered = 0;
+        let State::Open(open) = &mut self.state else {
+            return Err(RequestError::Silent { after: wait }.into());
+        };
+        open.wait = BACK_OFF.0;
+        match request.answer(&open.buffer[pdu]) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(exception)) => Err(RequestError::Exception(exception).into()),
+            // Looked at above and found right.
+            Err(mismatch) => {
+                let discarded = Discarded::Mismatch(mismatch);
+                Err(RequestError::Foreign { after: wait, discarded }.into())
+            }
+        }
+    }
+
+    fn take_late(&mut self) -> Option<u8> {
+        self.late.take()
+    }
+}
+
+enum Failed {
+    Io(io::Error),
+    Framing(BrokenFraming),
+}
+
+async fn connect(host: &str, port: u16, wait: Duration) -> io::Result<TcpStream> {
+    let stream = match timeout(wait, TcpStream::connect((host, port))).await {
+        Ok(stream) => stream?,
+        Err(_) => {
+            let text = format!("no connection within {} ms", wait.as_millis());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+    };
+    // A request is one small write; it must not wait for company.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+impl Open {
+    async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.try_write(bytes) {
+                Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.writable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, at least one byte. Safe to drop.
+    async fn receive(&mut self) -> io::Result<()> {
+        self.make_room();
+        let received = self.stream.read(&mut self.buffer[self.filled.end..]).await?;
+        self.filled.end += received;
+        if received == 0 { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Takes the next whole frame. Its PDU stays in the buffer until more is received.
+    fn next_frame(&mut self) -> Result<Option<frame::TcpFrame>, BrokenFraming> {
+        let start = self.filled.start;
+        let Some(mut frame) = frame::decode_tcp(&self.buffer[self.filled.clone()])? else {
+            return Ok(None);
+        };
+        self.filled.start += frame.pdu.end;
+        frame.pdu = start + frame.pdu.start..start + frame.pdu.end;
+        Ok(Some(frame))
+    }
+
+    /// Throws away what came after its deadline, and notices if the other end has hung up. Costs no
+    /// system call where nothing came.
+    fn discard_old(&mut self, late: &mut Option<u8>) -> io::Result<()> {
+        loop {
+            while let Some(frame) = self.next_frame().map_err(io::Error::other)? {
+                *late = Some(frame.unit);
+            }
+            self.make_room();
+            match self.stream.try_read(&mut self.buffer[self.filled.end..]) {
+                Ok(0) => return Err(closed()),
+                Ok(received) => self.filled.end += received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Moves what is left to the front: less than a frame, so there is always room after it.
+    fn make_room(&mut self) {
+        self.buffer.copy_within(self.filled.clone(), 0);
+        self.filled = 0..self.filled.len();
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the other end")
+}

@@ -1,0 +1,75 @@
+//! Modbus: which registers are read, how, and what they mean.
+//!
+//! ```text
+//!             plan ──▶ source ◀── health, schedule (reader)
+//!                        │
+//!   poller ──────────────┼──▶ link (Wire) ──frame──▶ units
+//!     │                  ▼
+//!     │   decode ──▶ reading ──▶ datum
+//!     └── write ◀── encode
+//! ```
+//!
+//! | Pure | Shell |
+//! | --- | --- |
+//! | [`frame`]: bytes of requests and answers | [`link`]: a TCP connection behind the trait [`Wire`] |
+//! | [`plan`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
+//! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
+//! | [`reading`]: values to a datum | [`poller`]: the task of a bus |
+//!
+//! Guarantees: one request at a time a bus; a value is read whole or not at all; one failed request
+//! costs only its own values; a silent unit costs its neighbours at most 5 % of their turns; a write
+//! is sent once. Another carrier (a serial line) is another [`Wire`].
+
+pub mod decode;
+pub mod encode;
+mod exact;
+mod float;
+pub mod frame;
+pub mod link;
+pub mod plan;
+pub mod poller;
+pub mod reading;
+pub mod source;
+pub mod status;
+#[cfg(test)]
+mod tests;
+pub mod write;
+
+pub use link::{TcpLink, Wire};
+pub use plan::{Plan, PlanError};
+pub use poller::{Channels, PollError, Poller};
+pub use reading::{Failed, Outcome};
+pub use status::{BusStatus, SourceState, SourceStatus};
+pub use write::WriteJob;
+
+use crate::config::settings::{Bus, Link, Table};
+
+/// The carrier of a bus; opened when it is first used.
+#[must_use]
+pub fn wire(bus: &Bus) -> TcpLink {
+    match &bus.link {
+        Link::Tcp { host, port } => TcpLink::new(host, *port, bus.connect_timeout),
+    }
+}
+
+/// Names registers in both notations that manuals use, for example `input 12 (30013)`.
+#[must_use]
+pub fn place(table: Table, address: u16, count: u16) -> String {
+    let (name, first) = match table {
+        Table::Coil => ("coil", 1),
+        Table::Discrete => ("discrete", 10_001),
+        Table::Input => ("input", 30_001),
+        Table::Holding => ("holding", 40_001),
+    };
+    // Beyond 9999 the old numbers need a sixth digit: 40001 becomes 400001.
+    let long = u32::from(address) + u32::from(count) > 9999 && first > 1;
+    let first = if long { (first - 1) * 10 + 1 } else { first };
+    let number = first + u32::from(address);
+    match count {
+        0 | 1 => format!("{name} {address} ({number})"),
+        _ => {
+            let more = u32::from(count) - 1;
+            format!("{name} {address}..{} ({number}..{})", u32::from(address) + more, number + more)
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! The task of one bus: reads its units in turn, writes when asked to.
+//!
+//! ```text
+//!   writes ──▶ ┌────────┐ one request   ┌──────┐
+//!              │ Poller │ ────────────▶ │ Wire │ ──▶ units
+//!   status ◀── └────────┘ ◀──────────── └──────┘
+//!                  └──▶ datum
+//! ```
+//!
+//! * One request at a time is under way. Between any two of them the next one is chosen anew: a
+//!   write first, otherwise the unit whose turn would be over soonest. A long read of one unit thus
+//!   does not hold up the others.
+//! * A unit that does not answer is asked less and less often, within the bus's budget (`health`).
+//!   One whose answer to a probe comes late but within its own timeout is slow, not dead.
+//! * What was read goes out as a datum, whole or in part; never an empty one.
+//! * When the channel of datum is full the task waits: a disk that cannot keep up slows reading down,
+//!   turns are skipped and counted, and memory stays bounded. Writes wait meanwhile: their outcome
+//!   would have to go through the same channel's other end.
+//! * Stopping takes effect at once while reading. A write that was sent is read back a last time.
+//!
+//! It never gives up: broken links and silent units are conditions, not errors. It ends with an
+//! error only if nobody takes the datum any more.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::Utc;
+use tokio::{
+    select,
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    link::Wire,
+    plan::PlanError,
+    source::{Now, Probe, Source},
+    status::{BusStatus, Journal, SourceStatus},
+    write::{WriteJob, Writing},
+};
+use crate::{
+    clock::Clock,
+    config::settings::{Bus, Control, Phase, Unit},
+    domain::Datum,
+    reader::{
+        health::Budget,
+        schedule::{Moment, Rhythm},
+    },
+};
+
+/// How long a probe that is due may be put off by turns that are due sooner.
+const PROBE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Why a bus stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    /// Nobody takes the datum any more.
+    #[error("bus `{bus}` stopped: nobody takes its datum")]
+    NoTaker {
+        /// Its name.
+        bus: String,
+    },
+}
+
+/// The ends of the channels that a bus works with.
+#[derive(Debug)]
+pub struct Channels {
+    /// Where datum go.
+    pub datum: mpsc::Sender<Datum>,
+    /// Where writes come from.
+    pub writes: mpsc::Receiver<WriteJob>,
+    /// Ends the task.
+    pub stop: CancellationToken,
+}
+
+/// Reads one bus and writes on it until it is stopped.
+#[derive(Debug)]
+pub struct Poller<W> {
+    name: String,
+    pause: Duration,
+    wire: W,
+    turns: Vec<Turn>,
+    controls: Vec<Control>,
+    clock: Clock,
+    channels: Channels,
+    writes_open: bool,
+    writing: Option<Writing>,
+    status: watch::Sender<BusStatus>,
+    budget: Budget,
+    epoch: Instant,
+    /// When the last request was over.
+    quiet_since: Option<Duration>,
+}
+
+/// A source and when it is due.
+#[derive(Debug)]
+struct Turn {
+    source: Source,
+    rhythm: Rhythm,
+    due: Duration,
+    journal: Journal,
+}
+
+impl<W: Wire> Poller<W> {
+    /// Plans a bus. `controls` may hold those of other buses as well.
+    ///
+    /// # Errors
+    ///
+    /// If a unit cannot be read as configured.
+    pub fn new(
+        bus: &Bus,
+        controls: &[Control],
+        wire: W,
+        clock: Clock,
+        channels: Channels,
+    ) -> Result<Self, PlanError> {
+        let turn = |unit: &Unit| {
+            Ok(Turn {
+                source: Source::new(unit.clone())?,
+                rhythm: Rhythm::new(unit.every, unit.phase, &unit.source),
+                due: Duration::ZERO,
+                journal: Journal::default(),
+            })
+        };
+        let turns: Vec<Turn> = bus.units.iter().map(turn).collect::<Result<_, _>>()?;
+        let sources = turns.iter().map(|turn| SourceStatus::new(&turn.source)).collect();
+        Ok(Self {
+            name: bus.name.clone(),
+            pause: bus.pause,
+            wire,
+            turns,
+            controls: controls.iter().filter(|c| c.bus == bus.name).cloned().collect(),
+            clock,
+            channels,
+            writes_open: true,
+            writing: None,
+            status: watch::Sender::new(BusStatus { bus: bus.name.clone(), sources }),
+            budget: Budget::default(),
+            epoch: Instant::now(),
+            quiet_since: None,
+        })
+    }
+
+    /// The bus's state, as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<BusStatus> {
+        self.status.subscribe()
+    }
+
+    /// Reads and writes until stopped.
+    ///
+    /// # Errors
+    ///
+    /// If nobody takes the datum any more.
+    pub async fn run(mut self) -> Result<(), PollError> {
+        self.epoch = Instant::now();
+        let moment = self.moment();
+        for turn in &mut self.turns {
+            turn.due = turn.rhythm.first(moment);
+        }
+        let stop = self.channels.stop.clone();
+        while !stop.is_cancelled() {
+            self.accept_write();
+            let now = self.running();
+            if let Some(writing) = self.writing.take_if(|writing| writing.due() <= now) {
+                self.step_write(writing).await;
+                continue;
+            }
+            match self.choose(now) {
+                Ok(index) => select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    result = self.take_turn(index) => result?,
+                },
+                Err(wake) => self.idle(wake, &stop).await,
+            }
+        }
+        if let Some(mut writing) = self.writing.take().and_then(|w| w.hurry(self.running())) {
+            let epoch = self.epoch;
+            while let Some(more) = writing.step(&mut self.wire, || epoch.elapsed()).await {
+                writing = more;
+            }
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn moment(&self) -> Moment {
+        let utc = self.clock.trusted_now().unwrap_or_else(Utc::now);
+        Moment { running: self.running(), unix_ms: utc.timestamp_millis() }
+    }
+
+    fn accept_write(&mut self) {
+        if self.writing.is_some() {
+            return;
+        }
+        match self.channels.writes.try_recv() {
+            Ok(job) => self.writing = Writing::begin(&self.controls, job, self.running()),
+            Err(mpsc::error::TryRecvError::Empty) => {}
+            Err(mpsc::error::TryRecvError::Disconnected) => self.writes_open = false,
+        }
+    }
+
+    async fn step_write(&mut self, writing: Writing) {
+        self.keep_silence(Duration::ZERO).await;
+        let epoch = self.epoch;
+        self.writing = writing.step(&mut self.wire, || epoch.elapsed()).await;
+        self.quiet_since = Some(self.running());
+        self.hear_late();
+    }
+
+    /// The unit to ask now, or until when there is none.
+    fn choose(&self, now: Duration) -> Result<usize, Option<Duration>> {
+        let mut best: Option<(Duration, usize)> = None;
+        let mut wake: Option<Duration> = self.writing.as_ref().map(Writing::due);
+        let alone = self.all_silent();
+        for (index, turn) in self.turns.iter().enumerate() {
+            let (at, deadline) = match turn.source.health().next_probe(alone) {
+                Some(probe) => {
+                    let allowed = if alone { probe } else { probe.max(self.budget.next()) };
+                    (allowed, allowed + PROBE_WITHIN)
+                }
+                None => (turn.due, turn.due + turn.rhythm.every()),
+            };
+            if at <= now {
+                best = Some(best.map_or((deadline, index), |best| best.min((deadline, index))));
+            } else {
+                wake = Some(wake.map_or(at, |wake| wake.min(at)));
+            }
+        }
+        best.map(|(_, index)| index).ok_or(wake)
+    }
+
+    /// Whether no unit of the bus answers.
+    fn all_silent(&self) -> bool {
+        !self.turns.iter().any(|turn| turn.source.health().is_up())
+    }
+
+    /// Whether no other unit of the bus answers.
+    fn is_alone(&self, index: usize) -> bool {
+        self.shortest_neighbour(index).is_none()
+    }
+
+    /// The shortest period among the other units that answer.
+    fn shortest_neighbour(&self, index: usize) -> Option<Duration> {
+        let others = self.turns.iter().enumerate().filter(|(other, _)| *other != index);
+        let up = others.filter(|(_, turn)| turn.source.health().is_up());
+        up.map(|(_, turn)| turn.rhythm.every()).min()
+    }
+
+    /// Nothing is due: waits for time to pass or for a write.
+    async fn idle(&mut self, wake: Option<Duration>, stop: &CancellationToken) {
+        let timer = async {
+            match wake {
+                Some(wake) => sleep_until(self.epoch + wake).await,
+                None => std::future::pending().await,
+            }
+        };
+        let listen = self.writes_open && self.writing.is_none();
+        select! {
+            biased;
+            () = stop.cancelled() => {}
+            job = self.channels.writes.recv(), if listen => match job {
+                Some(job) => {
+                    self.writing = Writing::begin(&self.controls, job, self.epoch.elapsed());
+                }
+                None => self.writes_open = false,
+            },
+            () = timer => {}
+        }
+    }
+
+    /// One request to a unit, and what follows from it.
+    async fn take_turn(&mut self, index: usize) -> Result<(), PollError> {
+        let pause = self.turns[index].source.unit().pause;
+        self.keep_silence(pause).await;
+        if self.turns[index].source.health().is_up() {
+            self.read(index).await?;
+        } else {
+            self.probe(index).await;
+        }
+        self.quiet_since = Some(self.running());
+        self.hear_late();
+        Ok(())
+    }
+
+    async fn read(&mut self, index: usize) -> Result<(), PollError> {
+        let started = self.running();
+        let alone = self.is_alone(index);
+        let epoch = self.epoch;
+        let now =
+            Now { running: || epoch.elapsed(), may_probe: alone || self.budget.next() <= started };
+        let clock = &self.clock;
+        let turn = &mut self.turns[index];
+        let outcome = turn.source.step(&mut self.wire, now, || clock.stamp()).await;
+        if turn.source.asked_in_vain() {
+            self.spend(index, started);
+        }
+        let Some(outcome) = outcome else { return Ok(()) };
+
+        let now = self.running();
+        let journal = &mut self.turns[index].journal;
+        self.status.send_modify(|status| {
+            if let Some(status) = status.sources.get_mut(index) {
+                status.read(&outcome, now, journal);
+            }
+        });
+        if let Some(datum) = outcome.datum {
+            // Full: waits; see the module's header.
+            self.channels
+                .datum
+                .send(datum)
+                .await
+                .map_err(|_| PollError::NoTaker { bus: self.name.clone() })?;
+        }
+        self.schedule(index);
+        Ok(())
+    }
+
+    /// Sets a unit's next turn; those that have passed are skipped.
+    fn schedule(&mut self, index: usize) {
+        let moment = self.moment();
+        let turn = &mut self.turns[index];
+        let ago = moment.running.saturating_sub(turn.due);
+        let missed = turn.rhythm.missed(ago);
+        turn.due = moment.running + turn.rhythm.next(moment, ago);
+        if missed > 0 {
+            self.status.send_modify(|status| {
+                if let Some(status) = status.sources.get_mut(index) {
+                    status.skipped += missed;
+                }
+            });
+        }
+    }
+
+    async fn probe(&mut self, index: usize) {
+        let started = self.running();
+        let was_silent = self.all_silent();
+        let epoch = self.epoch;
+        let alone = self.is_alone(index);
+        let source = &mut self.turns[index].source;
+        let found = source.ask(&mut self.wire, || epoch.elapsed(), alone).await;
+        match found {
+            Probe::Alive => self.revived(index, was_silent),
+            Probe::Silent(reason) => {
+                self.spend(index, started);
+                self.not_read(index, &reason);
+            }
+            Probe::NoLink(reason) => self.not_read(index, &reason),
+        }
+    }
+
+    fn not_read(&mut self, index: usize, reason: &Arc<str>) {
+        self.status.send_modify(|status| {
+            if let Some(status) = status.sources.get_mut(index) {
+                status.not_read(reason.to_string());
+            }
+        });
+    }
+
+    fn spend(&mut self, index: usize, started: Duration) {
+        let now = self.running();
+        self.budget.spend(now, now.saturating_sub(started), self.shortest_neighbour(index));
+    }
+
+    /// A unit that was down answers: it is read now, and where the whole bus was silent, the others
+    /// are asked now as well.
+    fn revived(&mut self, index: usize, bus_was_silent: bool) {
+        let now = self.running();
+        let moment = self.moment();
+        let turn = &mut self.turns[index];
+        turn.due = match turn.source.unit().phase {
+            Phase::Spread => now,
+            Phase::Aligned => now + turn.rhythm.first(moment),
+        };
+        if bus_was_silent {
+            self.budget = Budget::default();
+            for turn in &mut self.turns {
+                turn.source.expect();
+            }
+        }
+    }
+
+    /// A unit that is down may have answered a probe after its second was over.
+    fn hear_late(&mut self) {
+        let Some(unit) = self.wire.take_late() else { return };
+        let now = self.running();
+        let was_silent = self.all_silent();
+        for index in 0..self.turns.len() {
+            let source = &mut self.turns[index].source;
+            if source.unit().id == unit && source.is_slow(now) {
+                source.revive(now);
+                self.revived(index, was_silent);
+            }
+        }
+    }
+
+    /// Waits until the bus has been quiet for as long as it wants to be.
+    async fn keep_silence(&self, pause: Duration) {
+        let silence = self.pause + pause;
+        if let Some(since) = self.quiet_since
+            && silence > Duration::ZERO
+        {
+            sleep_until(self.epoch + since + silence).await;
+        }
+    }
+}

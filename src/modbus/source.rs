@@ -1,0 +1,342 @@
+//! One unit as a source: which of its blocks is asked next, and what its silence means.
+//!
+//! ```text
+//!  round:  block ─▶ block ─▶ … ─▶ outcome           (one request a step; other units in between)
+//!            │
+//!            ├─ answered                values
+//!            ├─ refused: address, value split, or its values are missing
+//!            ├─ refused otherwise       its values are missing
+//!            ├─ silent                  asked again `retries` times, then its values are missing
+//!            └─ link over               the rest of the round is missing
+//!
+//!  two blocks in a row silent ─▶ the round ends;  nothing answered in the round ─▶ the unit is down
+//! ```
+//!
+//! Some units do not refuse what they do not have but stay silent. So silence is first held against
+//! the block: it is left out of the next rounds and asked again at growing intervals, while the
+//! others are read as before. A unit that is down is asked for one block at a time, another one each
+//! time. When it answers, all its blocks are taken for well again, and a round is due at once.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    frame::{Answer, Request},
+    link::{CallError, LinkError, RequestError, Wire},
+    plan::{Plan, PlanError, Round},
+    reading::{Outcome, Reading},
+};
+use crate::{
+    config::settings::Unit,
+    domain::Stamp,
+    reader::{
+        health::{Health, PROBE},
+        stamp::Increasing,
+    },
+};
+
+/// Beyond this a silent block is not asked again in the same round: within 10 s of falling silent a
+/// unit has to stop costing its neighbours more than a probe now and then.
+const RETRY_WITHIN: Duration = Duration::from_secs(5);
+
+/// A unit, what was learnt about it, and the round under way.
+#[derive(Debug)]
+pub struct Source {
+    unit: Unit,
+    plan: Plan,
+    health: Health,
+    stamps: Increasing,
+    round: Option<Walk>,
+    /// The block that the next probe asks for.
+    probe: usize,
+    /// A probe was answered and no round was made since.
+    proved: bool,
+    /// The last step asked a silent block in vain.
+    in_vain: bool,
+}
+
+/// A round under way.
+#[derive(Debug)]
+struct Walk {
+    round: Round,
+    reading: Reading,
+    /// Times the present block was asked again.
+    tries: u8,
+    /// When the present block was first asked.
+    began: Option<Duration>,
+    /// Whether anything was answered.
+    answered: bool,
+    /// Blocks in a row that stayed silent.
+    silent: u8,
+}
+
+/// What a step is told about the time and the bus.
+#[derive(Debug, Clone, Copy)]
+pub struct Now<F> {
+    /// Since the task started, now: asked again after the answer came.
+    pub running: F,
+    /// Whether a silent block may be asked.
+    pub may_probe: bool,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// It answers again.
+    Alive,
+    /// It does not.
+    Silent(Arc<str>),
+    /// Nobody knows: the link is down.
+    NoLink(Arc<str>),
+}
+
+impl Source {
+    /// Plans a unit's requests.
+    ///
+    /// # Errors
+    ///
+    /// If the unit cannot be read as configured.
+    pub fn new(unit: Unit) -> Result<Self, PlanError> {
+        Ok(Self {
+            plan: Plan::new(&unit)?,
+            unit,
+            health: Health::default(),
+            stamps: Increasing::default(),
+            round: None,
+            probe: 0,
+            proved: false,
+            in_vain: false,
+        })
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn unit(&self) -> &Unit {
+        &self.unit
+    }
+
+    /// Whether it answers.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Whether the last step asked a silent block in vain, and so took time from the neighbours.
+    #[must_use]
+    pub fn asked_in_vain(&self) -> bool {
+        self.in_vain
+    }
+
+    /// Whether an answer that came just now and too late for a probe is in time for a read.
+    #[must_use]
+    pub fn is_slow(&self, now: Duration) -> bool {
+        match self.health {
+            Health::Down { asked, .. } => {
+                now.saturating_sub(asked) < self.unit.timeout.saturating_sub(PROBE)
+            }
+            Health::Up { .. } => false,
+        }
+    }
+
+    /// It may be probed at once.
+    pub fn expect(&mut self) {
+        self.health.expect();
+    }
+
+    /// It gave a sign of life.
+    pub fn revive(&mut self, now: Duration) {
+        if self.health.answered(now) {
+            self.plan.forget_silence();
+            self.proved = true;
+        }
+    }
+
+    /// Makes one request of the round, the first one of a new round if none is under way. Returns
+    /// what the round brought once it is over.
+    pub async fn step<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        now: Now<impl Fn() -> Duration>,
+        stamp: impl FnOnce() -> Stamp,
+    ) -> Option<Outcome> {
+        self.in_vain = false;
+        let Self { unit, plan, health, round, proved, in_vain, .. } = self;
+        let walk = round.get_or_insert_with(|| Walk::new(unit, std::mem::take(proved)));
+
+        let started = (now.running)();
+        let Some(block) = walk.round.block(plan) else {
+            return Some(self.finish(started, "nothing to read"));
+        };
+        let probing = !block.health.is_up();
+        if block.health.next_probe(false).is_some_and(|at| at > started || !now.may_probe) {
+            walk.reading.fail(block, &Arc::from("no answer earlier; asked again later"));
+            walk.round.failed(plan);
+            return self.finish_if_done(started);
+        }
+        let began = *walk.began.get_or_insert(started);
+        let wait = if probing { unit.timeout.min(PROBE) } else { unit.timeout };
+        let request = block.request();
+        let error = match wire.call(unit.id, &request, wait).await {
+            Ok(answer) => {
+                walk.reading.answered(stamp);
+                walk.reading_of(unit, plan, answer);
+                let ended = (now.running)();
+                if let Some(health) = walk.round.health(plan) {
+                    health.answered(ended);
+                }
+                walk.round.answered(plan);
+                walk.next_block(true);
+                return self.finish_if_done(ended);
+            }
+            Err(error) => error,
+        };
+        let ended = (now.running)();
+        let may_retry = !probing
+            && walk.tries < unit.retries
+            && walk.silent == 0
+            && !health.on_probation(started)
+            && ended.saturating_sub(began) < RETRY_WITHIN;
+        match &error {
+            CallError::Link(LinkError::Lost { .. }) | CallError::Request(_)
+                if may_retry && is_silence(&error) =>
+            {
+                walk.tries += 1;
+                None
+            }
+            CallError::Link(_) => {
+                // Says nothing about the unit.
+                walk.answered = true;
+                Some(self.finish(ended, &error.to_string()))
+            }
+            CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
+                walk.reading.answered(stamp);
+                if exception.blames_range() && walk.round.split(plan) {
+                    walk.next_block(true);
+                    return None;
+                }
+                if let Some(block) = walk.round.block(plan) {
+                    walk.reading.fail(block, &Arc::from(reason(&error, &request)));
+                }
+                walk.round.failed(plan);
+                walk.next_block(true);
+                self.finish_if_done(ended)
+            }
+            CallError::Request(_) => {
+                let reason = reason(&error, &request);
+                if let Some(block) = walk.round.block(plan) {
+                    walk.reading.fail(block, &Arc::from(reason.as_str()));
+                }
+                if let Some(health) = walk.round.health(plan) {
+                    health.silent(ended);
+                }
+                walk.round.failed(plan);
+                if probing {
+                    // No news, and no evidence against the others.
+                    *in_vain = true;
+                } else {
+                    walk.next_block(false);
+                }
+                if walk.silent >= 2 {
+                    return Some(self.finish(ended, &reason));
+                }
+                self.finish_if_done(ended)
+            }
+        }
+    }
+
+    /// Asks a unit that is down for one block; where it has no neighbours, it gets all its time.
+    pub async fn ask<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        now: impl Fn() -> Duration,
+        alone: bool,
+    ) -> Probe {
+        let wait = if alone { self.unit.timeout } else { self.unit.timeout.min(PROBE) };
+        let blocks = self.plan.blocks();
+        let Some(block) = blocks.get(self.probe % blocks.len().max(1)) else {
+            return Probe::Silent(Arc::from("nothing to read"));
+        };
+        self.probe = self.probe.wrapping_add(1);
+        let request = block.request();
+        match wire.call(self.unit.id, &request, wait).await {
+            Err(error @ CallError::Link(_)) => {
+                self.health.postpone(now());
+                Probe::NoLink(Arc::from(error.to_string()))
+            }
+            Err(error) if is_silence(&error) => {
+                self.health.silent(now());
+                Probe::Silent(Arc::from(reason(&error, &request)))
+            }
+            Ok(_) | Err(_) => {
+                self.revive(now());
+                Probe::Alive
+            }
+        }
+    }
+
+    fn finish_if_done(&mut self, now: Duration) -> Option<Outcome> {
+        let done = self.round.as_ref().is_some_and(|w| w.round.block(&self.plan).is_none());
+        done.then(|| self.finish(now, "not asked for"))
+    }
+
+    /// Ends the round; what was not asked for is missing because of `rest`.
+    fn finish(&mut self, now: Duration, rest: &str) -> Outcome {
+        let Some(walk) = self.round.take() else {
+            return Outcome { datum: None, failed: Vec::new() };
+        };
+        if walk.answered {
+            self.health.answered(now);
+        } else {
+            self.health.silent(now);
+        }
+        walk.reading.finish(&self.unit, &Arc::from(rest), &mut self.stamps)
+    }
+}
+
+impl Walk {
+    fn new(unit: &Unit, answered: bool) -> Self {
+        Self {
+            round: Round::default(),
+            reading: Reading::new(unit.properties.len()),
+            tries: 0,
+            began: None,
+            answered,
+            silent: 0,
+        }
+    }
+
+    fn reading_of(&mut self, unit: &Unit, plan: &Plan, answer: Answer<'_>) {
+        if let (Some(block), Answer::Data(data)) = (self.round.block(plan), answer) {
+            self.reading.take(unit, block, data);
+        }
+    }
+
+    fn next_block(&mut self, answered: bool) {
+        self.tries = 0;
+        self.began = None;
+        self.answered |= answered;
+        self.silent = if answered { 0 } else { self.silent + 1 };
+    }
+}
+
+/// Whether it is as if the unit had not answered.
+fn is_silence(error: &CallError) -> bool {
+    match error {
+        CallError::Request(RequestError::Exception(exception)) => exception.means_silence(),
+        CallError::Request(RequestError::DoesNotFit(_)) => false,
+        CallError::Request(_) | CallError::Link(_) => true,
+    }
+}
+
+/// What failed, with the place in both notations that manuals use.
+fn reason(error: &CallError, request: &Request<'_>) -> String {
+    match request {
+        Request::Read { table, address, count } => {
+            format!(
+                "{error} (function {}, {})",
+                request.function(),
+                super::place(*table, *address, *count)
+            )
+        }
+        _ => error.to_string(),
+    }
+}

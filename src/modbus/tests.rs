@@ -1,0 +1,552 @@
+//! A bus in virtual time: the real task, plan, decoding and health over units that only exist here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rust_decimal::Decimal;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    frame::{Answer, Exception, Request},
+    link::{CallError, RequestError},
+    *,
+};
+use crate::{
+    clock::Clock,
+    config::settings::{
+        Allow, Bus, Control, Encoding, Order, Phase, Property, Register, Scale, Select, Unit,
+    },
+    domain::{ControlWrite, Datum, Kind, SourceId, WriteError, WriteReport},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const S: Duration = Duration::from_secs(1);
+
+/// A unit: its registers, and how it behaves.
+#[derive(Debug, Clone)]
+struct Device {
+    words: BTreeMap<u16, u16>,
+    latency: Duration,
+    silent: bool,
+    /// Registers for which it stays silent instead of refusing.
+    ignored: BTreeSet<u16>,
+    /// What it says to writes.
+    write: Write,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Write {
+    Taken,
+    TakenLater,
+    Swallowed,
+    Unanswered,
+    Refused(Exception),
+}
+
+impl Device {
+    /// Holding registers 0 to 19, each holding its own address.
+    fn well() -> Self {
+        Self {
+            words: (0..20).map(|a| (a, a)).collect(),
+            latency: 5 * MS,
+            silent: false,
+            ignored: BTreeSet::new(),
+            write: Write::Taken,
+        }
+    }
+
+    fn silent() -> Self {
+        Self { silent: true, ..Self::well() }
+    }
+}
+
+/// A request that was made.
+#[derive(Debug, Clone, PartialEq)]
+struct Asked {
+    at: Duration,
+    unit: u8,
+    function: u8,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    devices: BTreeMap<u8, Device>,
+    asked: Vec<Asked>,
+}
+
+/// A wire to the world, with virtual time in place of bytes.
+#[derive(Debug)]
+struct FakeWire {
+    world: Arc<Mutex<World>>,
+    started: Instant,
+    pdu: Vec<u8>,
+    late: Option<u8>,
+}
+
+impl Wire for FakeWire {
+    async fn call<'a>(
+        &'a mut self,
+        unit: u8,
+        request: &'a Request<'a>,
+        wait: Duration,
+    ) -> Result<Answer<'a>, CallError> {
+        let at = self.started.elapsed();
+        let (latency, pdu) = {
+            let mut world = self.world.lock().expect("no test panics holding it");
+            world.asked.push(Asked { at, unit, function: request.function() });
+            let silent = Device::silent();
+            world
+                .devices
+                .get_mut(&unit)
+                .map_or((silent.latency, None), |d| (d.latency, d.answer(request)))
+        };
+        let silence = Err(RequestError::Silent { after: wait }.into());
+        let Some(pdu) = pdu else {
+            sleep(wait).await;
+            return silence;
+        };
+        if latency > wait {
+            sleep(wait).await;
+            self.late = Some(unit);
+            return silence;
+        }
+        sleep(latency).await;
+        self.pdu = pdu;
+        match request.answer(&self.pdu).expect("the device answers what it was asked") {
+            Ok(answer) => Ok(answer),
+            Err(exception) => Err(RequestError::Exception(exception).into()),
+        }
+    }
+
+    fn take_late(&mut self) -> Option<u8> {
+        self.late.take()
+    }
+}
+
+impl Device {
+    fn answer(&mut self, request: &Request<'_>) -> Option<Vec<u8>> {
+        let refusal = |exception: Exception| Some(vec![request.function() | 0x80, exception.0]);
+        if self.silent {
+            return None;
+        }
+        match *request {
+            Request::Read { address, count, .. } => {
+                let range = address..address + count;
+                if range.clone().any(|a| self.ignored.contains(&a)) {
+                    return None;
+                }
+                let words: Option<Vec<u16>> = range.map(|a| self.words.get(&a).copied()).collect();
+                let Some(words) = words else { return refusal(Exception::ILLEGAL_ADDRESS) };
+                let bytes = u8::try_from(words.len() * 2).expect("a short read");
+                let data = words.iter().flat_map(|word| word.to_be_bytes());
+                Some([request.function(), bytes].into_iter().chain(data).collect())
+            }
+            Request::WriteRegister { address, word } => {
+                if matches!(self.write, Write::Taken | Write::Unanswered) {
+                    self.words.insert(address, word);
+                }
+                let echo = [&[request.function()][..], &address.to_be_bytes(), &word.to_be_bytes()];
+                match self.write {
+                    Write::Taken | Write::Swallowed => Some(echo.concat()),
+                    Write::TakenLater => {
+                        self.words.insert(address, word);
+                        refusal(Exception::ACKNOWLEDGE)
+                    }
+                    Write::Unanswered => None,
+                    Write::Refused(exception) => refusal(exception),
+                }
+            }
+            _ => refusal(Exception::ILLEGAL_FUNCTION),
+        }
+    }
+}
+
+fn register(address: u16) -> Register {
+    Register {
+        table: Table::Holding,
+        address,
+        encoding: Encoding::U16,
+        word_order: Order::Big,
+        byte_order: Order::Big,
+        select: Select::All,
+    }
+}
+
+const PLAIN: Scale = Scale { multiply: Decimal::ONE, offset: Decimal::ZERO, digits: None };
+
+/// A unit read every second, its properties named after their registers.
+fn unit(id: u8, registers: &[u16]) -> Unit {
+    let property = |address: &u16| Property {
+        name: format!("r{address}"),
+        kind: Kind::Instantaneous,
+        register: register(*address),
+        scale: PLAIN,
+        invalid: Vec::new(),
+        tags: Vec::new(),
+    };
+    Unit {
+        id,
+        source: source(id),
+        every: S,
+        phase: Phase::Spread,
+        max_registers: 125,
+        max_bits: 2000,
+        max_gap: 0,
+        timeout: S,
+        retries: 0,
+        pause: Duration::ZERO,
+        properties: registers.iter().map(property).collect(),
+        tags: Vec::new(),
+    }
+}
+
+fn source(id: u8) -> SourceId {
+    format!("/unit/{id}").parse().expect("a source ID")
+}
+
+fn control(unit: u8, address: u16) -> Control {
+    Control {
+        id: "/set".parse().expect("a source ID"),
+        bus: "bus".to_owned(),
+        unit,
+        register: register(address),
+        scale: PLAIN,
+        timeout: S,
+        tolerance: Decimal::ZERO,
+        settle: 2 * S,
+        allow: Allow { min: Decimal::ZERO, max: Decimal::ONE_HUNDRED, every: S },
+    }
+}
+
+/// The task of a bus, running.
+struct Running {
+    world: Arc<Mutex<World>>,
+    datum: mpsc::Receiver<Datum>,
+    writes: mpsc::Sender<WriteJob>,
+    status: watch::Receiver<BusStatus>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), PollError>>,
+    started: Instant,
+}
+
+impl Running {
+    fn start(
+        units: Vec<Unit>,
+        devices: impl IntoIterator<Item = (u8, Device)>,
+        room: usize,
+    ) -> Self {
+        let world = Arc::new(Mutex::new(World {
+            devices: devices.into_iter().collect(),
+            asked: Vec::new(),
+        }));
+        let bus = Bus {
+            name: "bus".to_owned(),
+            link: Link::Tcp { host: "here".to_owned(), port: 502 },
+            pause: Duration::ZERO,
+            connect_timeout: S,
+            units,
+        };
+        let (datum, datum_end) = mpsc::channel(room);
+        let (writes_end, writes) = mpsc::channel(4);
+        let stop = CancellationToken::new();
+        let started = Instant::now();
+        let wire = FakeWire { world: Arc::clone(&world), started, pdu: Vec::new(), late: None };
+        let channels = Channels { datum, writes, stop: stop.clone() };
+        let poller =
+            Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels).expect("a plan");
+        let status = poller.status();
+        let task = tokio::spawn(poller.run());
+        Self { world, datum: datum_end, writes: writes_end, status, stop, task, started }
+    }
+
+    fn change(&self, unit: u8, change: impl FnOnce(&mut Device)) {
+        let mut world = self.world.lock().expect("no test panics holding it");
+        change(world.devices.get_mut(&unit).expect("a device"));
+    }
+
+    fn asked(&self, unit: u8) -> Vec<Asked> {
+        let world = self.world.lock().expect("no test panics holding it");
+        world.asked.iter().filter(|asked| asked.unit == unit).cloned().collect()
+    }
+
+    async fn next(&mut self) -> Datum {
+        timeout(3600 * S, self.datum.recv())
+            .await
+            .expect("a datum in time")
+            .expect("a running task")
+    }
+
+    /// When each unit's datum came, for a while.
+    async fn watch(&mut self, until: Duration) -> BTreeMap<SourceId, Vec<Duration>> {
+        let mut times: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        while let Ok(Some(datum)) =
+            tokio::time::timeout_at(self.started + until, self.datum.recv()).await
+        {
+            times.entry(datum.source).or_default().push(self.started.elapsed());
+        }
+        times
+    }
+
+    async fn write(&self, value: u32) -> Result<WriteReport, WriteError> {
+        let (reply, result) = oneshot::channel();
+        let job = ControlWrite { control: control(1, 3).id, value: value.into() };
+        self.writes.send((job, reply)).await.expect("a running task");
+        timeout(60 * S, result).await.expect("a result in time").expect("a result")
+    }
+
+    fn state(&self, index: usize) -> SourceStatus {
+        self.status.borrow().sources[index].clone()
+    }
+}
+
+fn values(datum: &Datum) -> Vec<(&str, Decimal)> {
+    datum.samples.instantaneous.iter().map(|(name, value)| (name.as_str(), *value)).collect()
+}
+
+#[test]
+fn places_are_named_in_both_notations() {
+    assert_eq!(place(Table::Input, 12, 2), "input 12..13 (30013..30014)");
+    assert_eq!(place(Table::Holding, 0, 1), "holding 0 (40001)");
+    assert_eq!(place(Table::Holding, 40000, 1), "holding 40000 (440001)");
+    assert_eq!(place(Table::Coil, 5, 1), "coil 5 (6)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_is_read_at_once_and_then_every_period() {
+    let mut bus = Running::start(vec![unit(1, &[3, 4, 9])], [(1, Device::well())], 64);
+    let datum = bus.next().await;
+    assert_eq!(values(&datum), [("r3", 3.into()), ("r4", 4.into()), ("r9", 9.into())]);
+    assert_eq!(datum.source, source(1));
+    assert!(bus.started.elapsed() < 100 * MS);
+    let times = bus.watch(61 * S).await;
+    assert!((59..=61).contains(&times[&source(1)].len()), "{}", times[&source(1)].len());
+    assert_eq!(bus.state(0).state, SourceState::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_register_costs_only_its_own_property() {
+    let mut bus = Running::start(vec![unit(1, &[18, 19, 20])], [(1, Device::well())], 64);
+    assert_eq!(values(&bus.next().await), [("r18", 18.into()), ("r19", 19.into())]);
+    let state = bus.state(0);
+    assert_eq!((state.state, state.missing), (SourceState::Partial, vec!["r20".to_owned()]));
+    let reason = state.reason.expect("a reason");
+    assert_eq!(
+        reason,
+        "the unit answered with exception 2 (illegal data address) (function 3, holding 20 (40021))"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_register_that_is_met_with_silence_costs_only_its_own_property() {
+    let device = Device { ignored: [0, 2].into(), ..Device::well() };
+    let mut bus = Running::start(vec![unit(1, &[0, 2, 4, 6])], [(1, device)], 64);
+    let times = bus.watch(600 * S).await;
+    assert!(times[&source(1)].len() > 500, "{}", times[&source(1)].len());
+    assert_eq!(bus.state(0).missing, ["r0", "r2"]);
+    bus.change(1, |device| device.ignored.clear());
+    bus.watch(1200 * S).await;
+    assert_eq!(bus.state(0).state, SourceState::Up, "asked again now and then");
+}
+
+/// The guarantee `[bus]`, over a silent unit with the slowest settings and fast neighbours.
+#[tokio::test(start_paused = true)]
+async fn a_silent_unit_costs_its_neighbours_at_most_a_turn_in_twenty() {
+    for every in [250 * MS, 500 * MS, S, 3 * S, 10 * S] {
+        let silent = Unit { timeout: 3 * S, retries: 3, ..unit(9, &[0, 5, 10]) };
+        let mut units = vec![silent];
+        units.extend((1..=4).map(|id| Unit { every, ..unit(id, &[1, 2]) }));
+        let devices = (1..=4).map(|id| (id, Device::well())).chain([(9, Device::silent())]);
+        let mut bus = Running::start(units, devices, 64);
+        let times = bus.watch(600 * S).await;
+        let due = 60.0 / every.as_secs_f64();
+        for id in 1..=4 {
+            let times = &times[&source(id)];
+            for second in 10..540 {
+                let window = second * S..(second + 60) * S;
+                let in_time = times.iter().filter(|at| window.contains(*at)).count();
+                // One turn may lie on either edge of the window.
+                assert!(
+                    in_time as f64 >= (0.95 * due - 1.0).floor(),
+                    "{in_time} of {due} from {second} s on, every {every:?}"
+                );
+            }
+            let over_all = times.len() as f64 / (600.0 / every.as_secs_f64());
+            assert!(over_all >= 0.95, "{over_all} every {every:?}");
+        }
+        let asked = bus.asked(9).len();
+        assert!((3..=25).contains(&asked), "asked {asked} times in ten minutes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_comes_back_is_read_again() {
+    let units = vec![unit(1, &[1]), unit(2, &[1, 5])];
+    let mut bus = Running::start(units, [(1, Device::well()), (2, Device::silent())], 64);
+    bus.watch(30 * S).await;
+    assert_eq!(bus.state(1).state, SourceState::Down);
+    assert_eq!(bus.state(0).state, SourceState::Up);
+    bus.change(2, |device| device.silent = false);
+    let times = bus.watch(400 * S).await;
+    assert!(times[&source(2)].len() > 200, "{}", times[&source(2)].len());
+    assert_eq!(bus.state(1).state, SourceState::Up);
+    assert!(bus.state(1).failed > 0 && bus.state(1).consecutive_failures == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_bus_that_comes_back_is_read_within_seconds() {
+    let units = (1..=10).map(|id| unit(id, &[1])).collect();
+    let mut bus = Running::start(units, (1..=10).map(|id| (id, Device::silent())), 64);
+    bus.watch(1000 * S).await;
+    (1..=10).for_each(|id| bus.change(id, |device| device.silent = false));
+    let times = bus.watch(1040 * S).await;
+    for id in 1..=10 {
+        assert!(times[&source(id)].len() > 15, "unit {id}: {:?}", times[&source(id)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_slower_than_a_probe_but_within_its_timeout_is_not_given_up() {
+    let units = vec![Unit { timeout: 4 * S, every: 20 * S, ..unit(1, &[1]) }, unit(2, &[1])];
+    let slow = Device { silent: true, latency: 1500 * MS, ..Device::well() };
+    let mut bus = Running::start(units, [(1, slow), (2, Device::well())], 64);
+    bus.watch(30 * S).await;
+    assert_eq!(bus.state(0).state, SourceState::Down);
+    bus.change(1, |device| device.silent = false);
+    bus.watch(400 * S).await;
+    assert_eq!(bus.state(0).state, SourceState::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_asked_for_again_within_the_same_read() {
+    let units = vec![Unit { retries: 1, ..unit(1, &[1]) }];
+    let mut bus = Running::start(units, [(1, Device::silent())], 64);
+    sleep(500 * MS).await;
+    bus.change(1, |device| device.silent = false);
+    bus.next().await;
+    let asked: Vec<u128> = bus.asked(1).iter().map(|asked| asked.at.as_millis()).collect();
+    assert_eq!(asked, [0, 1000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_makes_readings_wait_and_turns_are_skipped() {
+    let mut bus = Running::start(vec![unit(1, &[1])], [(1, Device::well())], 2);
+    sleep(100 * S).await;
+    let asked = bus.asked(1).len();
+    assert_eq!(asked, 3, "two wait in the channel and one to get in");
+    bus.next().await;
+    bus.watch(110 * S).await;
+    assert!(bus.state(0).skipped >= 95, "{}", bus.state(0).skipped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_does_not_wait_for_a_silent_unit() {
+    let units = vec![Unit { timeout: 30 * S, ..unit(1, &[1]) }];
+    let bus = Running::start(units, [(1, Device::silent())], 64);
+    sleep(S).await;
+    bus.stop.cancel();
+    let ended = timeout(100 * MS, bus.task).await.expect("ends at once").expect("no panic");
+    assert!(ended.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_without_taker_ends_with_an_error() {
+    let bus = Running::start(vec![unit(1, &[1])], [(1, Device::well())], 64);
+    drop(bus.datum);
+    let ended = timeout(10 * S, bus.task).await.expect("ends").expect("no panic");
+    assert!(matches!(ended, Err(PollError::NoTaker { .. })));
+}
+
+fn writes(bus: &Running) -> usize {
+    bus.asked(1).iter().filter(|asked| asked.function == 6).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_reports_the_value_before_and_after() {
+    let bus = Running::start(vec![unit(1, &[3])], [(1, Device::well())], 64);
+    let report = bus.write(42).await.expect("a report");
+    assert_eq!(report, WriteReport { before: 3.into(), after: 42.into(), taken: true });
+    assert_eq!(writes(&bus), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_goes_before_reads_that_are_due() {
+    let units = (1..=20).map(|id| unit(id, &[1])).collect();
+    let slow = Device { latency: 40 * MS, ..Device::well() };
+    let bus = Running::start(units, (1..=20).map(|id| (id, slow.clone())), 1000);
+    sleep(5 * S + 7 * MS).await;
+    let asked = Instant::now();
+    bus.write(1).await.expect("a report");
+    assert!(asked.elapsed() <= 40 * MS * 4, "one request under way and its own three");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_takes_its_time_is_looked_at_until_it_settled() {
+    let bus =
+        Running::start(vec![], [(1, Device { write: Write::Swallowed, ..Device::well() })], 4);
+    let (result, ()) = tokio::join!(bus.write(7), async {
+        sleep(S).await;
+        bus.change(1, |device| device.words.extend([(3, 7)]));
+    });
+    assert!(result.expect("a report").taken);
+    assert!(bus.started.elapsed() < 2 * S);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_ignores_the_value_is_reported_as_not_taken() {
+    let bus =
+        Running::start(vec![], [(1, Device { write: Write::Swallowed, ..Device::well() })], 4);
+    let report = bus.write(7).await.expect("a report");
+    assert_eq!(report, WriteReport { before: 3.into(), after: 3.into(), taken: false });
+    assert_eq!(writes(&bus), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_without_an_answer_is_unknown_and_not_repeated() {
+    let device = Device { write: Write::Unanswered, ..Device::well() };
+    let bus = Running::start(vec![], [(1, device)], 4);
+    assert!(matches!(bus.write(7).await, Err(WriteError::Unknown { .. })));
+    assert_eq!(writes(&bus), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_device_says_to_a_write_decides_what_may_have_happened() {
+    for (code, refused) in [(1, true), (2, true), (3, true), (6, true), (4, false), (0x0B, false)] {
+        let device = Device { write: Write::Refused(Exception(code)), ..Device::well() };
+        let bus = Running::start(vec![], [(1, device)], 4);
+        let error = bus.write(7).await.expect_err("a refusal");
+        assert_eq!(matches!(error, WriteError::Refused { .. }), refused, "{code}: {error}");
+        assert_eq!(matches!(error, WriteError::Unknown { .. }), !refused, "{code}: {error}");
+        assert_eq!(writes(&bus), 1);
+    }
+    let device = Device { write: Write::TakenLater, ..Device::well() };
+    let bus = Running::start(vec![], [(1, device)], 4);
+    assert!(bus.write(7).await.expect("accepted for later").taken);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_to_a_device_that_cannot_be_read_or_a_value_that_does_not_fit() {
+    let bus = Running::start(vec![], [(1, Device::silent())], 4);
+    assert!(matches!(bus.write(7).await, Err(WriteError::NotStarted { .. })));
+    assert!(matches!(bus.write(70_000).await, Err(WriteError::NotRepresentable { .. })));
+    assert_eq!(writes(&bus), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_answered_when_the_task_stops() {
+    let bus =
+        Running::start(vec![], [(1, Device { write: Write::Swallowed, ..Device::well() })], 4);
+    let (result, ()) = tokio::join!(bus.write(7), async {
+        sleep(500 * MS).await;
+        bus.stop.cancel();
+    });
+    assert!(!result.expect("a report").taken);
+    assert!(bus.started.elapsed() < 600 * MS);
+}

@@ -1,0 +1,302 @@
+//! The one HTTPS client: roots, time-outs, user agent, and the server's clock.
+//!
+//! Certificates are verified at the time the agent believes in ([`crate::clock`]), which may be the
+//! server's rather than the system's. Where nothing is known yet and a certificate fails for its
+//! dates only, [`Net::probe_date`] finds the time out (design 5.3.2).
+//!
+//! This module knows nothing of SolarNetwork; redirects are not followed, because a signature covers
+//! host and path.
+
+mod undated;
+
+use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use rustls::{
+    RootCertStore,
+    client::WebPkiServerVerifier,
+    crypto::ring,
+    pki_types::{CertificateDer, UnixTime, pem::PemObject},
+    time_provider::TimeProvider,
+};
+use tracing::{info, warn};
+
+use crate::clock::{Clock, Trust};
+use undated::Undated;
+
+/// The longest answer that is read. SolarNetwork's answers to our calls are a few kilobytes; a
+/// hundred pending instructions some hundred.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// How long a connection may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
+
+/// Why the client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The file of extra authorities cannot be used.
+    #[error("`solarnet.ca_file` {}: {reason}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// TLS could not be set up.
+    #[error("TLS could not be set up: {0}")]
+    Tls(String),
+    /// The HTTP client could not be made.
+    #[error("the HTTP client could not be made")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendError {
+    /// The certificate is fine but for its dates, as far as the clock can tell.
+    CertificateDates(String),
+    /// The certificate, or TLS otherwise, was not accepted.
+    Tls(String),
+    /// No connection, a break, or no complete answer in time.
+    Unreachable(String),
+}
+
+/// One HTTP request, ready to go.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Method name.
+    pub method: &'static str,
+    /// The whole URL, already encoded.
+    pub url: String,
+    /// Headers; `Host` comes from the URL.
+    pub headers: Vec<(String, String)>,
+    /// The body, empty for none.
+    pub body: Bytes,
+}
+
+/// One HTTP answer, whole.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Status.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Incoming {
+    /// The first value of a header, if it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// When the answer was written, by the server's clock; not that of a cache in between.
+    #[must_use]
+    pub fn date(&self) -> Option<DateTime<Utc>> {
+        if self.headers.contains_key("age") {
+            return None;
+        }
+        let date = DateTime::parse_from_rfc2822(self.header("date")?).ok()?;
+        Some(date.with_timezone(&Utc))
+    }
+}
+
+/// The client. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Net {
+    client: reqwest::Client,
+    /// As `client`, but for the dates of certificates.
+    undated: reqwest::Client,
+    undated_verifier: Arc<Undated>,
+    clock: Clock,
+}
+
+impl Net {
+    /// Loads the system's authorities, and those of `ca_file` beside them.
+    ///
+    /// # Errors
+    ///
+    /// If `ca_file` has no certificate in it, or the client cannot be made.
+    pub fn new(
+        ca_file: Option<&PathBuf>,
+        timeout: Duration,
+        clock: Clock,
+    ) -> Result<Self, NetError> {
+        let provider = Arc::new(ring::default_provider());
+        let roots = Arc::new(roots(ca_file)?);
+        let tls = |e: &dyn Error| NetError::Tls(e.to_string());
+        let time: Arc<dyn TimeProvider> = Arc::new(BelievedTime(clock.clone()));
+        let config = rustls::ClientConfig::builder_with_details(provider.clone(), time)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| tls(&e))?;
+        let verifier = if roots.is_empty() {
+            None
+        } else {
+            let builder = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider);
+            Some(builder.build().map_err(|e| tls(&e))?)
+        };
+        let undated_verifier = Arc::new(Undated::new(verifier));
+        let undated_config = config
+            .clone()
+            .dangerous()
+            .with_custom_certificate_verifier(undated_verifier.clone())
+            .with_no_client_auth();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let client = |config: rustls::ClientConfig| {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(config)
+                .redirect(reqwest::redirect::Policy::none())
+                .user_agent(USER_AGENT)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(timeout)
+                .http1_only()
+                .build()
+                .map_err(NetError::Client)
+        };
+        Ok(Self {
+            client: client(config)?,
+            undated: client(undated_config)?,
+            undated_verifier,
+            clock,
+        })
+    }
+
+    /// Sends one request and reads its whole answer. Teaches the clock what the server's says.
+    ///
+    /// # Errors
+    ///
+    /// If there is no complete answer within the timeout.
+    pub async fn send(&self, request: &Outgoing) -> Result<Incoming, SendError> {
+        let answer = exchange(&self.client, request).await?;
+        if let Some(date) = answer.date() {
+            self.clock.learn_server(date);
+        }
+        Ok(answer)
+    }
+
+    /// Finds out the time from a server whose certificate fails only for its dates.
+    ///
+    /// One unsigned request; chain and name are verified, dates are not. The answer's `Date` counts
+    /// only if it is not before this program was built nor before any time known earlier, and lies
+    /// inside the validity of that very certificate chain. Returns whether the clock learnt it.
+    pub async fn probe_date(&self, url: &str) -> bool {
+        if self.clock.trust() != Trust::Unknown {
+            return false;
+        }
+        let request = Outgoing {
+            method: "HEAD",
+            url: url.to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+        };
+        let Ok(answer) = exchange(&self.undated, &request).await else { return false };
+        let Some(date) = answer.date() else { return false };
+        let floor = build_date().max(self.clock.latest_known().unwrap_or(DateTime::UNIX_EPOCH));
+        if date < floor || !self.undated_verifier.last_chain_is_valid_at(date) {
+            warn!(event = "clock.date_refused", %date, "server's date not believed");
+            return false;
+        }
+        info!(event = "clock.probed", %date, "time learnt from a verified certificate's server");
+        self.clock.learn_server(date);
+        true
+    }
+}
+
+/// When this program was built.
+#[must_use]
+pub fn build_date() -> DateTime<Utc> {
+    let secs = env!("SOLARNODE_BUILD_UNIX").parse().unwrap_or(0);
+    DateTime::from_timestamp(secs, 0).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+/// The time certificates are verified at.
+#[derive(Debug)]
+struct BelievedTime(Clock);
+
+impl TimeProvider for BelievedTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let secs = u64::try_from(self.0.signing_now().timestamp()).unwrap_or(0);
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(secs)))
+    }
+}
+
+async fn exchange(client: &reqwest::Client, request: &Outgoing) -> Result<Incoming, SendError> {
+    let method = reqwest::Method::from_bytes(request.method.as_bytes())
+        .map_err(|e| SendError::Unreachable(e.to_string()))?;
+    let mut builder = client.request(method, &request.url);
+    for (name, value) in &request.headers {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        let value = HeaderValue::from_str(value);
+        if let (Ok(name), Ok(value)) = (name, value) {
+            builder = builder.header(name, value);
+        }
+    }
+    if !request.body.is_empty() {
+        builder = builder.body(request.body.clone());
+    }
+    let mut response = builder.send().await.map_err(|e| classify(&e))?;
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| classify(&e))? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            let limit = MAX_ANSWER_BYTES >> 20;
+            return Err(SendError::Unreachable(format!("the answer is longer than {limit} MiB")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Incoming {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        body: body.freeze(),
+    })
+}
+
+/// Tells TLS trouble from the rest, by looking for rustls's own error among the causes.
+fn classify(error: &reqwest::Error) -> SendError {
+    let mut deepest = error.to_string();
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(e) = cause {
+        let inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = e
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()));
+        if let Some(tls) = tls {
+            return if undated::is_about_dates(tls) {
+                SendError::CertificateDates(tls.to_string())
+            } else {
+                SendError::Tls(tls.to_string())
+            };
+        }
+        deepest = e.to_string();
+        cause = e.source();
+    }
+    if error.is_timeout() {
+        deepest = "no answer in time".to_owned();
+    }
+    SendError::Unreachable(deepest)
+}
+
+fn roots(ca_file: Option<&PathBuf>) -> Result<RootCertStore, NetError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca_file {
+        let bad = |reason: String| NetError::CaFile { path: path.clone(), reason };
+        let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+        let mut found = 0;
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|e| bad(e.to_string()))?;
+            roots.add(certificate).map_err(|e| bad(e.to_string()))?;
+            found += 1;
+        }
+        if found == 0 {
+            return Err(bad("there is no PEM certificate in it".to_owned()));
+        }
+    }
+    Ok(roots)
+}

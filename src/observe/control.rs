@@ -1,0 +1,268 @@
+//! The control socket: how `status` and the commands that change the credential store reach a
+//! running daemon.
+//!
+//! One request a connection: a line of JSON in, a line of JSON out, closed.
+//!
+//! ```text
+//! {"ask":"status"}              → the members of `status --json`
+//! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again
+//! anything else                 → {"error":"…"}
+//! ```
+//!
+//! A Unix socket, mode 0660, so the folder and group decide who may ask; nothing secret passes. It
+//! takes no orders that act on devices.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream as BlockingStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// Longest request line; ours have 30 bytes.
+const MAX_REQUEST_BYTES: u64 = 4096;
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Askers served at once; more wait.
+const MAX_ASKERS: usize = 8;
+
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Ask {
+    /// How is everything?
+    Status,
+    /// The credential store was changed.
+    CredentialChanged,
+}
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no daemon is running at {}", .0.display())]
+    NotRunning(PathBuf),
+    /// The socket is another user's.
+    #[error("{} is not yours to ask; run this as root or as a member of the daemon's group", .0.display())]
+    NotAllowed(PathBuf),
+    /// It listens but does not answer sensibly.
+    #[error("the daemon at {} did not answer", path.display())]
+    NoAnswer {
+        /// The socket.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why the control socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another daemon has it.
+    #[error("another daemon is running: it answers at {}", .0.display())]
+    Taken(PathBuf),
+    /// The folder or the name cannot be used.
+    #[error("could not open the control socket {}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Answers asks. Implemented by the daemon.
+pub trait Answers: Send + Sync + 'static {
+    /// The answer to one ask; immediate.
+    fn answer(&self, ask: Ask) -> Value;
+}
+
+/// The listening socket; its file is removed when dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Opens the socket, in place of one that a killed daemon left behind.
+    ///
+    /// # Errors
+    ///
+    /// If another daemon answers there, or the folder is not ours.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let io_error = |source| BindError::Io { path: path.to_owned(), source };
+        if BlockingStream::connect(path).is_ok() {
+            return Err(BindError::Taken(path.to_owned()));
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+            Ok(()) | Err(_) => {}
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(io_error)?;
+        }
+        let listener = UnixListener::bind(path).map_err(io_error)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(io_error)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Answers until `stop`.
+    pub async fn serve(self, answers: Arc<dyn Answers>, stop: CancellationToken) {
+        let places = Arc::new(Semaphore::new(MAX_ASKERS));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: asking again at once would spin.
+                    debug!(%error, "control connection not accepted");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let answers = answers.clone();
+            tokio::spawn(async move {
+                match timeout(PATIENCE, converse(stream, answers.as_ref())).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(%error, "control connection broke"),
+                    Err(_) => debug!("control connection timed out"),
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Already gone is fine; a leftover is replaced by the next start.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+async fn converse(stream: UnixStream, answers: &dyn Answers) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    let mut read = tokio::io::BufReader::new(read.take(MAX_REQUEST_BYTES));
+    read.read_until(b'\n', &mut line).await?;
+    let answer = match serde_json::from_slice(&line) {
+        Ok(ask) => answers.answer(ask),
+        Err(error) => json!({ "error": format!("not an ask that this daemon knows: {error}") }),
+    };
+    let mut text = answer.to_string();
+    text.push('\n');
+    write.write_all(text.as_bytes()).await?;
+    write.shutdown().await
+}
+
+/// Asks a running daemon and waits for its answer.
+///
+/// # Errors
+///
+/// If there is no daemon, or it does not answer in five seconds.
+pub fn ask(path: &Path, ask: Ask) -> Result<Value, AskError> {
+    let mut stream = BlockingStream::connect(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => AskError::NotAllowed(path.to_owned()),
+        _ => AskError::NotRunning(path.to_owned()),
+    })?;
+    let mut exchange = || -> io::Result<Value> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut line = serde_json::to_string(&ask)?;
+        line.push('\n');
+        stream.write_all(line.as_bytes())?;
+        let mut answer = String::new();
+        BufReader::new((&stream).take(16 << 20)).read_line(&mut answer)?;
+        Ok(serde_json::from_str(&answer)?)
+    };
+    exchange().map_err(|source| AskError::NoAnswer { path: path.to_owned(), source })
+}
+
+/// Tells a running daemon that the credential store changed. No daemon is fine: it reads the store
+/// when it starts. Returns whether one was told.
+///
+/// # Errors
+///
+/// If a daemon is there but could not be told.
+pub fn tell_credential_changed(path: &Path) -> Result<bool, AskError> {
+    match ask(path, Ask::CredentialChanged) {
+        Ok(_) => Ok(true),
+        Err(AskError::NotRunning(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Answers for Fixed {
+        fn answer(&self, ask: Ask) -> Value {
+            json!({ "asked": ask })
+        }
+    }
+
+    async fn asked(path: PathBuf, line: &'static str) -> Value {
+        let task = tokio::task::spawn_blocking(move || {
+            let mut stream = BlockingStream::connect(path).expect("the socket listens");
+            stream.write_all(line.as_bytes()).expect("written");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("an answer");
+            serde_json::from_str(&text).expect("JSON")
+        });
+        task.await.expect("no panic")
+    }
+
+    #[tokio::test]
+    async fn asks_are_answered_and_nonsense_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("control.sock");
+        let socket = ControlSocket::bind(&path).expect("bound");
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(socket.serve(Arc::new(Fixed), stop.clone()));
+
+        let status = asked(path.clone(), "{\"ask\":\"status\"}\n").await;
+        assert_eq!(status["asked"]["ask"], "status");
+        let nonsense = asked(path.clone(), "{\"ask\":\"open the door\"}\n").await;
+        assert!(nonsense["error"].is_string(), "{nonsense}");
+
+        stop.cancel();
+        server.await.expect("no panic");
+        assert!(!path.exists(), "the socket is removed");
+        assert!(matches!(ask(&path, Ask::Status), Err(AskError::NotRunning(_))));
+    }
+
+    #[tokio::test]
+    async fn a_leftover_is_replaced_and_a_living_daemon_is_not() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("control.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        let first = ControlSocket::bind(&path).expect("a leftover is replaced");
+        assert!(matches!(ControlSocket::bind(&path), Err(BindError::Taken(_))));
+        drop(first);
+    }
+}

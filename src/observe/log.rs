@@ -1,0 +1,78 @@
+//! Where log lines go: to the journal with fields under systemd, as text to standard error otherwise.
+//!
+//! In the journal every field is called `SOLARNODE_<FIELD>`; `SOLARNODE_EVENT` is the stable name of
+//! a line that tests, alerts or the documentation rely on (`docs/logging.md`).
+
+use std::{fmt, io::IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+/// Prefix of our fields in the journal, and the syslog identifier's base.
+const JOURNAL_PREFIX: &str = "SOLARNODE";
+
+/// Name under which the journal files our lines: `journalctl -t solarnode-agent`.
+const IDENTIFIER: &str = "solarnode-agent";
+
+/// Starts logging. To the journal if `to_journal` and there is one, else as text.
+///
+/// Call it once, first thing in the daemon; a second call changes nothing.
+///
+/// Below TRACE, libraries are heard only when something is wrong.
+pub fn start(level: LevelFilter, to_journal: bool) {
+    let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let wanted =
+        Targets::new().with_default(libraries).with_target(env!("CARGO_CRATE_NAME"), level);
+    let journal = to_journal.then(tracing_journald::layer).and_then(Result::ok);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match journal {
+        Some(layer) => Box::new(
+            layer
+                .with_field_prefix(Some(JOURNAL_PREFIX.to_owned()))
+                .with_syslog_identifier(IDENTIFIER.to_owned())
+                .with_filter(wanted),
+        ),
+        None => Box::new(
+            tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false)
+                .with_filter(wanted),
+        ),
+    };
+    // The only error is that logging was started before, which is what the caller wants.
+    drop(tracing_subscriber::registry().with(layer).try_init());
+}
+
+/// Shows an error with its causes on one line: `could not open the queue: permission denied`.
+///
+/// The journal keeps only an error's first message, so errors are logged through this.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("could not open the queue")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn a_chain_names_every_cause() {
+        let error = Outer(std::io::Error::other("disk on fire"));
+        assert_eq!(Chain(&error).to_string(), "could not open the queue: disk on fire");
+    }
+}

@@ -1,0 +1,5 @@
+//! How people and machines see the daemon from outside: journal, `status`, systemd.
+
+pub mod control;
+pub mod log;
+pub mod systemd;

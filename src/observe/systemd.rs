@@ -1,0 +1,28 @@
+//! What systemd is told: ready, stopping, and one line of state for `systemctl status`.
+//!
+//! Without systemd (`NOTIFY_SOCKET` unset) all of this does nothing.
+
+use sd_notify::NotifyState;
+use tracing::debug;
+
+/// Every task is running.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The daemon was asked to stop and finishes what is under way.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// One line for `systemctl status`.
+pub fn status(line: &str) {
+    tell(&[NotifyState::Status(line)]);
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    // The daemon does its work whether or not anybody listens.
+    if let Err(error) = sd_notify::notify(state) {
+        debug!(%error, "systemd not told");
+    }
+}
