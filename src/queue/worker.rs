@@ -438,11 +438,9 @@ impl Worker {
     fn claim(&mut self, rows: usize, bytes: usize) -> Vec<Row> {
         self.place_again();
         let (mut claimed, mut size) = (Vec::new(), 0);
-        'spool: loop {
-            let Some(chunk) = self.peek(self.scanned_to, CHUNK_ROWS) else { break };
-            if chunk.is_empty() {
-                break;
-            }
+        'spool: while let Some(chunk) =
+            self.peek(self.scanned_to, CHUNK_ROWS).filter(|chunk| !chunk.is_empty())
+        {
             for record in chunk {
                 let free = !self.claimed.contains(record.seq);
                 if free && let Some(row) = self.row(record.seq, record.payload, true) {

@@ -49,6 +49,10 @@ pub const MAX_OPEN: usize = 2;
 /// happened to the batch. Shipped servers start a job within ten seconds.
 const STUCK: Duration = Duration::from_secs(15 * 60);
 
+/// How long no rows are claimed after a claim that gave none, although some were said to wait: the
+/// queue's disk is in trouble.
+const EMPTY_HANDED: Duration = Duration::from_secs(1);
+
 /// Rows on their way in one job. As JSON it is what is on disk before the job is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
@@ -274,7 +278,7 @@ pub struct Machine {
     building: Option<Part>,
     quarrel: Quarrel,
     /// Refused batches whose rows are to be told apart by source.
-    unsplit: Vec<Ranges>,
+    unsplit: Vec<Part>,
     /// Rows in the quarrel have a later twin in the queue.
     twin: bool,
     trouble: Option<Trouble>,
@@ -282,14 +286,16 @@ pub struct Machine {
     accepted: u64,
     /// The last claim was cut short by a bound: the rest goes at once.
     backlog: bool,
+    claim_not_before: Duration,
     odd_told: bool,
     refusal: Option<String>,
 }
 
 impl Machine {
     /// Begins with the batches that were open when the last run ended, whose rows are claimed.
+    /// With a `backlog` of other rows, the first claim does not wait.
     #[must_use]
-    pub fn new(limits: Limits, open: Vec<Batch>) -> Self {
+    pub fn new(limits: Limits, open: Vec<Batch>, backlog: bool) -> Self {
         let zero = Duration::ZERO;
         let open = open
             .into_iter()
@@ -305,8 +311,8 @@ impl Machine {
             trouble: None,
             stopped: None,
             accepted: 0,
-            // What waits already has waited long enough.
-            backlog: true,
+            backlog,
+            claim_not_before: zero,
             odd_told: false,
             refusal: None,
         }
@@ -338,8 +344,8 @@ impl Machine {
         jitter: f64,
         waiting: Option<Waiting>,
     ) -> (Vec<Effect>, Step) {
-        if let Some(seqs) = self.unsplit.first() {
-            return (Vec::new(), Step::Split(seqs.clone()));
+        if let Some(part) = self.unsplit.first() {
+            return (Vec::new(), Step::Split(part.seqs.clone()));
         }
         if let Some(trouble) = self.trouble.as_ref().filter(|trouble| now < trouble.until) {
             return (Vec::new(), Step::Wait(Some(trouble.until)));
@@ -366,12 +372,14 @@ impl Machine {
             self.quarrel.look_again();
         }
         let resting = self.stopped.as_ref().is_some_and(|stopped| !stopped.looking);
-        if !resting && !self.open.iter().any(|open| open.part.is_some()) {
-            if let Some(part) = self.quarrel.pick(self.accepted) {
-                let seqs = part.seqs.clone();
-                self.building = Some(part);
-                return Some(Step::Build(seqs));
-            }
+        let trying = self.open.iter().any(|open| open.part.is_some());
+        if !resting
+            && !trying
+            && let Some(part) = self.quarrel.pick(self.accepted)
+        {
+            let seqs = part.seqs.clone();
+            self.building = Some(part);
+            return Some(Step::Build(seqs));
         }
         let due = self.fresh_due(waiting).is_some_and(|due| due <= now);
         (due && self.may_claim()).then_some(Step::Claim)
@@ -393,10 +401,9 @@ impl Machine {
 
     fn fresh_due(&self, waiting: Option<Waiting>) -> Option<Duration> {
         let waiting = waiting.filter(|waiting| waiting.count > 0)?;
-        if self.backlog || waiting.count >= self.limits.enough {
-            return Some(waiting.since);
-        }
-        Some(waiting.since + self.limits.every)
+        let at_once = self.backlog || waiting.count >= self.limits.enough;
+        let wait = if at_once { Duration::ZERO } else { self.limits.every };
+        Some((waiting.since + wait).max(self.claim_not_before))
     }
 
     /// Ends the attempt to find out what the server does not like where nothing more can be tried.
@@ -446,9 +453,12 @@ impl Machine {
         let fresh = part.is_none();
         if fresh {
             self.backlog = backlog;
+            if batch.is_none() {
+                self.claim_not_before = now + EMPTY_HANDED;
+            }
         }
         if let Some(part) = &part {
-            self.quarrel.add([Part::new(left, part.one_source)]);
+            self.quarrel.add([part.of(left, part.one_source)]);
         }
         let Some(batch) = batch else { return Vec::new() };
         let part = part.map(|mut part| {
@@ -473,10 +483,11 @@ impl Machine {
 
     /// The answer to [`Step::Split`]: the same rows, a set for each source.
     pub fn split(&mut self, by_source: Vec<Ranges>) {
-        if !self.unsplit.is_empty() {
-            self.unsplit.remove(0);
+        if self.unsplit.is_empty() {
+            return;
         }
-        self.quarrel.add(by_source.into_iter().map(|seqs| Part::new(seqs, true)));
+        let mixed = self.unsplit.remove(0);
+        self.quarrel.add(by_source.into_iter().map(|seqs| mixed.of(seqs, true)));
     }
 
     /// The answer to [`Step::Send`]: the job's ID, where the receipt had one.
@@ -503,11 +514,9 @@ impl Machine {
             Err(failed) => match failed.next {
                 Next::Content => self.refused(at, now, jitter, &failed.text),
                 Next::Retry { .. } => {
-                    let arrived = match failed.cause {
-                        Cause::Tls | Cause::RateLimited | Cause::DateSkew => false,
-                        _ => true,
-                    };
-                    if arrived {
+                    let unread =
+                        matches!(failed.cause, Cause::Tls | Cause::RateLimited | Cause::DateSkew);
+                    if !unread {
                         self.open[at].phase = Phase::Unsure;
                     }
                     self.fails(Kind::Send, now, jitter, failed)
@@ -682,7 +691,7 @@ impl Machine {
             // No row is to blame: all of them wait, and are claimed afresh.
             let mut seqs = self.quarrel.end();
             seqs.extend(&batch.seqs);
-            self.unsplit.drain(..).for_each(|unsplit| seqs.extend(&unsplit));
+            self.unsplit.drain(..).for_each(|unsplit| seqs.extend(&unsplit.seqs));
             let text = format!(
                 "{reason}; check that the node belongs to the token's account and is in its policy (nodeIds)"
             );
@@ -700,7 +709,7 @@ impl Machine {
         let part = part.unwrap_or_else(|| Part::new(batch.seqs, false));
         match self.quarrel.refused(part, self.accepted) {
             Verdict::GoesOn => {}
-            Verdict::SplitBySource(seqs) => self.unsplit.push(seqs),
+            Verdict::SplitBySource(part) => self.unsplit.push(part),
             Verdict::GiveUp(seq) => {
                 effects.push(Effect::GiveUp { seq, reason: reason.to_owned() });
             }

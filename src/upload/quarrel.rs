@@ -6,14 +6,14 @@
 //! ```text
 //!  refused batch ──by source──▶ parts ──refused──▶ halves ─ … ─▶ one datum alone ──▶ suspect
 //!                                 │ accepted                                            │
-//!                                 ▼                                    something was accepted since,
+//!                                 ▼                                    something was accepted meanwhile,
 //!                               proved                                 and it is refused again
 //!                                                                                       ▼
 //!                                                                                    given up
 //! ```
 //!
-//! * A datum is given up only after it was refused alone, another batch was accepted, and it was
-//!   refused alone once more.
+//! * A datum is given up only after it was refused alone twice, and another batch was accepted since it was
+//!   first in one that was refused.
 //! * The largest part is tried first: where anything is good, that is found within few requests.
 //! * [`BUDGET`] refusals in a row without an acceptance mean that it is not about single datum: the
 //!   quarrel rests, a person is told, and every look afterwards tries [`PER_LOOK`] more.
@@ -40,23 +40,31 @@ pub struct Part {
     pub seqs: Ranges,
     /// Whether they are all of one source.
     pub one_source: bool,
+    /// How many batches had been accepted when these rows were first in one that was refused.
+    accepted_then: Option<u64>,
     suspect: Option<Suspect>,
 }
 
 /// What is held against a datum that was refused alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Suspect {
-    /// How many batches had been accepted when it was first refused.
-    accepted_then: u64,
+    /// How often.
+    alone: u32,
     /// The look in which it was refused last.
     look: u64,
 }
 
 impl Part {
-    /// Rows that were not tried alone yet.
+    /// Rows that were not refused yet.
     #[must_use]
     pub fn new(seqs: Ranges, one_source: bool) -> Self {
-        Self { seqs, one_source, suspect: None }
+        Self { seqs, one_source, accepted_then: None, suspect: None }
+    }
+
+    /// Some of these rows, with the same past.
+    #[must_use]
+    pub fn of(&self, seqs: Ranges, one_source: bool) -> Self {
+        Self { seqs, one_source, ..self.clone() }
     }
 }
 
@@ -65,8 +73,8 @@ impl Part {
 pub enum Verdict {
     /// It goes on with smaller parts, or later.
     GoesOn,
-    /// Several sources: the owner says which rows belong to which, see [`Quarrel::add`].
-    SplitBySource(Ranges),
+    /// Several sources: the owner says which rows belong to which, see [`Part::of`].
+    SplitBySource(Part),
     /// This datum is given up.
     GiveUp(u64),
 }
@@ -121,15 +129,15 @@ impl Quarrel {
         if self.is_exhausted() {
             return None;
         }
-        let (look, ready) = (self.look, |s: &Suspect| accepted > s.accepted_then);
-        let fresh = |part: &Part| part.suspect.is_none();
+        let look = self.look;
         let untried = (self.parts.iter().enumerate())
-            .filter(|(_, part)| fresh(part))
+            .filter(|(_, part)| part.suspect.is_none())
             // Of equals the first: old rows before young ones.
             .max_by_key(|(at, part)| (part.seqs.count(), std::cmp::Reverse(*at)));
         let at = untried.map(|(at, _)| at).or_else(|| {
-            let suspect = |part: &Part| part.suspect.clone();
-            self.parts.iter().position(|p| suspect(p).is_some_and(|s| ready(&s) || s.look < look))
+            let ready = |part: &Part| part.accepted_then.is_some_and(|then| accepted > then);
+            let due = |part: &Part| part.suspect.is_some_and(|suspect| suspect.look < look);
+            self.parts.iter().position(|part| ready(part) || due(part))
         })?;
         Some(self.parts.remove(at))
     }
@@ -140,23 +148,23 @@ impl Quarrel {
     }
 
     /// A part, or a whole batch, was refused for its content.
-    pub fn refused(&mut self, part: Part, accepted: u64) -> Verdict {
+    pub fn refused(&mut self, mut part: Part, accepted: u64) -> Verdict {
         self.fruitless = self.fruitless.saturating_add(1);
-        let Part { seqs, one_source, suspect } = part;
-        match (seqs.count(), suspect) {
-            (0, _) => Verdict::GoesOn,
-            (1, Some(suspect)) if accepted > suspect.accepted_then => {
-                seqs.first().map_or(Verdict::GoesOn, Verdict::GiveUp)
-            }
-            (1, suspect) => {
-                let accepted_then = suspect.map_or(accepted, |s| s.accepted_then);
-                let suspect = Suspect { accepted_then, look: self.look };
-                self.add([Part { seqs, one_source, suspect: Some(suspect) }]);
-                Verdict::GoesOn
-            }
-            (_, _) if !one_source => Verdict::SplitBySource(seqs),
-            (count, _) => {
-                self.add(halves(&seqs, count).map(|half| Part::new(half, true)));
+        let accepted_then = *part.accepted_then.get_or_insert(accepted);
+        let count = part.seqs.count();
+        if count > 1 && !part.one_source {
+            return Verdict::SplitBySource(part);
+        }
+        if count > 1 {
+            self.add(halves(&part.seqs, count).map(|half| part.of(half, true)));
+            return Verdict::GoesOn;
+        }
+        let alone = part.suspect.map_or(1, |suspect| suspect.alone.saturating_add(1));
+        match part.seqs.first() {
+            Some(seq) if alone > 1 && accepted > accepted_then => Verdict::GiveUp(seq),
+            _ => {
+                part.suspect = Some(Suspect { alone, look: self.look });
+                self.add([part]);
                 Verdict::GoesOn
             }
         }
@@ -199,13 +207,25 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_datum_is_given_up_only_after_another_was_accepted_in_between() {
+    fn a_lone_datum_is_given_up_only_after_another_was_accepted_meanwhile() {
         let mut quarrel = Quarrel::default();
         assert_eq!(quarrel.refused(part([7]), 3), Verdict::GoesOn);
         assert_eq!(quarrel.pick(3), None, "nothing was accepted since");
         let suspect = quarrel.pick(4).expect("something was accepted since");
         assert_eq!(quarrel.refused(suspect, 4), Verdict::GiveUp(7));
         assert!(quarrel.is_empty());
+    }
+
+    #[test]
+    fn a_datum_refused_in_company_is_given_up_after_two_refusals_alone() {
+        let mut quarrel = Quarrel::default();
+        quarrel.refused(part(1..=2), 3);
+        assert_eq!(quarrel.pick(3).expect("a half").seqs, [1].into_iter().collect());
+        // The first half was accepted, the second is the bad one.
+        for verdict in [Verdict::GoesOn, Verdict::GiveUp(2)] {
+            let bad = quarrel.pick(4).expect("the other half");
+            assert_eq!(quarrel.refused(bad, 4), verdict);
+        }
     }
 
     #[test]
@@ -233,7 +253,8 @@ mod tests {
     fn the_largest_part_is_tried_first_and_several_sources_are_split_first() {
         let mut quarrel = Quarrel::default();
         let mixed = Part::new((1..=9).collect(), false);
-        assert_eq!(quarrel.refused(mixed, 0), Verdict::SplitBySource((1..=9).collect()));
+        let Verdict::SplitBySource(mixed) = quarrel.refused(mixed, 0) else { panic!("a split") };
+        assert_eq!(mixed.seqs, (1..=9).collect());
         quarrel.add([part([1]), part(2..=6), part(7..=9)]);
         assert_eq!(quarrel.pick(0), Some(part(2..=6)));
         assert_eq!(quarrel.pick(0), Some(part(7..=9)));

@@ -144,9 +144,11 @@ impl<C: Caller, K> Run<C, K> {
         }
         let enough = batch::MAX_ROWS as u64;
         let limits = Limits { every: parts.settings.every, enough };
+        let stat = parts.queue.stat();
+        let backlog = stat.borrow().waiting > 0;
         Ok(Self {
-            stat: parts.queue.stat(),
-            machine: Machine::new(limits, claimed),
+            stat,
+            machine: Machine::new(limits, claimed, backlog),
             began: Instant::now(),
             waiting_since: None,
             built: None,

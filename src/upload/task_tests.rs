@@ -61,6 +61,7 @@ fn form(body: &[u8]) -> (Value, String) {
 }
 
 impl Caller for Fake {
+    #[expect(clippy::result_large_err, reason = "the error is the trait's own")]
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.with(|server| {
@@ -134,7 +135,7 @@ impl Node {
     }
 
     /// The queue and the uploader as tasks of the test, so that both live in its time.
-    fn start(&self) -> Running {
+    async fn start(&self) -> Running {
         let settings = settings::Queue { limit_bytes: 1 << 20, at_risk: Duration::from_secs(1) };
         let clock = Clock::read_only(self.dir.path()).expect("no anchors yet");
         let (_, readings) = mpsc::channel(READINGS);
@@ -159,6 +160,8 @@ impl Node {
         };
         let worker = tokio::spawn(worker.run(stop.child_token()));
         let uploader = tokio::spawn(uploader.run());
+        // The uploader has looked at the queue before the test stores anything.
+        tokio::time::sleep(Duration::from_millis(10)).await;
         Running { queue, status: status_seen, key, stop, uploader, worker }
     }
 }
@@ -203,7 +206,7 @@ fn datum(source: &str, unix_ms: i64) -> Datum {
 #[tokio::test(start_paused = true)]
 async fn what_is_stored_arrives_and_leaves_the_queue() {
     let node = Node::new();
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..250).await;
     running.until_empty().await;
     let status = running.until("proved", |status| status.uploaded == 250).await;
@@ -220,7 +223,7 @@ async fn what_is_stored_arrives_and_leaves_the_queue() {
 async fn a_lost_receipt_is_found_in_the_list_and_nothing_is_sent_twice() {
     let node = Node::new();
     node.server.with(|server| server.loses_receipts = 1);
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..1).await;
     running.until_empty().await;
     running.stop().await;
@@ -230,7 +233,7 @@ async fn a_lost_receipt_is_found_in_the_list_and_nothing_is_sent_twice() {
 #[tokio::test(start_paused = true)]
 async fn after_a_restart_the_job_is_found_and_nothing_is_sent_twice() {
     let node = Node::new();
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..10).await;
     let mut status = running.status.clone();
     status.wait_for(|status| status.open_jobs == 1).await.expect("running");
@@ -239,7 +242,7 @@ async fn after_a_restart_the_job_is_found_and_nothing_is_sent_twice() {
     }
     running.stop().await;
 
-    let running = node.start();
+    let running = node.start().await;
     running.until_empty().await;
     running.stop().await;
     node.server.with(|server| {
@@ -252,7 +255,7 @@ async fn after_a_restart_the_job_is_found_and_nothing_is_sent_twice() {
 async fn a_lie_about_the_count_is_no_proof() {
     let node = Node::new();
     node.server.with(|server| server.lies = 2);
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..5).await;
     running.until_empty().await;
     running.stop().await;
@@ -263,7 +266,7 @@ async fn a_lie_about_the_count_is_no_proof() {
 async fn one_bad_datum_is_set_aside_and_every_other_arrives() {
     let node = Node::new();
     node.server.with(|server| server.dislikes = Some(("/bad".into(), "bad line 3".into())));
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..40).await;
     running.queue.store_durably(datum("/bad", 5)).await.expect("room");
     running.store(40..60).await;
@@ -281,7 +284,7 @@ async fn a_node_that_is_not_ours_stops_with_a_remedy_and_goes_on_when_repaired()
     let node = Node::new();
     let message = "Not authorized to load data for node 123.".to_owned();
     node.server.with(|server| server.dislikes = Some(("123,".into(), message)));
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..3).await;
     let status = running.until("stopped", |status| status.state == "stopped").await;
     let reason = status.waits_for.expect("a reason");
@@ -300,7 +303,7 @@ async fn a_node_that_is_not_ours_stops_with_a_remedy_and_goes_on_when_repaired()
 async fn a_missing_key_is_waited_for_and_the_next_one_used_at_once() {
     let node = Node::new();
     node.server.with(|server| server.failures = vec![Cause::NoKey]);
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..3).await;
     let status = running.until("stopped", |status| status.state == "stopped").await;
     assert!(status.waits_for.expect("a reason").contains("token import"));
@@ -315,7 +318,7 @@ async fn a_missing_key_is_waited_for_and_the_next_one_used_at_once() {
 async fn half_a_minute_of_outage_is_over_within_seconds() {
     let node = Node::new();
     node.server.with(|server| server.failures = vec![Cause::Unreachable; 10_000]);
-    let running = node.start();
+    let running = node.start().await;
     running.store(0..3).await;
     running.until("waiting", |status| status.state == "waiting").await;
     tokio::time::sleep(Duration::from_secs(30)).await;
