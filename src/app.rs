@@ -189,8 +189,11 @@ impl Daemon {
         make_state_dir(&settings.state_dir)?;
         let socket = ControlSocket::bind(&settings.control_socket)?;
         let clock = Clock::open(&settings.state_dir)?;
-        let signer = Signer::new(None);
         let solarnet = &settings.solarnet;
+        let store = Store::new(&settings.state_dir, passed);
+        // What is wrong with the store, if anything, is the refresher's to say.
+        let stored = store.load(&solarnet.token, clock.signing_now().date_naive());
+        let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
         let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone())?;
         let api = Api::new(solarnet, net, clock.clone(), signer.clone());
 
@@ -259,7 +262,7 @@ impl Daemon {
         });
         let refresher = Refresher {
             name: settings.solarnet.token.clone(),
-            store: Store::new(&settings.state_dir, passed),
+            store,
             signer,
             clock,
             calls: api,
