@@ -359,6 +359,7 @@ fn explain(trouble: &Trouble) -> String {
                 .to_owned()
         }
         Trouble::OtherKey => "the server handed out two different keys for one day".to_owned(),
+        Trouble::UselessKey => "the server handed out a key that it does not accept".to_owned(),
         Trouble::Unsaved(error) => format!("the renewed key is in use but not on disk: {error}"),
     }
 }
