@@ -31,13 +31,12 @@ use crate::{
     clock::{Clock, ClockError, Trust},
     config::Settings,
     credential::{Signer, Store},
-    domain::{ControlWrite, Datum, SourceId, WriteError, WriteReport},
+    domain::{Chain, ControlWrite, Datum, SourceId, WriteError, WriteReport},
     instruct::{self, Actuator, Instructor, NotStored, Results},
     modbus::{self, BusStatus, PlanError, Poller, WriteJob},
     net::{Net, NetError},
     observe::{
         control::{Answers, Ask, BindError, ControlSocket},
-        log::Chain,
         systemd,
     },
     queue::{self, Queue, QueueError, QueueStat},
@@ -183,7 +182,7 @@ pub async fn run(
     let stopped = timeout(GRACE, daemon.stop()).await.unwrap_or(Err(AppError::GraceOver));
     match lost {
         Some(lost) => {
-            error!(event = "agent.task_lost", error = %lost, "task lost, stopping");
+            error!(event = "agent.task_lost", error = %Chain(&lost), "task lost, stopping");
             Err(lost)
         }
         None => {

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::settings,
-    domain::{BootId, Datum, Stamp},
+    domain::{BootId, Chain, Datum, Stamp},
 };
 
 /// Records that one look into the spool hands over.
@@ -377,7 +377,7 @@ impl Worker {
         match error {
             spool::Error::Full => StoreError::Full,
             error => {
-                let reason = chain(&error);
+                let reason = Chain(&error).to_string();
                 // What is on disk is unknown now. The lock is given back with it.
                 self.spool = None;
                 StoreError::Failed { reason }
@@ -633,11 +633,6 @@ impl Worker {
         }
         self.oldest.and_then(|(_, unix_ms)| unix_ms)
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 #[cfg(test)]
