@@ -12,7 +12,6 @@
 //! again, and what is on disk is always enough to go on from.
 
 use std::{
-    convert::Infallible,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -116,6 +115,15 @@ impl Group {
         self.tasks.spawn(async move {
             let result = task.await.map_err(|error| Chain(&error).to_string());
             (name, result)
+        });
+    }
+
+    /// As [`Group::spawn`], for a task that cannot fail.
+    fn spawn_sure(&mut self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
+        let name = name.to_owned();
+        self.tasks.spawn(async move {
+            task.await;
+            (name, Ok(()))
         });
     }
 
@@ -270,9 +278,9 @@ impl Daemon {
             status: credential,
             stop: back.stop.clone(),
         };
-        back.spawn("refresher", async { Ok::<(), Infallible>(refresher.run().await) });
+        back.spawn_sure("refresher", refresher.run());
         let answering = socket.serve(view.clone(), back.stop.clone());
-        back.spawn("control socket", async { Ok::<(), Infallible>(answering.await) });
+        back.spawn_sure("control socket", answering);
         Ok(Self { front, back, queue_stop, queue_ended, view })
     }
 
