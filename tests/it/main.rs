@@ -1,5 +1,9 @@
 //! Every integration test, one binary.
 
 mod config;
+mod daemon;
+mod instruct;
 mod modbus;
+mod support;
 mod token;
+mod upload;

@@ -1,0 +1,4 @@
+//! What several topics share, one file each.
+
+pub(crate) mod agent;
+pub(crate) mod modbus;
