@@ -108,12 +108,15 @@ impl Core {
         }
         let zero = date + TimeDelta::milliseconds(500) - delta(now.since_boot);
         // A step of our own making would come with every answer's rounding; keep the first value
-        // while answers agree with it.
-        let confirmed = self.server.is_some_and(|known| (known - zero).abs() <= AGREEMENT);
-        let server = if confirmed { self.server.unwrap_or(zero) } else { zero };
+        // of this boot while answers agree with it, over restarts of the daemon too.
+        let first = self.anchors.get(&self.boot).copied();
+        let agrees = |known: &DateTime<Utc>| (*known - zero).abs() <= AGREEMENT;
+        let known = self.server.or(first).filter(agrees);
+        let server = known.unwrap_or(zero);
         self.server = Some(server);
-        let jumps = self.settled.is_some_and(|settled| (settled - server).abs() > TOLERANCE);
-        if confirmed || !jumps {
+        let settled = self.settled.or(first);
+        let jumps = settled.is_some_and(|settled| (settled - server).abs() > TOLERANCE);
+        if known.is_some() || !jumps {
             self.settled = Some(server);
         }
         self.anchor(now);
@@ -146,13 +149,13 @@ impl Core {
     /// The time that readings are stamped with, if it can be trusted.
     #[must_use]
     pub fn trusted(&self, now: Now) -> Option<DateTime<Utc>> {
-        match self.settled_now(now) {
-            Some(server) if (now.system - server).abs() <= TOLERANCE => Some(now.system),
-            Some(server) => Some(server),
-            None if self.synchronised => Some(now.system),
+        let told = match self.settled_now(now) {
+            None if self.synchronised => return Some(now.system),
             // Restarted within a boot that knew the time: its anchor still holds.
             None => self.anchors.get(&self.boot).map(|zero| *zero + delta(now.since_boot)),
-        }
+            server => server,
+        }?;
+        Some(if (now.system - told).abs() <= TOLERANCE { now.system } else { told })
     }
 
     /// The stamp of a reading taken now.
@@ -204,8 +207,15 @@ fn delta(duration: Duration) -> TimeDelta {
 /// The clock that every task shares: cheap to clone, never waits for anything but a short lock.
 #[derive(Debug, Clone)]
 pub struct Clock {
-    shared: Arc<Mutex<Core>>,
+    shared: Arc<Mutex<Shared>>,
     file: Arc<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    core: Core,
+    /// An anchor is known that the disk did not take; tried again with every answer.
+    unsaved: bool,
 }
 
 /// The file: the wall time at the start of each boot that learnt it.
@@ -246,16 +256,28 @@ impl Clock {
     ///
     /// # Errors
     ///
-    /// If the boot ID or an existing anchor file cannot be read. A file that makes no sense is ignored
-    /// with a warning: unplaced readings are kept, new anchors will be learnt.
+    /// If the boot ID or an existing anchor file cannot be read. A file that is not ours to parse is
+    /// set aside with a warning: unplaced readings are kept, new anchors will be learnt.
     pub fn open(state_dir: &Path) -> Result<Self, ClockError> {
         let boot = std::fs::read_to_string(BOOT_ID).map_err(ClockError::BootId)?;
         let boot = parse_boot(boot.trim())
             .ok_or_else(|| ClockError::BootId(std::io::ErrorKind::InvalidData.into()))?;
         let path = state_dir.join(FILE);
-        let anchors = load_anchors(&path)?;
-        let clock =
-            Self { shared: Arc::new(Mutex::new(Core::new(boot, anchors))), file: Arc::new(path) };
+        let anchors = match load_anchors(&path)? {
+            Ok(anchors) => anchors,
+            Err(error) => {
+                let aside = path.with_extension("json.damaged");
+                warn!(
+                    event = "clock.anchors_unreadable",
+                    path = %path.display(), %error,
+                    "clock anchors set aside"
+                );
+                std::fs::rename(&path, &aside)
+                    .map_err(|source| ClockError::Anchors { path: path.clone(), source })?;
+                BTreeMap::new()
+            }
+        };
+        let clock = Self::with(Core::new(boot, anchors), path);
         if kernel_is_synchronised() {
             clock.change(|core, now| core.learn_synchronised(now));
         }
@@ -267,10 +289,11 @@ impl Clock {
     ///
     /// # Errors
     ///
-    /// If an existing anchor file cannot be read.
+    /// If an existing anchor file cannot be read. One that is not ours to parse counts as none: the
+    /// daemon says so.
     pub fn read_only(state_dir: &Path) -> Result<Self, ClockError> {
-        let core = Core::new(BootId([0; 16]), load_anchors(&state_dir.join(FILE))?);
-        Ok(Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) })
+        let anchors = load_anchors(&state_dir.join(FILE))?.unwrap_or_default();
+        Ok(Self::with(Core::new(BootId([0; 16]), anchors), PathBuf::new()))
     }
 
     /// A clock that trusts the system's and keeps no file, for commands that run once.
@@ -278,7 +301,11 @@ impl Clock {
     pub fn system() -> Self {
         let mut core = Core::new(BootId([0; 16]), BTreeMap::new());
         core.learn_synchronised(now());
-        Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) }
+        Self::with(core, PathBuf::new())
+    }
+
+    fn with(core: Core, file: PathBuf) -> Self {
+        Self { shared: Arc::new(Mutex::new(Shared { core, unsaved: false })), file: Arc::new(file) }
     }
 
     /// Takes the `Date` of an answer that arrived just now from a server that proved who it is.
@@ -311,15 +338,15 @@ impl Clock {
     /// it takes the server's word.
     #[must_use]
     pub fn untold() -> Self {
-        let core = Core::new(BootId([0; 16]), BTreeMap::new());
-        Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) }
+        Self::with(Core::new(BootId([0; 16]), BTreeMap::new()), PathBuf::new())
     }
 
     fn change(&self, change: impl FnOnce(&mut Core, Now)) {
-        let mut core = self.lock();
+        let mut shared = self.lock();
+        let Shared { core, unsaved } = &mut *shared;
         let known = core.anchors.len();
-        change(&mut core, now());
-        if core.anchors.len() > known && !self.file.as_os_str().is_empty() {
+        change(core, now());
+        if (core.anchors.len() > known || *unsaved) && !self.file.as_os_str().is_empty() {
             while core.anchors.len() > MAX_ANCHORS {
                 let oldest =
                     core.anchors.iter().min_by_key(|(_, started)| **started).map(|(boot, _)| *boot);
@@ -327,13 +354,17 @@ impl Clock {
                     core.anchors.remove(&oldest);
                 }
             }
-            if let Err(error) = file::replace(&self.file, &render_anchors(&core.anchors), 0o640) {
-                warn!(event = "clock.anchor_not_saved", %error, "clock anchor not saved");
+            match file::replace(&self.file, &render_anchors(&core.anchors), 0o640) {
+                Ok(()) => *unsaved = false,
+                Err(error) if !std::mem::replace(unsaved, true) => {
+                    warn!(event = "clock.anchor_not_saved", %error, "clock anchor not saved");
+                }
+                Err(_) => {}
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Core> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
         // Nothing below panics while holding it; a poisoned lock still holds a whole value.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -341,20 +372,20 @@ impl Clock {
     /// The stamp of a reading taken now.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        self.lock().stamp(now())
+        self.lock().core.stamp(now())
     }
 
     /// The wall time of a stamp in milliseconds since the epoch, if it can be known.
     #[must_use]
     pub fn place(&self, stamp: Stamp) -> Option<i64> {
-        self.lock().place(stamp)
+        self.lock().core.place(stamp)
     }
 
     /// The time to sign with: the server's where known, else the system clock's.
     #[must_use]
     pub fn signing_now(&self) -> DateTime<Utc> {
         let now = now();
-        let core = self.lock();
+        let core = &self.lock().core;
         core.server_now(now).or_else(|| core.trusted(now)).unwrap_or(now.system)
     }
 
@@ -362,25 +393,25 @@ impl Clock {
     #[must_use]
     pub fn believed_now(&self) -> DateTime<Utc> {
         let now = now();
-        self.lock().trusted(now).unwrap_or(now.system)
+        self.lock().core.trusted(now).unwrap_or(now.system)
     }
 
     /// The time, if it can be trusted. Nothing acts on an instruction without it.
     #[must_use]
     pub fn trusted_now(&self) -> Option<DateTime<Utc>> {
-        self.lock().trusted(now())
+        self.lock().core.trusted(now())
     }
 
     /// The latest start of any boot whose time was known: no right clock is before it.
     #[must_use]
     pub fn latest_known(&self) -> Option<DateTime<Utc>> {
-        self.lock().anchors.values().max().copied()
+        self.lock().core.anchors.values().max().copied()
     }
 
     /// How the clock stands.
     #[must_use]
     pub fn trust(&self) -> Trust {
-        self.lock().trust(now())
+        self.lock().core.trust(now())
     }
 }
 
@@ -399,13 +430,12 @@ fn kernel_is_synchronised() -> bool {
     Path::new("/run/systemd/timesync/synchronized").exists()
 }
 
-fn load_anchors(path: &Path) -> Result<BTreeMap<BootId, DateTime<Utc>>, ClockError> {
+fn load_anchors(
+    path: &Path,
+) -> Result<Result<BTreeMap<BootId, DateTime<Utc>>, serde_json::Error>, ClockError> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(parse_anchors(&bytes).unwrap_or_else(|error| {
-            warn!(event = "clock.anchors_unreadable", path = %path.display(), %error, "clock anchors ignored");
-            BTreeMap::new()
-        })),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Ok(bytes) => Ok(parse_anchors(&bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ok(BTreeMap::new())),
         Err(source) => Err(ClockError::Anchors { path: path.to_owned(), source }),
     }
 }
@@ -520,6 +550,24 @@ mod tests {
         let later = at("1970-01-01T00:02:00Z", 120);
         assert_eq!(restarted.trusted(later), Some(date("2026-11-22T10:01:00.500Z")));
         assert_eq!(Core::new(BootId([8; 16]), core.anchors).trusted(later), None);
+    }
+
+    #[test]
+    fn a_restart_and_the_first_answer_after_it_do_not_move_the_time_of_readings() {
+        for system in ["1970-01-01T00:01:00Z", "2026-11-22T09:59:40Z"] {
+            let mut core = Core::new(BOOT, BTreeMap::new());
+            core.learn_server(at(system, 60), date("2026-11-22T10:00:00Z"));
+            let later = Now {
+                system: date(system) + TimeDelta::seconds(60),
+                since_boot: Duration::from_secs(120),
+            };
+            let before = core.trusted(later);
+            let mut restarted = Core::new(BOOT, core.anchors);
+            assert_eq!(restarted.trusted(later), before, "{system}");
+            // Rounded otherwise than the first one.
+            restarted.learn_server(later, date("2026-11-22T10:01:01Z"));
+            assert_eq!(restarted.trusted(later), before, "{system}");
+        }
     }
 
     #[test]

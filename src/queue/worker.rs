@@ -399,8 +399,10 @@ impl Worker {
                 let next = spool.stat().next;
                 self.corrupt_before += recovery.corrupt;
                 self.spool = Some(spool);
-                // Acknowledgements that were not on disk are gone: their rows wait again.
+                // Acknowledgements that were not written are forgotten, and so are the numbers of
+                // what was not committed: everything that nobody has claimed is looked at again.
                 self.scanned_to = 0;
+                self.unplaced.clear();
                 let again = std::mem::take(&mut self.uncommitted);
                 self.uncommitted_bytes = 0;
                 warn!(

@@ -101,7 +101,7 @@ pub enum Trouble {
     Expired,
     /// The token is disabled, unknown, or not this key's.
     Rejected,
-    /// The server handed out a key and then another one for the same day.
+    /// The server handed out a key that does not sign, or then another one for the same day.
     OtherKey,
     /// The disk did not take the renewed key.
     Unsaved(String),
@@ -248,6 +248,12 @@ impl Machine {
             }
             (State::Fetching(_), Event::Fetched(Err(error))) => self.refused(&error, at, random),
             (State::Fetched(new), Event::Proved(Ok(()))) => self.state = State::Proved(new),
+            // The old key has just signed a call, so this says nothing about the token.
+            (State::Fetched(_), Event::Proved(Err(Unproved::Refused(error))))
+                if error.cause == Cause::BadCredentials =>
+            {
+                self.failed(Trouble::OtherKey, Duration::ZERO, at, random);
+            }
             (State::Fetched(_), Event::Proved(Err(Unproved::Refused(error)))) => {
                 self.refused(&error, at, random);
             }

@@ -24,10 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-#[path = "support/modbus.rs"]
-mod support;
-
-use support::{Pymodbus, Scripted};
+use crate::support::modbus::{Pymodbus, Scripted};
 
 const SOON: Duration = Duration::from_secs(10);
 
