@@ -107,15 +107,16 @@ impl Core {
             return false;
         }
         let zero = date + TimeDelta::milliseconds(500) - delta(now.since_boot);
-        // A step of our own making would come with every answer's rounding; keep the first value of
-        // this boot while answers agree with it, over restarts of the daemon too.
-        let anchor = self.anchors.get(&self.boot).copied();
+        // A step of our own making would come with every answer's rounding; keep the first value
+        // of this boot while answers agree with it, over restarts of the daemon too.
+        let first = self.anchors.get(&self.boot).copied();
         let agrees = |known: &DateTime<Utc>| (*known - zero).abs() <= AGREEMENT;
-        let confirmed = self.server.or(anchor).filter(agrees);
-        let server = confirmed.unwrap_or(zero);
+        let known = self.server.or(first).filter(agrees);
+        let server = known.unwrap_or(zero);
         self.server = Some(server);
-        let settled = self.settled.or(anchor);
-        if confirmed.is_some() || settled.is_none_or(|s| (s - server).abs() <= TOLERANCE) {
+        let settled = self.settled.or(first);
+        let jumps = settled.is_some_and(|settled| (settled - server).abs() > TOLERANCE);
+        if known.is_some() || !jumps {
             self.settled = Some(server);
         }
         self.anchor(now);
@@ -255,8 +256,8 @@ impl Clock {
     ///
     /// # Errors
     ///
-    /// If the boot ID or an existing anchor file cannot be read. A file that makes no sense is ignored
-    /// with a warning: unplaced readings are kept, new anchors will be learnt.
+    /// If the boot ID or an existing anchor file cannot be read. A file that is not ours to parse is
+    /// set aside with a warning: unplaced readings are kept, new anchors will be learnt.
     pub fn open(state_dir: &Path) -> Result<Self, ClockError> {
         let boot = std::fs::read_to_string(BOOT_ID).map_err(ClockError::BootId)?;
         let boot = parse_boot(boot.trim())

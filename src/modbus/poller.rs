@@ -74,6 +74,15 @@ pub struct Channels {
     pub stop: CancellationToken,
 }
 
+impl Channels {
+    /// Ends that nobody holds the others of, for a bus that is made and not run.
+    #[must_use]
+    pub fn unconnected() -> Self {
+        let (datum, writes) = (mpsc::channel(1).0, mpsc::channel(1).1);
+        Self { datum, writes, stop: CancellationToken::new() }
+    }
+}
+
 /// Reads one bus and writes on it until it is stopped.
 #[derive(Debug)]
 pub struct Poller<W> {

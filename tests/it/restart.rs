@@ -13,9 +13,7 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use solarnet_sim::{
-    Act, ImportDelays, Misbehaviour, NewInstruction, Sim, Site, Table, Unit,
-};
+use solarnet_sim::{Act, ImportDelays, Misbehaviour, NewInstruction, Sim, Site, Table, Unit};
 
 use crate::support::{
     agent::{Agent, Daemon, NODE, eventually, link, meter, seed, solarnet},
