@@ -12,7 +12,7 @@ mod undated;
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use rustls::{
     RootCertStore,
@@ -21,7 +21,7 @@ use rustls::{
     pki_types::{CertificateDer, UnixTime, pem::PemObject},
     time_provider::TimeProvider,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock::{Clock, Trust};
 use undated::Undated;
@@ -29,6 +29,9 @@ use undated::Undated;
 /// The longest answer that is read. SolarNetwork's answers to our calls are a few kilobytes; a
 /// hundred pending instructions some hundred.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// How far before this program's build a server's clock may be: the builder's may have been ahead.
+const DATE_SLACK: TimeDelta = TimeDelta::days(1);
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -167,15 +170,20 @@ impl Net {
         })
     }
 
-    /// Sends one request and reads its whole answer. Teaches the clock what the server's says.
+    /// Sends one request and reads its whole answer. Teaches the clock what the server's says, unless
+    /// that is before this program was built.
     ///
     /// # Errors
     ///
     /// If there is no complete answer within the timeout.
     pub async fn send(&self, request: &Outgoing) -> Result<Incoming, SendError> {
         let answer = exchange(&self.client, request).await?;
-        if let Some(date) = answer.date() {
-            self.clock.learn_server(date);
+        match answer.date() {
+            Some(date) if date < build_date() - DATE_SLACK => {
+                debug!(event = "clock.date_refused", %date, "server's date not believed");
+            }
+            Some(date) => self.clock.learn_server(date),
+            None => {}
         }
         Ok(answer)
     }

@@ -305,7 +305,7 @@ impl<C: Caller, K> Run<C, K> {
                 built.csv_gz
             }
         };
-        let group = format!("solarnode-agent-{}", self.parts.node);
+        let group = batch::group(self.parts.node, self.machine.hung());
         let body = batch::body(&batch.id, &batch.name, &group, &csv_gz);
         debug!(
             event = "upload.sent",
