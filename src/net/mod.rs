@@ -30,6 +30,9 @@ use verifier::{Dates, Verifier};
 /// hundred pending instructions some hundred.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
+/// How far before this program's build a server's clock may be: the builder's may have been ahead.
+const DATE_SLACK: TimeDelta = TimeDelta::days(1);
+
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -168,7 +171,8 @@ impl Net {
         })
     }
 
-    /// Sends one request and reads its whole answer. Teaches the clock what the server's says.
+    /// Sends one request and reads its whole answer. Teaches the clock what the server's says, unless
+    /// that is before this program was built.
     ///
     /// # Errors
     ///
