@@ -30,9 +30,6 @@ use verifier::{Dates, Verifier};
 /// hundred pending instructions some hundred.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
-/// How far before this program's build a server's clock may be: the builder's may have been ahead.
-const DATE_SLACK: TimeDelta = TimeDelta::days(1);
-
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
