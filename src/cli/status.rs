@@ -2,6 +2,7 @@
 
 use std::{io::Write, path::Path};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
 use super::{Exit, Failure};
@@ -62,10 +63,13 @@ fn each(list: &Value, line: impl Fn(&Value) -> String) -> Vec<String> {
     if lines.is_empty() { vec!["none".to_owned()] } else { lines }
 }
 
-/// The text of a scalar; a dash where there is none.
+/// The text of a scalar, times to the second; a dash where there is none.
 fn show(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => match text.parse::<DateTime<Utc>>() {
+            Ok(time) => time.to_rfc3339_opts(SecondsFormat::Secs, true),
+            Err(_) => text.clone(),
+        },
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }

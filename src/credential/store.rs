@@ -307,10 +307,6 @@ impl Store {
     }
 
     /// The folder, made if need be, with the lock that goes when the handle is dropped.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "runs in a command, or in a thread of the daemon's that is for the disk"
-    )]
     fn lock(&self) -> Result<File, StoreError> {
         let folder = match self.open_folder()? {
             Some(folder) => folder,

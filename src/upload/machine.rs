@@ -62,7 +62,7 @@ pub struct Batch {
     pub name: String,
     /// Which rows.
     pub seqs: Ranges,
-    /// How many the job was given. Fewer may be left of them after a restart.
+    /// How many the job was given. Fewer of them may be left after a restart.
     pub rows: u64,
     /// Whether the next row in the queue has the key of one of these.
     pub twin: bool,
@@ -479,15 +479,15 @@ impl Machine {
         vec![Effect::Save]
     }
 
-    /// Before a batch is sent: the rows that are still there. Without any it is closed.
-    pub fn rebuilt(&mut self, id: &str, seqs: Ranges) {
-        let Some(at) = self.position(id) else { return };
-        if seqs.is_empty() {
-            self.open.remove(at);
-        } else {
-            self.open[at].batch.rows = seqs.count();
-            self.open[at].batch.seqs = seqs;
+    /// Before a batch is sent: some of its rows are gone, and this one has those that are left. It has
+    /// a name of its own, so that no job of the former one is taken for its proof.
+    pub fn replaced(&mut self, id: &str, left: Option<Batch>) -> Vec<Effect> {
+        let Some(at) = self.position(id) else { return Vec::new() };
+        match left {
+            Some(batch) => self.open[at].batch = batch,
+            None => drop(self.open.remove(at)),
         }
+        vec![Effect::Save]
     }
 
     /// The answer to [`Step::Split`]: the same rows, a set for each source.

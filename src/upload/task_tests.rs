@@ -1,5 +1,7 @@
 //! The uploader over a real queue, against a server that is played here.
 
+#![allow(clippy::result_large_err, reason = "the error is the trait's own")]
+
 use std::{
     collections::BTreeMap,
     io::Read,
@@ -61,7 +63,6 @@ fn form(body: &[u8]) -> (Value, String) {
 }
 
 impl Caller for Fake {
-    #[expect(clippy::result_large_err, reason = "the error is the trait's own")]
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.with(|server| {

@@ -4,6 +4,8 @@ mod config;
 mod daemon;
 mod instruct;
 mod modbus;
+mod refresh;
+mod restart;
 mod support;
 mod token;
 mod upload;

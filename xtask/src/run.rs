@@ -47,6 +47,6 @@ pub(crate) fn quickstart(arguments: &[&str]) -> Result<(), String> {
 /// Writes the generated documentation anew.
 pub(crate) fn docs() -> Result<(), String> {
     let mut command = Command::new(cargo());
-    command.args(["test", "--package", "solarnode-agent", "--lib", "documentation"]);
+    command.args(["test", "--package", "solarnode-agent", "--test", "it", "config::"]);
     run_with(command.env("UPDATE_DOCS", "1"))
 }

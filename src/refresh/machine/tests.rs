@@ -90,6 +90,8 @@ fn a_new_key_that_does_not_prove_itself_changes_nothing() {
         machine.on(Event::Fetched(Ok(SigningKey::new([1; 32]))), now, 1.0);
         machine.on(outcome, now, 1.0);
         assert_eq!(machine.credential(), Some(&old));
+        // The old key works: nobody is told that the token is refused.
+        assert_eq!(machine.condition(now), Condition::Failing);
         assert_eq!(machine.step(now), Step::Wait(Duration::from_secs(15)));
         assert!(matches!(machine.step(later(now, Duration::from_secs(15))), Step::Fetch(..)));
     }
