@@ -6,6 +6,7 @@ mod instruct;
 mod modbus;
 mod refresh;
 mod restart;
+mod secrets;
 mod support;
 mod token;
 mod upload;
