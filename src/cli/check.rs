@@ -17,7 +17,7 @@ use crate::{
 /// Each complaint names the file, the line, the key, the value found and what would be right. The
 /// exit code is 78 where something is wrong; warnings alone are fine.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: solarnode-agent check --config agent.toml")]
+#[command(after_help = "Example:\n  solarnode-agent check --config agent.toml")]
 pub struct Check {
     /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}
     #[arg(long)]

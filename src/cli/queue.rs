@@ -24,9 +24,11 @@ use crate::{
 const CHUNK_ROWS: usize = 256;
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Looks into the queue of datum that wait to be sent, also while the daemon runs
+/// Look into the queue of datum that wait to be sent, also while the daemon runs
 #[derive(Debug, Args)]
-#[command(after_help = "Example: solarnode-agent queue export --source /site/meter > meter.jsonl")]
+#[command(
+    after_help = "Example:\n  solarnode-agent queue export --source /site/meter > meter.jsonl"
+)]
 pub struct Queue {
     #[command(subcommand)]
     what: What,
@@ -34,37 +36,37 @@ pub struct Queue {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// How much waits, since when, and what was given up or lost
-    #[command(after_help = "Example: solarnode-agent queue stat --json")]
+    /// Count what waits, since when, and what was given up or lost
+    #[command(after_help = "Example:\n  solarnode-agent queue stat --json")]
     Stat {
-        /// As JSON
+        /// Print JSON: {records, bytes, limit, oldest, rejected, dropped, corrupt, unplaced}
         #[arg(long)]
         json: bool,
     },
-    /// The oldest datum that wait
-    #[command(after_help = "Example: solarnode-agent queue peek 3")]
+    /// Show the oldest datum that wait
+    #[command(after_help = "Example:\n  solarnode-agent queue peek 3")]
     Peek {
-        /// How many
+        /// How many to show
         #[arg(default_value_t = 10)]
         count: usize,
-        /// As JSON, one line each
+        /// Print JSON, one line each
         #[arg(long)]
         json: bool,
     },
-    /// All datum that wait, one line of JSON each
-    #[command(after_help = "Example: solarnode-agent queue export --from 1200 > rest.jsonl")]
+    /// Print all datum that wait, one line of JSON each
+    #[command(after_help = "Example:\n  solarnode-agent queue export --from 1200 > rest.jsonl")]
     Export {
         /// Begin with this sequence number
         #[arg(long, default_value_t = 0, value_name = "SEQ")]
         from: u64,
-        /// Only this source; may be given several times
+        /// Print only this source; may be repeated
         #[arg(long, value_name = "SOURCE")]
         source: Vec<SourceId>,
     },
-    /// Reads every record and its checksum; exit code 65 if something is damaged
-    #[command(after_help = "Example: solarnode-agent queue check && echo sound")]
+    /// Read every record and its checksum; the exit code is 65 if something is damaged
+    #[command(after_help = "Example:\n  solarnode-agent queue check && echo sound")]
     Check {
-        /// As JSON
+        /// Print JSON: {records, held, segments, corrupt, brokenHeaders, tornBytes, damage, unreadable}
         #[arg(long)]
         json: bool,
     },

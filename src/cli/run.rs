@@ -18,7 +18,7 @@ use crate::{
     after_help = "Example:\n  solarnode-agent run --config agent.toml\n\nUnder systemd the log goes to the journal: journalctl -t solarnode-agent"
 )]
 pub struct Run {
-    /// The least important lines that are logged: error, warn, info, debug or trace
+    /// Log lines of this level and above: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value_t = LevelFilter::INFO, env = "SOLARNODE_LOG")]
     log: LevelFilter,
 }

@@ -38,8 +38,9 @@ use crate::{
 /// Longest secret or key file read.
 const MAX_SECRET_FILE_BYTES: u64 = 4096;
 
-/// Imports, shows and checks the tokens on this device, and signs requests by hand
+/// Import, show and check the tokens on this device, and sign requests by hand
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  solarnode-agent token check")]
 pub struct Token {
     #[command(subcommand)]
     command: TokenCommand,

@@ -168,7 +168,8 @@ impl Net {
         })
     }
 
-    /// Sends one request and reads its whole answer. Teaches the clock what the server's says.
+    /// Sends one request and reads its whole answer. Teaches the clock what the server's says, unless
+    /// that is before this program was built.
     ///
     /// # Errors
     ///

@@ -79,7 +79,6 @@ pub struct Worker {
     /// The first record that waits, and when it was read.
     oldest: Option<(u64, Option<i64>)>,
     undecodable: u64,
-    corrupt_before: u64,
     unplaced_dropped: u64,
     refused: u64,
     refusing: bool,
@@ -138,7 +137,6 @@ impl Worker {
             rejected: Rejected::open(state_dir),
             oldest: None,
             undecodable: 0,
-            corrupt_before: recovery.corrupt,
             unplaced_dropped: 0,
             refused: 0,
             refusing: false,
@@ -395,9 +393,8 @@ impl Worker {
     /// Opens the spool anew and appends what was not committed once more.
     fn reopen(&mut self) {
         match Spool::open(&self.folder, self.options) {
-            Ok((spool, recovery)) => {
+            Ok((spool, _)) => {
                 let next = spool.stat().next;
-                self.corrupt_before += recovery.corrupt;
                 self.spool = Some(spool);
                 // Acknowledgements that were not written are forgotten, and so are the numbers of
                 // what was not committed: everything that nobody has claimed is looked at again.
@@ -480,7 +477,8 @@ impl Worker {
         for range in seqs.iter() {
             let mut from = *range.start();
             while from <= *range.end() {
-                let left = usize::try_from(range.end() - from + 1).unwrap_or(usize::MAX);
+                let left =
+                    usize::try_from(range.end() - from).unwrap_or(usize::MAX).saturating_add(1);
                 let Some(chunk) = self.peek(from, CHUNK_ROWS.min(left)) else { break };
                 let Some(last) = chunk.last().map(|record| record.seq) else { break };
                 let within = chunk.into_iter().take_while(|record| record.seq <= *range.end());
@@ -613,7 +611,7 @@ impl Worker {
             oldest: oldest.and_then(DateTime::from_timestamp_millis),
             rejected: self.rejected.count(),
             dropped: stat.dropped + self.unplaced_dropped,
-            corrupt: stat.corrupt + self.corrupt_before + self.undecodable,
+            corrupt: stat.corrupt + self.undecodable,
             unplaced,
             refused: self.refused,
             waiting: stat.records.saturating_sub(self.claimed.count()).saturating_sub(unplaced),

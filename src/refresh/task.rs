@@ -358,9 +358,8 @@ fn explain(trouble: &Trouble) -> String {
             "the server does not accept the token: it is disabled, deleted, or another one"
                 .to_owned()
         }
-        Trouble::OtherKey => {
-            "the server handed out a key that is not the token's; the one in use is kept".to_owned()
-        }
+        Trouble::OtherKey => "the server handed out two different keys for one day".to_owned(),
+        Trouble::UselessKey => "the server handed out a key that it does not accept".to_owned(),
         Trouble::Unsaved(error) => format!("the renewed key is in use but not on disk: {error}"),
     }
 }

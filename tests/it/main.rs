@@ -4,6 +4,7 @@ mod config;
 mod daemon;
 mod instruct;
 mod modbus;
+mod refresh;
 mod restart;
 mod support;
 mod token;

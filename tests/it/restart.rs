@@ -277,3 +277,166 @@ fn killed_at_random_with_a_wrong_system_clock_nothing_committed_is_lost() {
     // The server's time counts then, learnt anew after each start.
     Life::begin_with_server_ahead(Duration::from_millis(100), TimeDelta::hours(-30)).run(14);
 }
+
+/// A daemon that read while its server was away, and was killed: its folder, and what stands in its
+/// queue.
+struct Remains {
+    sim: Sim,
+    site: Site,
+    agent: Agent,
+    committed: BTreeMap<u64, Committed>,
+    instruction: i64,
+}
+
+impl Remains {
+    fn new() -> Self {
+        let sim = Sim::start(seed()).expect("a simulator");
+        let relay = Unit::new(RELAY).with(Table::Holding, 0, &[0]);
+        let site = Site::start(vec![Unit::meter(1), Unit::meter(2), relay]).expect("a site");
+        let agent = Agent::new(&config(&sim, Duration::ZERO, Some(&site)));
+        agent.import_token();
+        let daemon = agent.start();
+        let instruction = sim.add_instruction(NewInstruction {
+            node: NODE,
+            topic: "SetControlParameter".to_owned(),
+            parameters: vec![("/site/relay".to_owned(), "7".to_owned())],
+            ..NewInstruction::default()
+        });
+        let is_final = |i: solarnet_sim::Instruction| i.state.is_final();
+        eventually("the instruction ends", || sim.instruction(instruction).is_some_and(is_final));
+        // A job whose receipt never comes, so that a batch is open; then nobody at all.
+        sim.misbehave(Misbehaviour::new(JOBS, Act::CutAfter).method("POST").times(1));
+        let posts = sim.count_requests("POST", JOBS);
+        eventually("a batch is sent", || sim.count_requests("POST", JOBS) > posts);
+        sim.go_down();
+        let read = site.readings(1);
+        eventually("readings go on", || site.readings(1) >= read + 10);
+        daemon.kill();
+        sim.behave();
+        let committed = committed(&agent);
+        assert!(committed.len() >= 10, "{}", committed.len());
+        Self { sim, site, agent, committed, instruction }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.agent.state_dir().join(name)
+    }
+
+    /// The segment that is appended to: the one with the highest number.
+    fn newest_segment(&self) -> PathBuf {
+        let entries = fs::read_dir(self.file("queue")).expect("a queue");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.extension().is_some_and(|e| e == "seg")).max().expect("a segment")
+    }
+
+    /// Where the queue's records of a source begin in a file, roughly: where its name stands.
+    fn records_in(bytes: &[u8], source: &str) -> Vec<usize> {
+        let windows = bytes.windows(source.len()).enumerate();
+        windows.filter(|(_, window)| *window == source.as_bytes()).map(|(at, _)| at).collect()
+    }
+
+    /// Starts it again, without meters, until nothing waits. Gives the log.
+    fn drain(&self) -> (Vec<String>, serde_json::Value) {
+        self.sim.come_back().expect("the port is still free");
+        self.agent.configure(&config(&self.sim, Duration::ZERO, None));
+        let mut daemon = self.agent.start();
+        let status = self.agent.until_nothing_waits();
+        daemon.terminate();
+        assert!(daemon.wait().success());
+        (daemon.log(), status)
+    }
+
+    fn assert_all_arrived_except(&self, lost: &[u64]) {
+        let ledger = Ledger::of(&self.sim);
+        let kept = self.committed.iter().filter(|(seq, _)| !lost.contains(seq));
+        ledger.assert_has_all(kept.map(|(_, datum)| datum));
+        ledger.assert_unchanged();
+        for (unit, source, _) in METERS {
+            ledger.assert_only_readings(source, self.site.readings(unit));
+        }
+        assert_eq!(self.site.writes(RELAY).len(), 1, "the instruction is carried out once");
+    }
+}
+
+/// Cuts a file in the middle, empties it, or writes what is no JSON, JSON of others, and zeros into it.
+fn damage(path: &Path, way: usize) {
+    let whole = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let bytes = match way {
+        0 => whole[..whole.len() / 2].to_vec(),
+        1 => Vec::new(),
+        2 => b"\xff\xfe{{{".to_vec(),
+        3 => b"{\"open\":[{\"id\":1}],\"anchors\":7}".to_vec(),
+        _ => vec![0; whole.len()],
+    };
+    fs::write(path, bytes).expect("written");
+}
+
+fn has_event(log: &[String], event: &str) -> bool {
+    log.iter().any(|line| line.contains(&format!("event=\"{event}\"")))
+}
+
+#[test]
+fn a_damaged_state_file_is_said_and_costs_no_datum() {
+    let try_out = |way| {
+        let remains = Remains::new();
+        damage(&remains.file("upload.json"), way);
+        damage(&remains.file("clock.json"), way);
+        damage(&remains.file(&format!("instructions/{}.json", remains.instruction)), way);
+        let (log, _) = remains.drain();
+        for event in
+            ["upload.state_unreadable", "clock.anchors_unreadable", "instruction.journal_damaged"]
+        {
+            assert!(has_event(&log, event), "{way}: {event} is not in {log:#?}");
+        }
+        assert!(remains.file("clock.json.damaged").exists());
+        remains.assert_all_arrived_except(&[]);
+    };
+    // Most of it is waiting for the server.
+    std::thread::scope(|scope| {
+        for way in 0..5 {
+            scope.spawn(move || try_out(way));
+        }
+    });
+}
+
+#[test]
+fn a_damaged_record_is_counted_and_all_others_arrive() {
+    let remains = Remains::new();
+    let path = remains.newest_segment();
+    let mut bytes = fs::read(&path).expect("read");
+    // In a record that is not of the last commit: that one might never have been reported durable.
+    let (_, source, _) = METERS[0];
+    let of_source: Vec<u64> = (remains.committed.iter())
+        .filter(|(_, datum)| datum.source == source)
+        .map(|(seq, _)| *seq)
+        .collect();
+    let from_the_end = 3;
+    let places = Remains::records_in(&bytes, source);
+    let place = places[places.len() - from_the_end];
+    let lost = of_source[of_source.len() - from_the_end];
+    bytes[place] ^= 0x40;
+    fs::write(&path, bytes).expect("written");
+
+    assert_eq!(remains.agent.run(&["queue", "check"]).status.code(), Some(65));
+    let (log, status) = remains.drain();
+    assert!(has_event(&log, "queue.recovered"), "{log:#?}");
+    assert_eq!(status["queue"]["corrupt"], 1);
+    remains.assert_all_arrived_except(&[lost]);
+}
+
+#[test]
+fn a_torn_tail_costs_what_was_in_it_and_nothing_else() {
+    let remains = Remains::new();
+    let path = remains.newest_segment();
+    let bytes = fs::read(&path).expect("read");
+    let places = METERS.map(|(_, source, _)| Remains::records_in(&bytes, source));
+    let end = places.iter().flatten().max().expect("a record");
+    // Within the payload of the last record: it is gone, whatever its source.
+    fs::write(&path, &bytes[..end + 20]).expect("written");
+
+    assert_eq!(remains.agent.run(&["queue", "check"]).status.code(), Some(65));
+    let (log, _) = remains.drain();
+    assert!(has_event(&log, "queue.recovered"), "{log:#?}");
+    let last = remains.committed.keys().next_back().expect("a record");
+    remains.assert_all_arrived_except(&[*last]);
+}

@@ -25,7 +25,7 @@ use crate::{
     domain::{TokenId, TokenName},
 };
 
-/// Signs one request and prints how, for debugging an API by hand
+/// Sign one request and print how, for debugging an API by hand
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   solarnode-agent token sign GET https://data.solarnetwork.net/solarquery/api/v1/sec/whoami \\
@@ -43,10 +43,10 @@ pub(super) struct Sign {
     /// Sign as this token, with --secret-file or --key-file
     #[arg(long, value_name = "ID", requires = "with", allow_hyphen_values = true)]
     token_id: Option<TokenId>,
-    /// File with the token's secret
+    /// Read the token's secret from this file
     #[arg(long, value_name = "FILE", requires = "token_id", conflicts_with = "token")]
     secret_file: Option<PathBuf>,
-    /// File with a signing key, 64 hexadecimal digits
+    /// Take a signing key from this file, 64 hexadecimal digits
     #[arg(
         long,
         value_name = "FILE",
@@ -54,25 +54,25 @@ pub(super) struct Sign {
         conflicts_with = "token"
     )]
     key_file: Option<PathBuf>,
-    /// The UTC day of the key [default with --secret-file: the request's]
+    /// Take this as the key's UTC day [default with --secret-file: the request's]
     #[arg(long, value_name = "YYYYMMDD", requires = "with", value_parser = parse_key_date)]
     key_date: Option<NaiveDate>,
-    /// A header that is sent; may be repeated. Host and X-SN-Date are added if missing
+    /// Send this header; may be repeated. Host and X-SN-Date are added if missing
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
-    /// A header to sign beside those that have to be; may be repeated
+    /// Sign this header too, beside those that have to be; may be repeated
     #[arg(long = "sign-header", value_name = "NAME")]
     sign_headers: Vec<String>,
-    /// The host to sign, where a proxy changes the Host header
+    /// Sign this host, where a proxy changes the Host header
     #[arg(long, value_name = "HOST")]
     sign_host: Option<String>,
-    /// File with the body, exactly as sent
+    /// Sign this file as the body, exactly as it is sent
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The request's date where no header says it [default: now]
+    /// Date the request so where no header does [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = parse_date)]
     date: Option<DateTime<Utc>>,
-    /// Print JSON
+    /// Print JSON: {canonicalRequest, signingMessage, signedHeaders, signature, authorization}
     #[arg(long)]
     json: bool,
 }
