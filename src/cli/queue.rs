@@ -27,7 +27,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Look into the queue of datum that wait to be sent, also while the daemon runs
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  solarnode-agent queue export --source /site/meter > meter.jsonl")]
+#[command(
+    after_help = "Example:\n  solarnode-agent queue export --source /site/meter > meter.jsonl"
+)]
 pub struct Queue {
     #[command(subcommand)]
     what: What,

@@ -84,5 +84,8 @@ fn the_form_is_what_does_not_depend_on_the_moment() {
     assert!(same("…\nb 1\n…", "a\nb 2\nc\nd"));
     assert!(!same(quoted, "queue 12 datum waited, oldest -"));
     assert!(!same("a\nb", "a"));
-    assert!(same("ms: -134 Sun, Signature=5bb0ae788cf28390", "ms: 7 Mon, Signature=aaaaaaaaaaaaaaaa"));
+    assert!(same(
+        "ms: -134 Sun, Signature=5bb0ae788cf28390",
+        "ms: 7 Mon, Signature=aaaaaaaaaaaaaaaa"
+    ));
 }
