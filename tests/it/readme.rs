@@ -81,7 +81,7 @@ impl Place {
         let seed = Seed::load(&root().join("sim/examples/seed.json")).expect("the example seed");
         let sim = Sim::start(seed).expect("the simulator");
         let site = Site::start(vec![Unit::meter(1), Unit::relay(3, 8)]).expect("the site");
-        let mut place = Self { agent: Agent::new(""), sim, site, daemon: None };
+        let place = Self { agent: Agent::new(""), sim, site, daemon: None };
         let example = place.here(&read(&root().join("examples/simulator.toml")));
         // The same box with a quicker life.
         let quick = example
