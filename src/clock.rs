@@ -13,6 +13,11 @@
 //!  unknown ──first Date, or the kernel says NTP is in step──▶ trusted   (never back within a boot)
 //! ```
 //!
+//! A server may be wrong for a moment (one of many behind a load balancer): a jump of more than a minute
+//! is followed at once for signing, since that server will check the signature, and for everything
+//! else once a second answer in a row confirms it. A `Date` that no clock of this program's life can
+//! show is not taken at all.
+//!
 //! The anchor of each boot (wall time at boot) is written to `clock.json` once, when it becomes
 //! known; it is never moved, so a reading placed twice gets the same instant. The system clock is
 //! never set. [`Core`] is pure: it is told the time; [`Clock`] asks the machine and keeps the file.
@@ -26,13 +31,23 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::domain::{BootId, Stamp};
 use crate::file;
 
 /// How far the system clock may lie from the server's and still stamp readings.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(60);
+
+/// How far two answers may differ and still agree: whole seconds, and the time on the way.
+const AGREEMENT: TimeDelta = TimeDelta::seconds(2);
+
+/// How long before this program was built a date may lie: the clock of the machine that built it was
+/// another one.
+const BEFORE_BUILD: TimeDelta = TimeDelta::days(30);
+
+/// How long after it was built. Dates beyond have no place in a header either.
+const AFTER_BUILD: TimeDelta = TimeDelta::days(100 * 365);
 
 /// Boots whose anchors are kept; older ones have no readings left in any queue worth the name.
 const MAX_ANCHORS: usize = 512;
@@ -64,8 +79,10 @@ pub enum Trust {
 #[derive(Debug, Clone)]
 pub struct Core {
     boot: BootId,
-    /// Server time minus time since boot, from the last verified answer.
+    /// Server time minus time since boot, from the last verified answer: to sign with.
     server: Option<DateTime<Utc>>,
+    /// The same without jumps that only one answer made: for everything else.
+    settled: Option<DateTime<Utc>>,
     synchronised: bool,
     /// Wall time at the start of each boot that learnt the time.
     anchors: BTreeMap<BootId, DateTime<Utc>>,
@@ -75,21 +92,35 @@ impl Core {
     /// Knows the anchors of earlier boots, and of this one if the daemon was restarted within it.
     #[must_use]
     pub fn new(boot: BootId, anchors: BTreeMap<BootId, DateTime<Utc>>) -> Self {
-        Self { boot, server: None, synchronised: false, anchors }
+        Self { boot, server: None, settled: None, synchronised: false, anchors }
     }
 
     /// Takes the `Date` of an answer that arrived just now.
     ///
     /// `Date` has whole seconds and was written before the answer travelled: server time is taken
     /// as half a second past it.
-    pub fn learn_server(&mut self, now: Now, date: DateTime<Utc>) {
+    ///
+    /// Returns whether the date was one that can be right; any other teaches nothing.
+    pub fn learn_server(&mut self, now: Now, date: DateTime<Utc>) -> bool {
+        let age = date - build_date();
+        if age < -BEFORE_BUILD || age > AFTER_BUILD {
+            return false;
+        }
         let zero = date + TimeDelta::milliseconds(500) - delta(now.since_boot);
         // A step of our own making would come with every answer's rounding; keep the first value
-        // while answers agree with it.
-        if self.server.is_none_or(|known| (known - zero).abs() > TimeDelta::seconds(2)) {
-            self.server = Some(zero);
+        // of this boot while answers agree with it, over restarts of the daemon too.
+        let first = self.anchors.get(&self.boot).copied();
+        let agrees = |known: &DateTime<Utc>| (*known - zero).abs() <= AGREEMENT;
+        let known = self.server.or(first).filter(agrees);
+        let server = known.unwrap_or(zero);
+        self.server = Some(server);
+        let settled = self.settled.or(first);
+        let jumps = settled.is_some_and(|settled| (settled - server).abs() > TOLERANCE);
+        if known.is_some() || !jumps {
+            self.settled = Some(server);
         }
         self.anchor(now);
+        true
     }
 
     /// Takes the kernel's word that NTP keeps the system clock in step.
@@ -104,22 +135,27 @@ impl Core {
         }
     }
 
-    /// The server's time, if any answer told it since the daemon started.
+    /// The time of the server that answered last, if any did since the daemon started.
     #[must_use]
     pub fn server_now(&self, now: Now) -> Option<DateTime<Utc>> {
         self.server.map(|zero| zero + delta(now.since_boot))
     }
 
+    /// The servers' time, if any answer told it since the daemon started.
+    fn settled_now(&self, now: Now) -> Option<DateTime<Utc>> {
+        self.settled.map(|zero| zero + delta(now.since_boot))
+    }
+
     /// The time that readings are stamped with, if it can be trusted.
     #[must_use]
     pub fn trusted(&self, now: Now) -> Option<DateTime<Utc>> {
-        match self.server_now(now) {
-            Some(server) if (now.system - server).abs() <= TOLERANCE => Some(now.system),
-            Some(server) => Some(server),
-            None if self.synchronised => Some(now.system),
+        let told = match self.settled_now(now) {
+            None if self.synchronised => return Some(now.system),
             // Restarted within a boot that knew the time: its anchor still holds.
             None => self.anchors.get(&self.boot).map(|zero| *zero + delta(now.since_boot)),
-        }
+            server => server,
+        }?;
+        Some(if (now.system - told).abs() <= TOLERANCE { now.system } else { told })
     }
 
     /// The stamp of a reading taken now.
@@ -149,12 +185,19 @@ impl Core {
     /// How the clock stands.
     #[must_use]
     pub fn trust(&self, now: Now) -> Trust {
-        match self.server_now(now) {
+        match self.settled_now(now) {
             Some(server) => Trust::Server { ahead: now.system - server },
             None if self.synchronised => Trust::Synchronised,
             None => Trust::Unknown,
         }
     }
+}
+
+/// When this program was built.
+#[must_use]
+pub fn build_date() -> DateTime<Utc> {
+    let secs = env!("SOLARNODE_BUILD_UNIX").parse().unwrap_or(0);
+    DateTime::from_timestamp(secs, 0).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
 fn delta(duration: Duration) -> TimeDelta {
@@ -164,8 +207,15 @@ fn delta(duration: Duration) -> TimeDelta {
 /// The clock that every task shares: cheap to clone, never waits for anything but a short lock.
 #[derive(Debug, Clone)]
 pub struct Clock {
-    shared: Arc<Mutex<Core>>,
+    shared: Arc<Mutex<Shared>>,
     file: Arc<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    core: Core,
+    /// An anchor is known that the disk did not take; tried again with every answer.
+    unsaved: bool,
 }
 
 /// The file: the wall time at the start of each boot that learnt it.
@@ -210,11 +260,24 @@ impl Clock {
     /// set aside with a warning: unplaced readings are kept, new anchors will be learnt.
     pub fn open(state_dir: &Path) -> Result<Self, ClockError> {
         let boot = std::fs::read_to_string(BOOT_ID).map_err(ClockError::BootId)?;
-        let boot = parse_boot(boot.trim()).unwrap_or(BootId([0; 16]));
+        let boot = parse_boot(boot.trim())
+            .ok_or_else(|| ClockError::BootId(std::io::ErrorKind::InvalidData.into()))?;
         let path = state_dir.join(FILE);
-        let anchors = load_anchors(&path)?;
-        let clock =
-            Self { shared: Arc::new(Mutex::new(Core::new(boot, anchors))), file: Arc::new(path) };
+        let anchors = match load_anchors(&path)? {
+            Ok(anchors) => anchors,
+            Err(error) => {
+                let aside = path.with_extension("json.damaged");
+                warn!(
+                    event = "clock.anchors_unreadable",
+                    path = %path.display(), %error,
+                    "clock anchors set aside"
+                );
+                std::fs::rename(&path, &aside)
+                    .map_err(|source| ClockError::Anchors { path: path.clone(), source })?;
+                BTreeMap::new()
+            }
+        };
+        let clock = Self::with(Core::new(boot, anchors), path);
         if kernel_is_synchronised() {
             clock.change(|core, now| core.learn_synchronised(now));
         }
@@ -226,10 +289,11 @@ impl Clock {
     ///
     /// # Errors
     ///
-    /// If an existing anchor file cannot be read.
+    /// If an existing anchor file cannot be read. One that is not ours to parse counts as none: the
+    /// daemon says so.
     pub fn read_only(state_dir: &Path) -> Result<Self, ClockError> {
-        let core = Core::new(BootId([0; 16]), load_anchors(&state_dir.join(FILE))?);
-        Ok(Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) })
+        let anchors = load_anchors(&state_dir.join(FILE))?.unwrap_or_default();
+        Ok(Self::with(Core::new(BootId([0; 16]), anchors), PathBuf::new()))
     }
 
     /// A clock that trusts the system's and keeps no file, for commands that run once.
@@ -237,13 +301,22 @@ impl Clock {
     pub fn system() -> Self {
         let mut core = Core::new(BootId([0; 16]), BTreeMap::new());
         core.learn_synchronised(now());
-        Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) }
+        Self::with(core, PathBuf::new())
+    }
+
+    fn with(core: Core, file: PathBuf) -> Self {
+        Self { shared: Arc::new(Mutex::new(Shared { core, unsaved: false })), file: Arc::new(file) }
     }
 
     /// Takes the `Date` of an answer that arrived just now from a server that proved who it is.
     pub fn learn_server(&self, date: DateTime<Utc>) {
         let before = self.trust();
-        self.change(|core, now| core.learn_server(now, date));
+        let mut plausible = true;
+        self.change(|core, now| plausible = core.learn_server(now, date));
+        if !plausible {
+            debug!(event = "clock.date_refused", %date, "server's date not believed");
+            return;
+        }
         let far = |trust: &Trust| match trust {
             Trust::Server { ahead } => ahead.abs() > TOLERANCE,
             Trust::Unknown | Trust::Synchronised => false,
@@ -265,15 +338,15 @@ impl Clock {
     /// it takes the server's word.
     #[must_use]
     pub fn untold() -> Self {
-        let core = Core::new(BootId([0; 16]), BTreeMap::new());
-        Self { shared: Arc::new(Mutex::new(core)), file: Arc::new(PathBuf::new()) }
+        Self::with(Core::new(BootId([0; 16]), BTreeMap::new()), PathBuf::new())
     }
 
     fn change(&self, change: impl FnOnce(&mut Core, Now)) {
-        let mut core = self.lock();
+        let mut shared = self.lock();
+        let Shared { core, unsaved } = &mut *shared;
         let known = core.anchors.len();
-        change(&mut core, now());
-        if core.anchors.len() > known && !self.file.as_os_str().is_empty() {
+        change(core, now());
+        if (core.anchors.len() > known || *unsaved) && !self.file.as_os_str().is_empty() {
             while core.anchors.len() > MAX_ANCHORS {
                 let oldest =
                     core.anchors.iter().min_by_key(|(_, started)| **started).map(|(boot, _)| *boot);
@@ -281,13 +354,17 @@ impl Clock {
                     core.anchors.remove(&oldest);
                 }
             }
-            if let Err(error) = file::replace(&self.file, &render_anchors(&core.anchors), 0o640) {
-                warn!(event = "clock.anchor_not_saved", %error, "clock anchor not saved");
+            match file::replace(&self.file, &render_anchors(&core.anchors), 0o640) {
+                Ok(()) => *unsaved = false,
+                Err(error) if !std::mem::replace(unsaved, true) => {
+                    warn!(event = "clock.anchor_not_saved", %error, "clock anchor not saved");
+                }
+                Err(_) => {}
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Core> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
         // Nothing below panics while holding it; a poisoned lock still holds a whole value.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -295,39 +372,46 @@ impl Clock {
     /// The stamp of a reading taken now.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        self.lock().stamp(now())
+        self.lock().core.stamp(now())
     }
 
     /// The wall time of a stamp in milliseconds since the epoch, if it can be known.
     #[must_use]
     pub fn place(&self, stamp: Stamp) -> Option<i64> {
-        self.lock().place(stamp)
+        self.lock().core.place(stamp)
     }
 
     /// The time to sign with: the server's where known, else the system clock's.
     #[must_use]
     pub fn signing_now(&self) -> DateTime<Utc> {
         let now = now();
-        let core = self.lock();
+        let core = &self.lock().core;
         core.server_now(now).or_else(|| core.trusted(now)).unwrap_or(now.system)
+    }
+
+    /// The time at which certificates are verified: as [`Clock::trusted_now`], else the system clock's.
+    #[must_use]
+    pub fn believed_now(&self) -> DateTime<Utc> {
+        let now = now();
+        self.lock().core.trusted(now).unwrap_or(now.system)
     }
 
     /// The time, if it can be trusted. Nothing acts on an instruction without it.
     #[must_use]
     pub fn trusted_now(&self) -> Option<DateTime<Utc>> {
-        self.lock().trusted(now())
+        self.lock().core.trusted(now())
     }
 
     /// The latest start of any boot whose time was known: no right clock is before it.
     #[must_use]
     pub fn latest_known(&self) -> Option<DateTime<Utc>> {
-        self.lock().anchors.values().max().copied()
+        self.lock().core.anchors.values().max().copied()
     }
 
     /// How the clock stands.
     #[must_use]
     pub fn trust(&self) -> Trust {
-        self.lock().trust(now())
+        self.lock().core.trust(now())
     }
 }
 
@@ -346,13 +430,12 @@ fn kernel_is_synchronised() -> bool {
     Path::new("/run/systemd/timesync/synchronized").exists()
 }
 
-fn load_anchors(path: &Path) -> Result<BTreeMap<BootId, DateTime<Utc>>, ClockError> {
+fn load_anchors(
+    path: &Path,
+) -> Result<Result<BTreeMap<BootId, DateTime<Utc>>, serde_json::Error>, ClockError> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(parse_anchors(&bytes).unwrap_or_else(|error| {
-            warn!(event = "clock.anchors_unreadable", path = %path.display(), %error, "clock anchors ignored");
-            BTreeMap::new()
-        })),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Ok(bytes) => Ok(parse_anchors(&bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ok(BTreeMap::new())),
         Err(source) => Err(ClockError::Anchors { path: path.to_owned(), source }),
     }
 }
@@ -421,6 +504,35 @@ mod tests {
     }
 
     #[test]
+    fn one_wrong_answer_is_signed_with_and_stamps_nothing() {
+        let mut core = Core::new(BOOT, BTreeMap::new());
+        let at_second = |secs: u64| {
+            let system = date("2026-11-22T10:00:00Z") + delta(Duration::from_secs(secs));
+            Now { system, since_boot: Duration::from_secs(100 + secs) }
+        };
+        core.learn_server(at_second(0), date("2026-11-22T10:00:00Z"));
+        core.learn_server(at_second(10), date("2027-11-22T10:00:10Z"));
+        let now = at_second(11);
+        assert_eq!(core.server_now(now), Some(date("2027-11-22T10:00:11.500Z")));
+        assert_eq!(core.trusted(now), Some(now.system));
+
+        core.learn_server(at_second(20), date("2027-11-22T10:00:20Z"));
+        let now = at_second(21);
+        assert_eq!(core.trusted(now), Some(date("2027-11-22T10:00:21.500Z")), "confirmed");
+    }
+
+    #[test]
+    fn dates_that_no_clock_shows_teach_nothing() {
+        for text in ["1970-01-01T00:00:00Z", "+262142-12-31T23:59:59Z", "-262143-01-01T00:00:01Z"] {
+            let mut core = Core::new(BOOT, BTreeMap::new());
+            let now = at("2026-11-22T10:00:00Z", 100);
+            assert!(!core.learn_server(now, date(text)), "{text}");
+            assert_eq!(core.trust(now), Trust::Unknown);
+            assert_eq!(core.server_now(at("2026-11-22T10:00:00Z", 1 << 40)), None);
+        }
+    }
+
+    #[test]
     fn an_anchor_never_moves() {
         let mut core = Core::new(BOOT, BTreeMap::new());
         let early = core.stamp(at("2026-11-22T09:00:00Z", 10));
@@ -438,6 +550,24 @@ mod tests {
         let later = at("1970-01-01T00:02:00Z", 120);
         assert_eq!(restarted.trusted(later), Some(date("2026-11-22T10:01:00.500Z")));
         assert_eq!(Core::new(BootId([8; 16]), core.anchors).trusted(later), None);
+    }
+
+    #[test]
+    fn a_restart_and_the_first_answer_after_it_do_not_move_the_time_of_readings() {
+        for system in ["1970-01-01T00:01:00Z", "2026-11-22T09:59:40Z"] {
+            let mut core = Core::new(BOOT, BTreeMap::new());
+            core.learn_server(at(system, 60), date("2026-11-22T10:00:00Z"));
+            let later = Now {
+                system: date(system) + TimeDelta::seconds(60),
+                since_boot: Duration::from_secs(120),
+            };
+            let before = core.trusted(later);
+            let mut restarted = Core::new(BOOT, core.anchors);
+            assert_eq!(restarted.trusted(later), before, "{system}");
+            // Rounded otherwise than the first one.
+            restarted.learn_server(later, date("2026-11-22T10:01:01Z"));
+            assert_eq!(restarted.trusted(later), before, "{system}");
+        }
     }
 
     #[test]

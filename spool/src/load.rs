@@ -290,7 +290,10 @@ fn scan_whole<F: DiskFile>(
             loaded.hidden_reservations += 1;
         }
     }
-    if sealed && !current && scanned.end < until {
+    // Every file has its full length before it has its name: a shorter one was cut off, and what is
+    // missing had been synced, as far as there was anything.
+    let cut_off = bytes.len() < length;
+    if cut_off || sealed && !current && scanned.end < until {
         loaded.corrupt += 1;
     }
     if current {
@@ -307,7 +310,12 @@ fn scan_whole<F: DiskFile>(
             segment,
             file,
             entries: scanned.entries,
-            corrupt: scanned.damage.into_iter().filter(|(_, to)| *to <= synced).collect(),
+            corrupt: scanned
+                .damage
+                .into_iter()
+                .filter(|(_, to)| *to <= synced)
+                .chain(cut_off.then_some((bytes.len(), length)))
+                .collect(),
             length,
             header_is_good: header.is_some(),
         });

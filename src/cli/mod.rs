@@ -5,6 +5,7 @@
 
 mod check;
 pub mod exit;
+mod generate;
 pub mod instruction;
 pub mod queue;
 pub mod read;
@@ -47,6 +48,10 @@ pub enum Command {
     Token(token::Token),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
+    #[command(hide = true)]
+    Completions(generate::Completions),
+    #[command(hide = true)]
+    Man(generate::Man),
 }
 
 impl Cli {
@@ -78,6 +83,8 @@ impl Cli {
                 let local = config::load_local(&config)?;
                 instruction.run(&local.state_dir, &mut stdout().lock())
             }
+            Command::Completions(completions) => completions.run(&mut stdout().lock()),
+            Command::Man(man) => man.run(),
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A set of sequence numbers. As JSON: `[[first, last], …]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct Ranges {
     ranges: Vec<(u64, u64)>,
 }
@@ -105,6 +105,21 @@ impl Ranges {
         if let Some(last) = seq.checked_sub(1) {
             self.remove(0..=last);
         }
+    }
+}
+
+/// Of any pairs: those that overlap are joined, those that end before they begin are nothing.
+impl From<Vec<(u64, u64)>> for Ranges {
+    fn from(pairs: Vec<(u64, u64)>) -> Self {
+        let mut ranges = Self::default();
+        pairs.into_iter().for_each(|(first, last)| ranges.insert(first..=last));
+        ranges
+    }
+}
+
+impl From<Ranges> for Vec<(u64, u64)> {
+    fn from(ranges: Ranges) -> Self {
+        ranges.ranges
     }
 }
 

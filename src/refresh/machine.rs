@@ -17,7 +17,8 @@
 //! * While nobody has told the time, the present key asks for its own day: any answer tells it.
 //! * Failures are tried again after 15 s, doubling to an hour, each shortened by chance to as little
 //!   as half; what only a person can change is looked at hourly.
-//! * A key past its last day cannot be renewed by anyone: nothing is asked until another is put in.
+//! * A key past its last day cannot be renewed by anyone. It goes on asking for its own day, at last
+//!   hourly: the time that says so may be a server's mistake, and any answer tells the time.
 //!
 //! No state is kept over a restart but the credential itself. [`Condition`] sums up where things
 //! stand; [`super::task`] logs its changes.
@@ -103,6 +104,8 @@ pub enum Trouble {
     Rejected,
     /// The server handed out a key and then another one for the same day.
     OtherKey,
+    /// The server handed out a key and does not accept what it signs.
+    UselessKey,
     /// The disk did not take the renewed key.
     Unsaved(String),
 }
@@ -135,7 +138,7 @@ pub struct Machine {
     state: State,
     /// Whether the server was asked about this credential since it was put in.
     asked: bool,
-    /// Whether the last question was asked without knowing the time.
+    /// Whether the last question was asked with a date that is not known, or that may be wrong.
     blind: bool,
     /// In use but not on disk.
     unsaved: bool,
@@ -182,7 +185,7 @@ impl Machine {
 
     /// Leaves `Resting`, or says how long to stay.
     fn decide(&mut self, credential: &Arc<Credential>, at: Moment) -> Result<(), Duration> {
-        if self.blind && at.server.is_some() {
+        if self.blind && at.server.is_some_and(|now| signs_at(credential, now)) {
             // Whatever was in the way of asking the time, it is known now.
             (self.blind, self.failures, self.retry_at, self.trouble) = (false, 0, None, None);
         }
@@ -203,7 +206,11 @@ impl Machine {
                 return Ok(());
             }
             Some(_) => false,
-            None if !credential.usable_at(now) => return Err(LONGEST_WAIT),
+            None if !credential.usable_at(now) => {
+                self.blind = true;
+                self.state = State::Checking;
+                return Ok(());
+            }
             None => key_date < today,
         };
         let due = self.due(credential);
@@ -248,6 +255,12 @@ impl Machine {
             }
             (State::Fetching(_), Event::Fetched(Err(error))) => self.refused(&error, at, random),
             (State::Fetched(new), Event::Proved(Ok(()))) => self.state = State::Proved(new),
+            // It was the old key that asked for this one, so the token is well.
+            (State::Fetched(_), Event::Proved(Err(Unproved::Refused(error))))
+                if error.cause == Cause::BadCredentials =>
+            {
+                self.failed(Trouble::UselessKey, Duration::ZERO, at, random);
+            }
             (State::Fetched(_), Event::Proved(Err(Unproved::Refused(error)))) => {
                 self.refused(&error, at, random);
             }
@@ -288,11 +301,14 @@ impl Machine {
             Err(Unproved::OtherKey { .. }) => Some(Trouble::OtherKey),
             Err(Unproved::Refused(error)) => Some(Trouble::from(&error)),
         };
+        let signs =
+            self.credential.as_ref().zip(at.server).is_some_and(|(c, now)| signs_at(c, now));
         match trouble {
-            None => self.asked = true,
-            Some(trouble) if at.server.is_none() => {
-                self.failed(trouble, Duration::ZERO, at, random);
+            trouble if !signs => {
+                let untold = || Trouble::Passing("the answer told no usable time".to_owned());
+                self.failed(trouble.unwrap_or_else(untold), Duration::ZERO, at, random);
             }
+            None => self.asked = true,
             // Asked with a wrong date: what it says about the key means nothing. Ask again.
             Some(_) if self.blind => {}
             // Nothing has to be renewed today; what passes has passed by then.
@@ -363,11 +379,16 @@ impl Machine {
             }
             Some(_) if soon => Condition::EndsSoon,
             Some(Trouble::RefreshForbidden | Trouble::PathForbidden) => Condition::NotRenewable,
-            Some(Trouble::Passing(_) | Trouble::OtherKey | Trouble::Unsaved(_)) => {
-                Condition::Failing
-            }
+            Some(
+                Trouble::Passing(_) | Trouble::OtherKey | Trouble::UselessKey | Trouble::Unsaved(_),
+            ) => Condition::Failing,
         }
     }
+}
+
+/// Whether it can sign at that time: with the secret a key of any day is made here.
+fn signs_at(credential: &Credential, now: DateTime<Utc>) -> bool {
+    credential.secret.is_some() || credential.usable_at(now)
 }
 
 impl From<&CallError> for Trouble {

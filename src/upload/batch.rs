@@ -107,6 +107,16 @@ fn attempt(node: NodeId, rows: &[Row], max_bytes: usize) -> Built {
     built
 }
 
+/// The group of a node's jobs. The server runs one of a group at a time, which leaves room for other
+/// nodes; behind a job that never ends (so many have been met) another group is used.
+#[must_use]
+pub fn group(node: NodeId, hung: u32) -> String {
+    match hung {
+        0 => format!("solarnode-agent-{node}"),
+        hung => format!("solarnode-agent-{node}-{hung}"),
+    }
+}
+
 /// The body of the import call: the job's configuration and its data.
 #[must_use]
 pub fn body(id: &str, name: &str, group: &str, csv_gz: &[u8]) -> Body {
@@ -228,6 +238,13 @@ mod tests {
         assert!(built.csv_gz.len() <= MAX_BYTES, "{}", built.csv_gz.len());
         assert!(built.csv_gz.len() > MAX_BYTES * 3 / 4, "{}", built.csv_gz.len());
         assert!(built.rows < 900);
+    }
+
+    #[test]
+    fn what_is_sent_after_a_job_that_hangs_does_not_queue_behind_it() {
+        assert_eq!(group(node(), 0), format!("solarnode-agent-{}", node()));
+        assert_ne!(group(node(), 1), group(node(), 0));
+        assert_ne!(group(node(), 2), group(node(), 1));
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Batch {
     pub name: String,
     /// Which rows.
     pub seqs: Ranges,
-    /// How many the job was given. Fewer may be left of them after a restart.
+    /// How many the job was given. Fewer of them may be left after a restart.
     pub rows: u64,
     /// Whether the next row in the queue has the key of one of these.
     pub twin: bool,
@@ -289,6 +289,7 @@ pub struct Machine {
     claim_not_before: Duration,
     odd_told: bool,
     refusal: Option<String>,
+    hung: u32,
 }
 
 impl Machine {
@@ -315,12 +316,20 @@ impl Machine {
             claim_not_before: zero,
             odd_told: false,
             refusal: None,
+            hung: 0,
         }
     }
 
     /// The batches that may be on their way, oldest first.
     pub fn open_batches(&self) -> impl Iterator<Item = &Batch> {
         self.open.iter().map(|open| &open.batch)
+    }
+
+    /// How many jobs did not come to an end. The server runs jobs of one group one after the other, so
+    /// whatever is sent after such a job needs another group than what was sent before.
+    #[must_use]
+    pub fn hung(&self) -> u32 {
+        self.hung
     }
 
     /// Why uploads wait, for people.
@@ -470,15 +479,15 @@ impl Machine {
         vec![Effect::Save]
     }
 
-    /// Before a batch is sent: the rows that are still there. Without any it is closed.
-    pub fn rebuilt(&mut self, id: &str, seqs: Ranges) {
-        let Some(at) = self.position(id) else { return };
-        if seqs.is_empty() {
-            self.open.remove(at);
-        } else {
-            self.open[at].batch.rows = seqs.count();
-            self.open[at].batch.seqs = seqs;
+    /// Before a batch is sent: some of its rows are gone, and this one has those that are left. It has
+    /// a name of its own, so that no job of the former one is taken for its proof.
+    pub fn replaced(&mut self, id: &str, left: Option<Batch>) -> Vec<Effect> {
+        let Some(at) = self.position(id) else { return Vec::new() };
+        match left {
+            Some(batch) => self.open[at].batch = batch,
+            None => drop(self.open.remove(at)),
         }
+        vec![Effect::Save]
     }
 
     /// The answer to [`Step::Split`]: the same rows, a set for each source.
@@ -648,6 +657,7 @@ impl Machine {
             return Vec::new();
         }
         self.open[at].stuck += 1;
+        self.hung = self.hung.saturating_add(1);
         self.again(at, now, jitter, "the job does not come to an end")
     }
 
@@ -693,7 +703,7 @@ impl Machine {
             seqs.extend(&batch.seqs);
             self.unsplit.drain(..).for_each(|unsplit| seqs.extend(&unsplit.seqs));
             let text = format!(
-                "{reason}; check that the node belongs to the token's account and is in its policy (nodeIds)"
+                "{reason}; check that the node belongs to the token's account, and that the token's policy lists the node (nodeIds) and every source (sourceIds)"
             );
             let mut effects = vec![Effect::Release(seqs)];
             effects.extend(self.stop(now, jitter, true, text));

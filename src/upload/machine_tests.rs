@@ -148,6 +148,7 @@ fn a_job_that_never_ends_is_followed_with_patience_and_then_sent_again() {
         assert!(now < secs(3600), "it is given up at last");
     }
     assert!(now > secs(15 * 60) && looks < 50, "{now:?} {looks}");
+    assert_eq!(machine.hung(), 1);
 }
 
 #[test]

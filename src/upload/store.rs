@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::machine::Batch;
+use super::{batch::MAX_ROWS, machine::Batch};
 use crate::file;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -30,7 +30,16 @@ pub(super) fn path(state_dir: &Path) -> PathBuf {
 /// If there is a file that cannot be read; [`io::ErrorKind::InvalidData`] if it is not ours.
 pub(super) fn load(path: &Path) -> io::Result<Vec<Batch>> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Contents>(&bytes)?.open),
+        Ok(bytes) => {
+            let open = serde_json::from_slice::<Contents>(&bytes)?.open;
+            // Damage can be JSON all the same, and a range of everything would be read into memory.
+            let may_be =
+                |batch: &Batch| batch.seqs.count() <= batch.rows && batch.rows <= MAX_ROWS as u64;
+            if !open.iter().all(may_be) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "no batch has such rows"));
+            }
+            Ok(open)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -61,5 +70,12 @@ mod tests {
         assert_eq!(load(&path).expect("load"), open);
         std::fs::write(&path, "{\"open\":").expect("write");
         assert_eq!(load(&path).expect_err("half a file").kind(), io::ErrorKind::UnexpectedEof);
+        for seqs in ["[[0,18446744073709551615]]", "[[1,4]]"] {
+            let batch =
+                format!(r#"{{"id":"1f","name":"1f 1-3","seqs":{seqs},"rows":3,"twin":false}}"#);
+            std::fs::write(&path, format!("{{\"open\":[{batch}]}}")).expect("write");
+            let error = load(&path).expect_err("more rows than it says");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{seqs}");
+        }
     }
 }

@@ -258,9 +258,14 @@ impl<C: Caller, K> Run<C, K> {
         if built.rows == 0 {
             return (None, left);
         }
+        (Some(self.batch_of(built)), left)
+    }
+
+    /// Gives what was built a name, and keeps its body until it is sent.
+    fn batch_of(&mut self, built: batch::Built) -> Batch {
         let id = format!("{:016x}", fastrand::u64(..));
         self.built = Some((id.clone(), built.csv_gz));
-        (Some(Batch::new(id, built.seqs, built.twin)), left)
+        Batch::new(id, built.seqs, built.twin)
     }
 
     /// Compresses beside the runtime: a full batch takes a small processor a good part of a second.
@@ -293,14 +298,14 @@ impl<C: Caller, K> Run<C, K> {
             None => {
                 let rows = self.parts.queue.read(batch.seqs.clone()).await;
                 let Some(built) = self.compress(rows).await else { return Vec::new() };
-                self.machine.rebuilt(&batch.id, built.seqs);
-                if built.rows == 0 {
-                    return Vec::new();
+                if built.rows != batch.rows {
+                    let left = (built.rows > 0).then(|| self.batch_of(built));
+                    return self.machine.replaced(&batch.id, left);
                 }
                 built.csv_gz
             }
         };
-        let group = format!("solarnode-agent-{}", self.parts.node);
+        let group = batch::group(self.parts.node, self.machine.hung());
         let body = batch::body(&batch.id, &batch.name, &group, &csv_gz);
         debug!(
             event = "upload.sent",

@@ -5,6 +5,8 @@ mod daemon;
 mod instruct;
 mod modbus;
 mod readme;
+mod refresh;
+mod restart;
 mod support;
 mod token;
 mod upload;

@@ -24,9 +24,9 @@ use super::{
     read_key_file, read_secret, read_secret_file, readable,
 };
 use crate::{
+    clock::build_date,
     credential::{Credential, SigningKey, TokenSecret},
     domain::{TokenId, TokenName},
-    net::build_date,
     refresh::{RefreshCalls, Unproved, calls::POLICY_PATH, prove},
     solarnet::Cause,
 };

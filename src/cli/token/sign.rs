@@ -3,7 +3,7 @@
 //! The URL is taken byte for byte. What the server would refuse whatever the key is an error; what
 //! it would refuse only for this key or this moment is signed, with a warning.
 
-use std::{fs, path::PathBuf};
+use std::{io::Read, path::PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, NaiveDate, SubsecRound, Utc};
@@ -11,7 +11,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Exit, Failure, OrExit, Streams, TokenContext, parse_key_date, read_key_file, read_secret_file,
+    Exit, Failure, OrExit, Streams, TokenContext, open, parse_key_date, read_key_file,
+    read_secret_file,
 };
 use crate::{
     credential::{
@@ -107,9 +108,14 @@ impl Sign {
         let date = self.complete_headers(&url, streams)?;
         let (token, key, key_date) = self.credential(stored.as_ref(), date)?;
         let body = match &self.body {
-            Some(path) => fs::read(path)
-                .with_context(|| format!("could not read {}", path.display()))
-                .or_exit(Exit::Usage)?,
+            Some(path) => {
+                let mut bytes = Vec::new();
+                open(path)?
+                    .read_to_end(&mut bytes)
+                    .with_context(|| format!("could not read {}", path.display()))
+                    .or_exit(Exit::Usage)?;
+                bytes
+            }
             None => Vec::new(),
         };
         let signed = sign::sign(
@@ -283,7 +289,9 @@ impl Url {
         };
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let host = authority.strip_suffix(own_port).unwrap_or(authority);
+        // `host:` has an empty port, which means the scheme's own.
+        let host = authority.strip_suffix(own_port).or(authority.strip_suffix(':'));
+        let host = host.unwrap_or(authority);
         if host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic() && b != b'@') {
             return Err(invalid());
         }
@@ -320,6 +328,7 @@ mod tests {
             ("https://h",                      "h",        "/"),
             ("https://h?a=1",                  "h",        "/?a=1"),
             ("https://h:443/",                 "h",        "/"),
+            ("https://h:/",                    "h",        "/"),
             ("http://h:443/",                  "h:443",    "/"),
             ("http://h:80/",                   "h",        "/"),
             ("HTTP://[::1]:9082/x",            "[::1]:9082", "/x"),

@@ -90,6 +90,8 @@ fn a_new_key_that_does_not_prove_itself_changes_nothing() {
         machine.on(Event::Fetched(Ok(SigningKey::new([1; 32]))), now, 1.0);
         machine.on(outcome, now, 1.0);
         assert_eq!(machine.credential(), Some(&old));
+        // The old key works: nobody is told that the token is refused.
+        assert_eq!(machine.condition(now), Condition::Failing);
         assert_eq!(machine.step(now), Step::Wait(Duration::from_secs(15)));
         assert!(matches!(machine.step(later(now, Duration::from_secs(15))), Step::Fetch(..)));
     }
@@ -143,7 +145,7 @@ fn what_stands_against_renewing_is_named() {
         assert_eq!(machine.condition(gone), Condition::RunOut, "{cause:?}");
         assert!(matches!(machine.step(late), Step::Fetch(..)), "it is looked at again");
         machine.on(Event::Fetched(Err(call_error(cause))), late, 0.5);
-        assert_eq!(machine.step(gone), Step::Wait(LONGEST_WAIT), "nobody can renew it");
+        assert!(matches!(machine.step(gone), Step::Prove(_)), "only the time is asked for");
     }
 }
 
@@ -166,7 +168,9 @@ fn a_policy_that_forbids_renewing_is_known_on_the_first_day() {
 fn a_key_that_ran_out_is_repaired_from_outside_without_a_restart() {
     let now = at("2026-11-22T10:00:00Z");
     let mut machine = Machine::new(Some(credential(day("2026-11-15"), false)), 0.5);
-    assert_eq!(machine.step(now), Step::Wait(LONGEST_WAIT));
+    assert!(matches!(machine.step(now), Step::Prove(_)));
+    machine.on(refused(Cause::BadCredentials), now, 0.5);
+    assert!(matches!(machine.step(now), Step::Wait(_)));
     assert_eq!(machine.condition(now), Condition::RunOut);
     assert_eq!(machine.next_attempt(now), None);
     let imported = credential(day("2026-11-22"), false);
@@ -287,6 +291,47 @@ fn fate() -> impl Strategy<Value = Fate> {
         ].prop_map(Fate::Fails),
         2 => any::<bool>().prop_map(|after| Fate::Dies { after }),
     ]
+}
+
+#[test]
+fn a_key_that_ran_out_by_a_wrong_time_signs_again_when_the_time_is_right() {
+    let right = at("2026-11-22T10:00:00Z");
+    for wrong in ["2036-11-22T10:00:00Z", "2026-11-01T10:00:00Z"] {
+        let mut machine = Machine::new(Some(credential(day("2026-11-22"), false)), 0.5);
+        let mut now = at(wrong);
+        let mut asked = 0;
+        for _ in 0..1000 {
+            match machine.step(now) {
+                Step::Wait(wait) => now = later(now, wait),
+                Step::Prove(_) => {
+                    asked += 1;
+                    machine.on(refused(Cause::BadCredentials), now, 0.5);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(machine.condition(now), Condition::RunOut);
+        }
+        // 15 s, 30 s … 1 h; a thousand looks are 16 hours.
+        assert!((10..40).contains(&asked), "{asked}");
+        let right = Moment { elapsed: now.elapsed, ..right };
+        assert!(matches!(machine.step(right), Step::Prove(_)), "at once");
+        machine.on(Event::Proved(Ok(())), right, 0.5);
+        assert_eq!(machine.condition(right), Condition::Well);
+        assert!(matches!(machine.step(right), Step::Wait(_)));
+    }
+}
+
+#[test]
+fn a_new_key_that_signs_nothing_is_not_the_tokens_fault() {
+    let now = at("2026-11-22T10:00:00Z");
+    let mut machine = Machine::new(Some(credential(day("2026-11-20"), false)), 0.5);
+    let today = day("2026-11-22");
+    assert!(matches!(machine.step(now), Step::Fetch(..)));
+    machine.on(Event::Fetched(Ok(signing_key(&secret(), day("2026-01-01")))), now, 0.5);
+    assert!(matches!(machine.step(now), Step::Prove(new) if new.key_date == today));
+    machine.on(refused(Cause::BadCredentials), now, 0.5);
+    assert_eq!(machine.trouble(), Some(&Trouble::UselessKey));
+    assert_eq!(machine.condition(now), Condition::Failing);
 }
 
 proptest! {

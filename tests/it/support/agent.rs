@@ -86,7 +86,7 @@ pub(crate) fn meter(unit: u8, source: &str, every: &str) -> String {
 id = {unit}
 source = "{source}"
 every = "{every}"
-timeout = "300ms"
+timeout = "2s"
 property = [
     {{ name = "watts", kind = "instantaneous", register = {{ table = "input", address = 0, type = "f32" }} }},
     {{ name = "voltage", kind = "instantaneous", register = {{ table = "input", address = 2, type = "f32" }} }},

@@ -1,4 +1,5 @@
 //! What several topics share, one file each.
 
 pub(crate) mod agent;
+pub(crate) mod ledger;
 pub(crate) mod modbus;
