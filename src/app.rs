@@ -31,13 +31,12 @@ use crate::{
     clock::{Clock, ClockError, Trust},
     config::Settings,
     credential::{Signer, Store},
-    domain::{ControlWrite, Datum, SourceId, WriteError, WriteReport},
+    domain::{Chain, ControlWrite, Datum, SourceId, WriteError, WriteReport},
     instruct::{self, Actuator, Instructor, NotStored, Results},
     modbus::{self, BusStatus, PlanError, Poller, WriteJob},
     net::{Net, NetError},
     observe::{
         control::{Answers, Ask, BindError, ControlSocket},
-        log::Chain,
         systemd,
     },
     queue::{self, Queue, QueueError, QueueStat},
@@ -158,7 +157,8 @@ struct Daemon {
     /// Who sends them on, and who answers questions.
     back: Group,
     queue_stop: CancellationToken,
-    queue_ended: oneshot::Receiver<Result<(), QueueError>>,
+    /// `None` once its end was heard.
+    queue_ended: Option<oneshot::Receiver<Result<(), QueueError>>>,
     view: Arc<View>,
 }
 
@@ -182,7 +182,7 @@ pub async fn run(
     let stopped = timeout(GRACE, daemon.stop()).await.unwrap_or(Err(AppError::GraceOver));
     match lost {
         Some(lost) => {
-            error!(event = "agent.task_lost", error = %lost, "task lost, stopping");
+            error!(event = "agent.task_lost", error = %Chain(&lost), "task lost, stopping");
             Err(lost)
         }
         None => {
@@ -281,7 +281,7 @@ impl Daemon {
         back.spawn_sure("refresher", refresher.run());
         let answering = socket.serve(view.clone(), back.stop.clone());
         back.spawn_sure("control socket", answering);
-        Ok(Self { front, back, queue_stop, queue_ended, view })
+        Ok(Self { front, back, queue_stop, queue_ended: Some(queue_ended), view })
     }
 
     /// Until asked to stop (`None`), or until a task is lost.
@@ -294,13 +294,12 @@ impl Daemon {
                 () = &mut shutdown => return None,
                 lost = self.front.first_lost() => return Some(lost),
                 lost = self.back.first_lost() => return Some(lost),
-                ended = &mut self.queue_ended => {
-                    let reason = match ended {
-                        Ok(Err(error)) => Chain(&error).to_string(),
-                        Ok(Ok(())) | Err(_) => "without an error".to_owned(),
-                    };
-                    return Some(AppError::TaskLost { task: "queue".to_owned(), reason });
-                }
+                ended = queue_end(&mut self.queue_ended) => return Some(match ended {
+                    Err(error) => AppError::Queue(error),
+                    Ok(reason) => {
+                        AppError::TaskLost { task: "queue".to_owned(), reason: reason.to_owned() }
+                    }
+                }),
                 _ = renew.tick() => {
                     let line = self.view.line();
                     if line != shown {
@@ -316,9 +315,43 @@ impl Daemon {
         self.front.finish().await;
         self.back.finish().await;
         self.queue_stop.cancel();
-        // An error of receiving: the thread was lost before, which was said then.
-        self.queue_ended.await.unwrap_or(Ok(())).map_err(AppError::Queue)
+        // Already heard, or lost: that was said then.
+        if self.queue_ended.is_some() {
+            queue_end(&mut self.queue_ended).await?;
+        }
+        Ok(())
     }
+}
+
+/// Waits for the queue's end, once: afterwards for ever. Says how it ended, if not with an error.
+async fn queue_end(
+    end: &mut Option<oneshot::Receiver<Result<(), QueueError>>>,
+) -> Result<&'static str, QueueError> {
+    let Some(receiver) = end else { return std::future::pending().await };
+    let ended = receiver.await;
+    *end = None;
+    match ended {
+        Ok(result) => result.map(|()| "without an error"),
+        Err(_) => Ok("its thread panicked"),
+    }
+}
+
+/// Makes, for `check`, all that the daemon makes before it touches anything, and says for which key of the
+/// configuration that fails. No file is written, no port opened.
+#[must_use]
+pub fn rehearse(settings: &Settings) -> Vec<(String, AppError)> {
+    let (solarnet, clock) = (&settings.solarnet, Clock::untold());
+    let mut failed = Vec::new();
+    if let Err(error) = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone()) {
+        failed.push(("solarnet.ca_file".to_owned(), error.into()));
+    }
+    for (index, bus) in settings.modbus.iter().enumerate() {
+        let (channels, wire) = (modbus::Channels::unconnected(), modbus::wire(bus));
+        if let Err(error) = Poller::new(bus, &settings.controls, wire, clock.clone(), channels) {
+            failed.push((format!("modbus[{index}]"), error.into()));
+        }
+    }
+    failed
 }
 
 fn make_state_dir(path: &Path) -> Result<(), AppError> {
@@ -436,5 +469,31 @@ impl Answers for View {
                 json!({ "ok": true })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_queue_is_heard_once_and_hinders_no_stop() {
+        let (end, ended) = oneshot::channel();
+        let (group, queue_stop) = (Group::new, CancellationToken::new());
+        let view = Arc::new(View {
+            clock: Clock::system(),
+            buses: Vec::new(),
+            queue: watch::channel(QueueStat::default()).1,
+            upload: watch::channel(UploadStatus::default()).1,
+            credential: watch::channel(refresh::Status::default()).1,
+            instructions: watch::channel(instruct::Status::default()).1,
+            reload: Arc::new(Notify::new()),
+        });
+        let mut daemon =
+            Daemon { front: group(), back: group(), queue_stop, queue_ended: Some(ended), view };
+        drop(end);
+        let lost = daemon.until(std::future::pending()).await;
+        assert!(matches!(lost, Some(AppError::TaskLost { task, .. }) if task == "queue"));
+        assert!(daemon.stop().await.is_ok());
     }
 }

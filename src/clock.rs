@@ -13,6 +13,11 @@
 //!  unknown ──first Date, or the kernel says NTP is in step──▶ trusted   (never back within a boot)
 //! ```
 //!
+//! A server may be wrong for a moment (one of many behind a load balancer): a jump of more than a minute
+//! is followed at once for signing, since that server will check the signature, and for everything
+//! else once a second answer in a row confirms it. A `Date` that no clock of this program's life can
+//! show is not taken at all.
+//!
 //! The anchor of each boot (wall time at boot) is written to `clock.json` once, when it becomes
 //! known; it is never moved, so a reading placed twice gets the same instant. The system clock is
 //! never set. [`Core`] is pure: it is told the time; [`Clock`] asks the machine and keeps the file.
@@ -26,13 +31,23 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::domain::{BootId, Stamp};
 use crate::file;
 
 /// How far the system clock may lie from the server's and still stamp readings.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(60);
+
+/// How far two answers may differ and still agree: whole seconds, and the time on the way.
+const AGREEMENT: TimeDelta = TimeDelta::seconds(2);
+
+/// How long before this program was built a date may lie: the clock of the machine that built it was
+/// another one.
+const BEFORE_BUILD: TimeDelta = TimeDelta::days(30);
+
+/// How long after it was built. Dates beyond have no place in a header either.
+const AFTER_BUILD: TimeDelta = TimeDelta::days(100 * 365);
 
 /// Boots whose anchors are kept; older ones have no readings left in any queue worth the name.
 const MAX_ANCHORS: usize = 512;
@@ -64,8 +79,10 @@ pub enum Trust {
 #[derive(Debug, Clone)]
 pub struct Core {
     boot: BootId,
-    /// Server time minus time since boot, from the last verified answer.
+    /// Server time minus time since boot, from the last verified answer: to sign with.
     server: Option<DateTime<Utc>>,
+    /// The same without jumps that only one answer made: for everything else.
+    settled: Option<DateTime<Utc>>,
     synchronised: bool,
     /// Wall time at the start of each boot that learnt the time.
     anchors: BTreeMap<BootId, DateTime<Utc>>,
@@ -75,21 +92,35 @@ impl Core {
     /// Knows the anchors of earlier boots, and of this one if the daemon was restarted within it.
     #[must_use]
     pub fn new(boot: BootId, anchors: BTreeMap<BootId, DateTime<Utc>>) -> Self {
-        Self { boot, server: None, synchronised: false, anchors }
+        Self { boot, server: None, settled: None, synchronised: false, anchors }
     }
 
     /// Takes the `Date` of an answer that arrived just now.
     ///
     /// `Date` has whole seconds and was written before the answer travelled: server time is taken
     /// as half a second past it.
-    pub fn learn_server(&mut self, now: Now, date: DateTime<Utc>) {
+    ///
+    /// Returns whether the date was one that can be right; any other teaches nothing.
+    pub fn learn_server(&mut self, now: Now, date: DateTime<Utc>) -> bool {
+        let age = date - build_date();
+        if age < -BEFORE_BUILD || age > AFTER_BUILD {
+            return false;
+        }
         let zero = date + TimeDelta::milliseconds(500) - delta(now.since_boot);
         // A step of our own making would come with every answer's rounding; keep the first value
         // of this boot while answers agree with it, over restarts of the daemon too.
-        let known = self.server.or_else(|| self.anchors.get(&self.boot).copied());
-        let agrees = |known: &DateTime<Utc>| (*known - zero).abs() <= TimeDelta::seconds(2);
-        self.server = Some(known.filter(agrees).unwrap_or(zero));
+        let first = self.anchors.get(&self.boot).copied();
+        let agrees = |known: &DateTime<Utc>| (*known - zero).abs() <= AGREEMENT;
+        let known = self.server.or(first).filter(agrees);
+        let server = known.unwrap_or(zero);
+        self.server = Some(server);
+        let settled = self.settled.or(first);
+        let jumps = settled.is_some_and(|settled| (settled - server).abs() > TOLERANCE);
+        if known.is_some() || !jumps {
+            self.settled = Some(server);
+        }
         self.anchor(now);
+        true
     }
 
     /// Takes the kernel's word that NTP keeps the system clock in step.
@@ -104,16 +135,21 @@ impl Core {
         }
     }
 
-    /// The server's time, if any answer told it since the daemon started.
+    /// The time of the server that answered last, if any did since the daemon started.
     #[must_use]
     pub fn server_now(&self, now: Now) -> Option<DateTime<Utc>> {
         self.server.map(|zero| zero + delta(now.since_boot))
     }
 
+    /// The servers' time, if any answer told it since the daemon started.
+    fn settled_now(&self, now: Now) -> Option<DateTime<Utc>> {
+        self.settled.map(|zero| zero + delta(now.since_boot))
+    }
+
     /// The time that readings are stamped with, if it can be trusted.
     #[must_use]
     pub fn trusted(&self, now: Now) -> Option<DateTime<Utc>> {
-        let told = match self.server_now(now) {
+        let told = match self.settled_now(now) {
             None if self.synchronised => return Some(now.system),
             // Restarted within a boot that knew the time: its anchor still holds.
             None => self.anchors.get(&self.boot).map(|zero| *zero + delta(now.since_boot)),
@@ -149,12 +185,19 @@ impl Core {
     /// How the clock stands.
     #[must_use]
     pub fn trust(&self, now: Now) -> Trust {
-        match self.server_now(now) {
+        match self.settled_now(now) {
             Some(server) => Trust::Server { ahead: now.system - server },
             None if self.synchronised => Trust::Synchronised,
             None => Trust::Unknown,
         }
     }
+}
+
+/// When this program was built.
+#[must_use]
+pub fn build_date() -> DateTime<Utc> {
+    let secs = env!("SOLARNODE_BUILD_UNIX").parse().unwrap_or(0);
+    DateTime::from_timestamp(secs, 0).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
 fn delta(duration: Duration) -> TimeDelta {
@@ -217,7 +260,8 @@ impl Clock {
     /// set aside with a warning: unplaced readings are kept, new anchors will be learnt.
     pub fn open(state_dir: &Path) -> Result<Self, ClockError> {
         let boot = std::fs::read_to_string(BOOT_ID).map_err(ClockError::BootId)?;
-        let boot = parse_boot(boot.trim()).unwrap_or(BootId([0; 16]));
+        let boot = parse_boot(boot.trim())
+            .ok_or_else(|| ClockError::BootId(std::io::ErrorKind::InvalidData.into()))?;
         let path = state_dir.join(FILE);
         let anchors = match load_anchors(&path)? {
             Ok(anchors) => anchors,
@@ -267,7 +311,12 @@ impl Clock {
     /// Takes the `Date` of an answer that arrived just now from a server that proved who it is.
     pub fn learn_server(&self, date: DateTime<Utc>) {
         let before = self.trust();
-        self.change(|core, now| core.learn_server(now, date));
+        let mut plausible = true;
+        self.change(|core, now| plausible = core.learn_server(now, date));
+        if !plausible {
+            debug!(event = "clock.date_refused", %date, "server's date not believed");
+            return;
+        }
         let far = |trust: &Trust| match trust {
             Trust::Server { ahead } => ahead.abs() > TOLERANCE,
             Trust::Unknown | Trust::Synchronised => false,
@@ -338,6 +387,13 @@ impl Clock {
         let now = now();
         let core = &self.lock().core;
         core.server_now(now).or_else(|| core.trusted(now)).unwrap_or(now.system)
+    }
+
+    /// The time at which certificates are verified: as [`Clock::trusted_now`], else the system clock's.
+    #[must_use]
+    pub fn believed_now(&self) -> DateTime<Utc> {
+        let now = now();
+        self.lock().core.trusted(now).unwrap_or(now.system)
     }
 
     /// The time, if it can be trusted. Nothing acts on an instruction without it.
@@ -445,6 +501,35 @@ mod tests {
         assert_eq!(core.trusted(near), Some(near.system));
         let stepped = at("2026-11-22T12:00:31Z", 101);
         assert_eq!(core.trusted(stepped), Some(date("2026-11-22T10:00:01.500Z")));
+    }
+
+    #[test]
+    fn one_wrong_answer_is_signed_with_and_stamps_nothing() {
+        let mut core = Core::new(BOOT, BTreeMap::new());
+        let at_second = |secs: u64| {
+            let system = date("2026-11-22T10:00:00Z") + delta(Duration::from_secs(secs));
+            Now { system, since_boot: Duration::from_secs(100 + secs) }
+        };
+        core.learn_server(at_second(0), date("2026-11-22T10:00:00Z"));
+        core.learn_server(at_second(10), date("2027-11-22T10:00:10Z"));
+        let now = at_second(11);
+        assert_eq!(core.server_now(now), Some(date("2027-11-22T10:00:11.500Z")));
+        assert_eq!(core.trusted(now), Some(now.system));
+
+        core.learn_server(at_second(20), date("2027-11-22T10:00:20Z"));
+        let now = at_second(21);
+        assert_eq!(core.trusted(now), Some(date("2027-11-22T10:00:21.500Z")), "confirmed");
+    }
+
+    #[test]
+    fn dates_that_no_clock_shows_teach_nothing() {
+        for text in ["1970-01-01T00:00:00Z", "+262142-12-31T23:59:59Z", "-262143-01-01T00:00:01Z"] {
+            let mut core = Core::new(BOOT, BTreeMap::new());
+            let now = at("2026-11-22T10:00:00Z", 100);
+            assert!(!core.learn_server(now, date(text)), "{text}");
+            assert_eq!(core.trust(now), Trust::Unknown);
+            assert_eq!(core.server_now(at("2026-11-22T10:00:00Z", 1 << 40)), None);
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         }
     };
     let exit = cli.run().unwrap_or_else(|failure| {
+        if failure.reader_has_gone() {
+            return Exit::Ok;
+        }
         drop(writeln!(std::io::stderr(), "solarnode-agent: {:#}", failure.error));
         failure.exit
     });

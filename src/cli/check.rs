@@ -6,14 +6,18 @@ use std::{io::Write, path::Path};
 use serde::Serialize;
 
 use super::{Exit, Failure};
-use crate::config::{self, ConfigError, Problem, Settings};
+use crate::{
+    app::{self, AppError},
+    config::{self, ConfigError, Problem, Settings, Severity},
+    domain::Chain,
+};
 
 /// Check the configuration and name everything that is wrong with it
 ///
 /// Each complaint names the file, the line, the key, the value found and what would be right. The
 /// exit code is 78 where something is wrong; warnings alone are fine.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: solarnode-agent check --config agent.toml")]
+#[command(after_help = "Example:\n  solarnode-agent check --config agent.toml")]
 pub struct Check {
     /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}
     #[arg(long)]
@@ -34,11 +38,16 @@ impl Check {
     /// command's output, not its failure.
     pub fn run(self, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
         let (settings, problems) = match config::load(path) {
-            Ok(loaded) => (Some(loaded.settings), loaded.warnings),
+            Ok(loaded) => {
+                let refused = app::rehearse(&loaded.settings);
+                let refused = refused.iter().map(|(key, error)| problem(path, key, error));
+                let problems = loaded.warnings.into_iter().chain(refused).collect();
+                (Some(loaded.settings), problems)
+            }
             Err(ConfigError::Invalid(problems)) => (None, problems),
             Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         };
-        let fine = problems.iter().all(|p| p.severity == config::Severity::Warning);
+        let fine = problems.iter().all(|p| p.severity == Severity::Warning);
         if self.json {
             let report = serde_json::to_string_pretty(&Report { problems: &problems });
             writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
@@ -52,6 +61,22 @@ impl Check {
         }
         out.flush()?;
         Ok(if fine { Exit::Ok } else { Exit::Config })
+    }
+}
+
+/// What one of the daemon's parts says that could not be made of the settings.
+fn problem(path: &Path, key: &str, error: &AppError) -> Problem {
+    Problem {
+        file: path.display().to_string(),
+        line: None,
+        key: key.to_owned(),
+        found: Chain(error).to_string(),
+        expected: match error {
+            AppError::Net(_) => "a PEM file of the authorities' certificates",
+            _ => "units that can be read as the protocol has it",
+        }
+        .to_owned(),
+        severity: Severity::Error,
     }
 }
 
@@ -70,4 +95,24 @@ fn summary(settings: &Settings) -> String {
 
 fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_that_the_client_cannot_use_are_a_problem() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (path, authorities) = (dir.path().join("agent.toml"), dir.path().join("ca.pem"));
+        std::fs::write(&authorities, "no certificate").expect("written");
+        let text = "[node]\nid = 1\n[solarnet]\ntoken = \"site\"\nca_file = \"ca.pem\"\n";
+        std::fs::write(&path, text).expect("written");
+        let mut out = Vec::new();
+        let exit = Check { json: true }.run(&path, &mut out).expect("an output");
+        let report: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+        assert_eq!(exit, Exit::Config);
+        let problems = report["problems"].as_array().expect("problems");
+        assert!(problems.iter().any(|p| p["key"] == "solarnet.ca_file"), "{report}");
+    }
 }

@@ -50,6 +50,15 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Whether whoever reads our output has seen enough, as in `queue export | head`.
+    #[must_use]
+    pub fn reader_has_gone(&self) -> bool {
+        let io = self.error.downcast_ref::<std::io::Error>();
+        io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}
+
 impl From<std::io::Error> for Failure {
     /// An output that cannot be written, or a file that cannot be read.
     fn from(error: std::io::Error) -> Self {

@@ -19,6 +19,7 @@ use crate::{
 
 /// Look into the journal of instructions, also while the daemon runs
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  solarnode-agent instruction list")]
 pub struct Instruction {
     #[command(subcommand)]
     what: What,
@@ -29,14 +30,14 @@ enum What {
     /// List the instructions this node remembers, by ID
     ///
     /// The exit code is 65 where an entry of the journal is damaged.
-    #[command(after_help = "Example: solarnode-agent instruction list")]
+    #[command(after_help = "Example:\n  solarnode-agent instruction list")]
     List {
         /// Print JSON: {"instructions": […], "damaged": [id, …]}
         #[arg(long)]
         json: bool,
     },
     /// Show all that is known of one instruction
-    #[command(after_help = "Example: solarnode-agent instruction show 12345")]
+    #[command(after_help = "Example:\n  solarnode-agent instruction show 12345")]
     Show {
         /// The instruction's number, as the server gave it
         #[arg(value_name = "ID")]

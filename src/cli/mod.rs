@@ -5,6 +5,7 @@
 
 mod check;
 pub mod exit;
+mod generate;
 pub mod instruction;
 pub mod queue;
 pub mod read;
@@ -22,12 +23,13 @@ use clap::{Parser, Subcommand};
 use crate::config;
 pub use exit::{Exit, Failure, OrExit};
 
-/// Reads meters, keeps what they say, sends it to SolarNetwork with proof, and obeys safely
+/// Read meters, keep what they say, send it to SolarNetwork with proof, and obey safely
 #[derive(Debug, Parser)]
 #[command(name = "solarnode-agent", version, propagate_version = true)]
+#[command(after_help = "Example:\n  solarnode-agent check --config agent.toml")]
 pub struct Cli {
-    /// Configuration file [default: /etc/solarnode-agent/agent.toml, as an ordinary user the
-    /// user's own configuration folder]
+    /// Use this configuration file [default: /etc/solarnode-agent/agent.toml, or as an ordinary user
+    /// ~/.config/solarnode-agent/agent.toml]
     #[arg(short, long, global = true, env = "SOLARNODE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What to do
@@ -46,6 +48,10 @@ pub enum Command {
     Token(token::Token),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
+    #[command(hide = true)]
+    Completions(generate::Completions),
+    #[command(hide = true)]
+    Man(generate::Man),
 }
 
 impl Cli {
@@ -77,6 +83,8 @@ impl Cli {
                 let local = config::load_local(&config)?;
                 instruction.run(&local.state_dir, &mut stdout().lock())
             }
+            Command::Completions(completions) => completions.run(&mut stdout().lock()),
+            Command::Man(man) => man.run(),
         }
     }
 }

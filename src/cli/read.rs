@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent read /site/meter --watch")]
 pub struct Read {
-    /// The source ID, as in the configuration
+    /// The source's ID, as in the configuration
     pub source: String,
     /// Print JSON, one object a line
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! `run`: the daemon.
 
-use std::path::Path;
+use std::{error::Error, io, path::Path};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{level_filters::LevelFilter, warn};
@@ -9,7 +9,7 @@ use super::{Exit, Failure, OrExit};
 use crate::{
     app::{self, AppError},
     config::{self, Service},
-    observe::log,
+    observe::{control::BindError, log},
 };
 
 /// Run the daemon: read, keep, send, obey, until SIGTERM or SIGINT
@@ -18,7 +18,7 @@ use crate::{
     after_help = "Example:\n  solarnode-agent run --config agent.toml\n\nUnder systemd the log goes to the journal: journalctl -t solarnode-agent"
 )]
 pub struct Run {
-    /// The least important lines that are logged: error, warn, info, debug or trace
+    /// Log lines of this level and above: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value_t = LevelFilter::INFO, env = "SOLARNODE_LOG")]
     log: LevelFilter,
 }
@@ -46,7 +46,7 @@ impl Run {
                     _ = interrupt.recv() => {}
                 }
             };
-            Ok::<_, std::io::Error>(app::run(loaded.settings, service.credentials, asked).await)
+            Ok::<_, io::Error>(app::run(loaded.settings, service.credentials, asked).await)
         })?;
         // Blocking work that was abandoned at the end of the grace period is not waited for.
         runtime.shutdown_background();
@@ -57,18 +57,50 @@ impl Run {
 
 /// The code for systemd: whether a restart may help.
 fn exit_of(error: &AppError) -> Exit {
-    let of_io = |source: &std::io::Error| match source.kind() {
-        std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
-        _ => Exit::Io,
-    };
     match error {
-        AppError::StateDir { source, .. } => of_io(source),
-        AppError::Control(error) => match error {
-            crate::observe::control::BindError::Taken(_) => Exit::NoPermission,
-            crate::observe::control::BindError::Io { source, .. } => of_io(source),
-        },
-        AppError::Clock(_) | AppError::Queue(_) => Exit::Io,
         AppError::Net(_) | AppError::Plan(_) => Exit::Config,
         AppError::TaskLost { .. } | AppError::GraceOver => Exit::Failed,
+        AppError::Control(BindError::Taken(_)) => Exit::NoPermission,
+        AppError::StateDir { .. }
+        | AppError::Control(BindError::Io { .. })
+        | AppError::Clock(_)
+        | AppError::Queue(_)
+            if is_about_permission(error) =>
+        {
+            Exit::NoPermission
+        }
+        AppError::StateDir { .. }
+        | AppError::Control(BindError::Io { .. })
+        | AppError::Clock(_)
+        | AppError::Queue(_) => Exit::Io,
+    }
+}
+
+/// Whether at the root of it is a file that is not ours to open.
+fn is_about_permission(error: &AppError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::QueueError;
+
+    #[test]
+    fn a_queue_of_another_user_keeps_systemd_from_trying_again() {
+        let open = |kind: io::ErrorKind| {
+            let source = spool::Error::Io { action: "open the lock", source: kind.into() };
+            exit_of(&AppError::Queue(QueueError::Open { folder: "/q".into(), source }))
+        };
+        assert_eq!(open(io::ErrorKind::PermissionDenied), Exit::NoPermission);
+        assert_eq!(open(io::ErrorKind::StorageFull), Exit::Io);
     }
 }

@@ -38,8 +38,9 @@ use crate::{
 /// Longest secret or key file read.
 const MAX_SECRET_FILE_BYTES: u64 = 4096;
 
-/// Imports, shows and checks the tokens on this device, and signs requests by hand
+/// Import, show and check the tokens on this device, and sign requests by hand
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  solarnode-agent token check")]
 pub struct Token {
     #[command(subcommand)]
     command: TokenCommand,
@@ -175,9 +176,13 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
 /// Reads a secret or key: all of it, less one line end.
 fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure> {
     // Room from the start: a buffer that grows leaves copies behind.
-    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_FILE_BYTES as usize));
-    let read = input.take(MAX_SECRET_FILE_BYTES).read_to_string(&mut text);
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_FILE_BYTES as usize + 1));
+    let read = input.take(MAX_SECRET_FILE_BYTES + 1).read_to_string(&mut text);
     read.with_context(|| format!("could not read {from}")).or_exit(Exit::Usage)?;
+    if text.len() as u64 > MAX_SECRET_FILE_BYTES {
+        let message = format!("{from} is longer than any secret or key");
+        return Err(Failure::new(Exit::Usage, message));
+    }
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -188,9 +193,14 @@ fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure>
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path)
-        .with_context(|| format!("could not open {}", path.display()))
-        .or_exit(Exit::Usage)
+    File::open(path).map_err(|error| {
+        let exit = match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            _ => Exit::Usage,
+        };
+        let error = anyhow::Error::from(error);
+        Failure { exit, error: error.context(format!("could not open {}", path.display())) }
+    })
 }
 
 fn read_secret(input: impl Read, from: &str) -> Result<TokenSecret, Failure> {

@@ -76,6 +76,12 @@ pub struct Signed {
 /// Why a request cannot be signed so that the server would accept it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
+    /// No request has such a method.
+    #[error("`{method}` is not the method of a request")]
+    Method {
+        /// As given.
+        method: String,
+    },
     /// The target would not arrive as it is.
     #[error(
         "the request target `{target}` must begin with `/` \
@@ -133,6 +139,9 @@ pub fn sign(
     key: &SigningKey,
     date: DateTime<Utc>,
 ) -> Result<Signed, SignError> {
+    if !is_token(request.method) {
+        return Err(SignError::Method { method: request.method.to_owned() });
+    }
     let (path, query) = split_target(request.target)?;
     let form = is_signed_form(request)?;
     let names = signed_names(request)?;
@@ -242,8 +251,10 @@ fn signed_names(request: &Request<'_>) -> Result<Vec<String>, SignError> {
     names.extend(request.also_sign.iter().map(|name| name.to_ascii_lowercase()));
     names.sort_unstable();
     names.dedup();
-    match names.iter().find(|name| !is_token(name) || *name == "authorization") {
-        Some(name) => Err(SignError::HeaderName { name: name.clone() }),
+    let sent = request.headers.iter().map(|(name, _)| name.as_str());
+    let mut all = names.iter().map(String::as_str).chain(sent);
+    match all.find(|name| !is_token(name) || name.eq_ignore_ascii_case("authorization")) {
+        Some(name) => Err(SignError::HeaderName { name: name.to_owned() }),
         None => Ok(names),
     }
 }

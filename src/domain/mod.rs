@@ -3,12 +3,14 @@
 //! Nothing here does I/O, waits, or knows another module. Everything that crosses a module boundary
 //! in the data flow is one of these types.
 
+mod chain;
 mod control;
 mod datum;
 mod id;
 mod instruction;
 pub mod number;
 
+pub use chain::Chain;
 pub use control::{ControlWrite, WriteError, WriteReport};
 pub use datum::{BootId, Datum, Kind, Samples, Stamp};
 pub use id::{InvalidId, NodeId, SourceId, TokenId, TokenName};

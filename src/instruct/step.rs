@@ -26,7 +26,7 @@ use super::{
     task::{ACT_LIMIT, Actuator, Results, Seen, Time, Trouble, Worker},
 };
 use crate::{
-    domain::{ControlWrite, InstructionId, InstructionState, WriteError},
+    domain::{Chain, ControlWrite, InstructionId, InstructionState, WriteError},
     solarnet::Caller,
 };
 
@@ -302,7 +302,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
             warn!(
                 event = "instruction.not_recorded",
                 instruction_id = record.id.0,
-                error = &error as &dyn std::error::Error,
+                error = %Chain(&error),
                 "outcome not on disk yet"
             );
             tokio::select! {

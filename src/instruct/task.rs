@@ -38,7 +38,9 @@ use super::{
 use crate::{
     clock::Clock,
     config::settings::{Control, Instructions},
-    domain::{ControlWrite, Datum, Instruction, InstructionId, NodeId, WriteError, WriteReport},
+    domain::{
+        Chain, ControlWrite, Datum, Instruction, InstructionId, NodeId, WriteError, WriteReport,
+    },
     solarnet::{CallError, Caller, Cause, Next},
 };
 
@@ -324,7 +326,8 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         if self.held && !was_held {
             warn!(event = "instruction.held", "instructions held until the time is known");
         }
-        let text = trouble.filter(|t| !matches!(t, Trouble::Stopping)).map(|t| chain(t));
+        let text =
+            trouble.filter(|t| !matches!(t, Trouble::Stopping)).map(|t| Chain(t).to_string());
         // Until a poll works again, nothing has shown that the trouble is over.
         let text = if up { text } else { text.or_else(|| self.trouble.clone()) };
         match (&self.trouble, &text) {
@@ -362,15 +365,4 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
             () = cut => Err(Trouble::Stopping),
         }
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

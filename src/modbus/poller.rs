@@ -16,7 +16,8 @@
 //! * When the channel of datum is full the task waits: a disk that cannot keep up slows reading down,
 //!   turns are skipped and counted, and memory stays bounded. Writes wait meanwhile: their outcome
 //!   would have to go through the same channel's other end.
-//! * Stopping takes effect at once while reading. A write that was sent is read back a last time.
+//! * Stopping takes effect at once while reading; a datum that waits for room is still handed over. A
+//!   write that was sent is read back a last time.
 //!
 //! It never gives up: broken links and silent units are conditions, not errors. It ends with an
 //! error only if nobody takes the datum any more.
@@ -73,6 +74,15 @@ pub struct Channels {
     pub stop: CancellationToken,
 }
 
+impl Channels {
+    /// Ends that nobody holds the others of, for a bus that is made and not run.
+    #[must_use]
+    pub fn unconnected() -> Self {
+        let (datum, writes) = (mpsc::channel(1).0, mpsc::channel(1).1);
+        Self { datum, writes, stop: CancellationToken::new() }
+    }
+}
+
 /// Reads one bus and writes on it until it is stopped.
 #[derive(Debug)]
 pub struct Poller<W> {
@@ -86,6 +96,8 @@ pub struct Poller<W> {
     writes_open: bool,
     writing: Option<Writing>,
     status: watch::Sender<BusStatus>,
+    /// What was read and is not in the channel yet.
+    unsent: Option<Datum>,
     budget: Budget,
     epoch: Instant,
     /// When the last request was over.
@@ -135,6 +147,7 @@ impl<W: Wire> Poller<W> {
             writes_open: true,
             writing: None,
             status: watch::Sender::new(BusStatus { bus: bus.name.clone(), sources }),
+            unsent: None,
             budget: Budget::default(),
             epoch: Instant::now(),
             quiet_since: None,
@@ -179,6 +192,19 @@ impl<W: Wire> Poller<W> {
             let epoch = self.epoch;
             while let Some(more) = writing.step(&mut self.wire, || epoch.elapsed()).await {
                 writing = more;
+            }
+        }
+        self.send().await
+    }
+
+    /// Hands over what was read. Where there is no room it waits, see the module's header; given up
+    /// meanwhile, it may be called again.
+    async fn send(&mut self) -> Result<(), PollError> {
+        if self.unsent.is_some() {
+            let room = self.channels.datum.reserve().await;
+            let room = room.map_err(|_| PollError::NoTaker { bus: self.name.clone() })?;
+            if let Some(datum) = self.unsent.take() {
+                room.send(datum);
             }
         }
         Ok(())
@@ -308,14 +334,8 @@ impl<W: Wire> Poller<W> {
                 status.read(&outcome, now, journal);
             }
         });
-        if let Some(datum) = outcome.datum {
-            // Full: waits; see the module's header.
-            self.channels
-                .datum
-                .send(datum)
-                .await
-                .map_err(|_| PollError::NoTaker { bus: self.name.clone() })?;
-        }
+        self.unsent = outcome.datum;
+        self.send().await?;
         self.schedule(index);
         Ok(())
     }

@@ -447,6 +447,19 @@ async fn a_full_queue_makes_readings_wait_and_turns_are_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reading_that_waits_for_room_is_handed_over_when_the_task_stops() {
+    let mut bus = Running::start(vec![unit(1, &[1])], [(1, Device::well())], 2);
+    sleep(10 * S).await;
+    bus.stop.cancel();
+    sleep(S).await;
+    assert_eq!(
+        bus.watch(20 * S).await[&source(1)].len(),
+        3,
+        "two in the channel and one to get in"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn stopping_does_not_wait_for_a_silent_unit() {
     let units = vec![Unit { timeout: 30 * S, ..unit(1, &[1]) }];
     let bus = Running::start(units, [(1, Device::silent())], 64);
@@ -514,6 +527,20 @@ async fn a_write_without_an_answer_is_unknown_and_not_repeated() {
     let bus = Running::start(vec![], [(1, device)], 4);
     assert!(matches!(bus.write(7).await, Err(WriteError::Unknown { .. })));
     assert_eq!(writes(&bus), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_nobody_waits_for_any_more_is_not_sent() {
+    let bus = Running::start(vec![], [(1, Device::silent())], 4);
+    assert!(
+        timeout(500 * MS, bus.write(7)).await.is_err(),
+        "given up while the value before is read"
+    );
+    bus.change(1, |device| *device = Device::well());
+    assert!(timeout(Duration::ZERO, bus.write(8)).await.is_err(), "given up in the channel");
+    sleep(60 * S).await;
+    assert!(bus.asked(1).iter().any(|asked| asked.function == 3), "it was begun");
+    assert_eq!(writes(&bus), 0);
 }
 
 #[tokio::test(start_paused = true)]

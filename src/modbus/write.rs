@@ -9,7 +9,8 @@
 //! Each arrow is one request, and other units are read between them. Reads are repeated, the write
 //! never: whether it may be repeated is not for the bus to decide. A write that was sent and not
 //! confirmed may have happened, and so may one that failed inside the device or behind a gateway;
-//! both are `Unknown`, never `Refused`.
+//! both are `Unknown`, never `Refused`. Nobody waiting for the result any more withdraws a write that was
+//! not sent: it would come late.
 
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ impl Writing {
     /// Prepares a write; one that cannot be made is answered at once.
     #[must_use]
     pub fn begin(controls: &[Control], (job, reply): WriteJob, now: Duration) -> Option<Self> {
+        if reply.is_closed() {
+            return None;
+        }
         let prepared = match controls.iter().find(|control| control.id == job.control) {
             None => Err(WriteError::NotStarted {
                 control: job.control,
@@ -121,6 +125,7 @@ impl Writing {
                     return answer(self.reply, Err(error));
                 }
             },
+            Stage::Write { .. } if self.reply.is_closed() => return None,
             Stage::Write { before } => {
                 let request = self.write.request();
                 let result = wire.call(self.control.unit, &request, self.control.timeout).await;

@@ -7,13 +7,13 @@
 //! This module knows nothing of SolarNetwork; redirects are not followed, because a signature covers
 //! host and path.
 
-mod undated;
+mod verifier;
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, TimeDelta, Utc};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::HeaderMap;
 use rustls::{
     RootCertStore,
     client::WebPkiServerVerifier,
@@ -21,20 +21,20 @@ use rustls::{
     pki_types::{CertificateDer, UnixTime, pem::PemObject},
     time_provider::TimeProvider,
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use crate::clock::{Clock, Trust};
-use undated::Undated;
+use crate::clock::{Clock, Trust, build_date};
+use verifier::{Dates, Verifier};
 
 /// The longest answer that is read. SolarNetwork's answers to our calls are a few kilobytes; a
 /// hundred pending instructions some hundred.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
-/// How far before this program's build a server's clock may be: the builder's may have been ahead.
-const DATE_SLACK: TimeDelta = TimeDelta::days(1);
-
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A step of the clock that is not worth another look at the certificate.
+const SMALL_STEP: TimeDelta = TimeDelta::minutes(1);
 
 const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
 
@@ -114,9 +114,10 @@ impl Incoming {
 #[derive(Debug, Clone)]
 pub struct Net {
     client: reqwest::Client,
+    verifier: Arc<Verifier>,
     /// As `client`, but for the dates of certificates.
     undated: reqwest::Client,
-    undated_verifier: Arc<Undated>,
+    undated_verifier: Arc<Verifier>,
     clock: Clock,
 }
 
@@ -141,19 +142,15 @@ impl Net {
         let verifier = if roots.is_empty() {
             None
         } else {
-            let builder = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider);
+            let builder = WebPkiServerVerifier::builder_with_provider(roots, provider);
             Some(builder.build().map_err(|e| tls(&e))?)
         };
-        let undated_verifier = Arc::new(Undated::new(verifier));
-        let undated_config = config
-            .clone()
-            .dangerous()
-            .with_custom_certificate_verifier(undated_verifier.clone())
-            .with_no_client_auth();
-        let config = config.with_root_certificates(roots).with_no_client_auth();
-        let client = |config: rustls::ClientConfig| {
+        let undated_verifier = Arc::new(Verifier::new(verifier.clone(), Dates::Ignored));
+        let verifier = Arc::new(Verifier::new(verifier, Dates::Checked));
+        let client = |verifier: Arc<Verifier>| {
+            let config = config.clone().dangerous().with_custom_certificate_verifier(verifier);
             reqwest::Client::builder()
-                .tls_backend_preconfigured(config)
+                .tls_backend_preconfigured(config.with_no_client_auth())
                 .redirect(reqwest::redirect::Policy::none())
                 .user_agent(USER_AGENT)
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -163,8 +160,9 @@ impl Net {
                 .map_err(NetError::Client)
         };
         Ok(Self {
-            client: client(config)?,
-            undated: client(undated_config)?,
+            client: client(verifier.clone())?,
+            verifier,
+            undated: client(undated_verifier.clone())?,
             undated_verifier,
             clock,
         })
@@ -178,14 +176,18 @@ impl Net {
     /// If there is no complete answer within the timeout.
     pub async fn send(&self, request: &Outgoing) -> Result<Incoming, SendError> {
         let answer = exchange(&self.client, request).await?;
-        match answer.date() {
-            Some(date) if date < build_date() - DATE_SLACK => {
-                debug!(event = "clock.date_refused", %date, "server's date not believed");
-            }
-            Some(date) => self.clock.learn_server(date),
-            None => {}
+        if let Some(date) = answer.date().filter(|date| self.can_be(*date, &request.url)) {
+            self.clock.learn_server(date);
         }
         Ok(answer)
+    }
+
+    /// Whether an answer may move the clock there: not to where the certificate that vouched for it
+    /// would be refused, or no later call could set it right again.
+    fn can_be(&self, date: DateTime<Utc>, url: &str) -> bool {
+        (date - self.clock.believed_now()).abs() <= SMALL_STEP
+            || !url.starts_with("https:")
+            || self.verifier.last_chain_is_valid_at(date)
     }
 
     /// Finds out the time from a server whose certificate fails only for its dates.
@@ -216,20 +218,13 @@ impl Net {
     }
 }
 
-/// When this program was built.
-#[must_use]
-pub fn build_date() -> DateTime<Utc> {
-    let secs = env!("SOLARNODE_BUILD_UNIX").parse().unwrap_or(0);
-    DateTime::from_timestamp(secs, 0).unwrap_or(DateTime::UNIX_EPOCH)
-}
-
 /// The time certificates are verified at.
 #[derive(Debug)]
 struct BelievedTime(Clock);
 
 impl TimeProvider for BelievedTime {
     fn current_time(&self) -> Option<UnixTime> {
-        let secs = u64::try_from(self.0.signing_now().timestamp()).unwrap_or(0);
+        let secs = u64::try_from(self.0.believed_now().timestamp()).unwrap_or(0);
         Some(UnixTime::since_unix_epoch(Duration::from_secs(secs)))
     }
 }
@@ -239,11 +234,8 @@ async fn exchange(client: &reqwest::Client, request: &Outgoing) -> Result<Incomi
         .map_err(|e| SendError::Unreachable(e.to_string()))?;
     let mut builder = client.request(method, &request.url);
     for (name, value) in &request.headers {
-        let name = HeaderName::from_bytes(name.as_bytes());
-        let value = HeaderValue::from_str(value);
-        if let (Ok(name), Ok(value)) = (name, value) {
-            builder = builder.header(name, value);
-        }
+        // The builder keeps what is wrong with a header until it sends.
+        builder = builder.header(name, value);
     }
     if !request.body.is_empty() {
         builder = builder.body(request.body.clone());
@@ -274,7 +266,7 @@ fn classify(error: &reqwest::Error) -> SendError {
             .downcast_ref::<rustls::Error>()
             .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()));
         if let Some(tls) = tls {
-            return if undated::is_about_dates(tls) {
+            return if verifier::is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
             } else {
                 SendError::Tls(tls.to_string())

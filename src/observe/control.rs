@@ -15,7 +15,10 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream as BlockingStream},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream as BlockingStream,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -112,10 +115,7 @@ impl ControlSocket {
         if BlockingStream::connect(path).is_ok() {
             return Err(BindError::Taken(path.to_owned()));
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
-            Ok(()) | Err(_) => {}
-        }
+        remove_leftover(path).map_err(io_error)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io_error)?;
         }
@@ -152,6 +152,19 @@ impl ControlSocket {
                 drop(place);
             });
         }
+    }
+}
+
+/// Removes the socket of a killed daemon. Anything else at that path is somebody's file.
+fn remove_leftover(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is something that is not a socket (`control_socket` names another path)",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -254,6 +267,15 @@ mod tests {
         server.await.expect("no panic");
         assert!(!path.exists(), "the socket is removed");
         assert!(matches!(ask(&path, Ask::Status), Err(AskError::NotRunning(_))));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("letter.txt");
+        fs::write(&path, "dear").expect("written");
+        assert!(matches!(ControlSocket::bind(&path), Err(BindError::Io { .. })));
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "dear");
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //! In the journal every field is called `SOLARNODE_<FIELD>`; `SOLARNODE_EVENT` is the stable name of
 //! a line that tests, alerts or the documentation rely on (`docs/logging.md`).
 
-use std::{fmt, io::IsTerminal};
+use std::io::IsTerminal;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
@@ -43,36 +43,4 @@ pub fn start(level: LevelFilter, to_journal: bool) {
     };
     // The only error is that logging was started before, which is what the caller wants.
     drop(tracing_subscriber::registry().with(layer).try_init());
-}
-
-/// Shows an error with its causes on one line: `could not open the queue: permission denied`.
-///
-/// The journal keeps only an error's first message, so errors are logged through this.
-pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("could not open the queue")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn a_chain_names_every_cause() {
-        let error = Outer(std::io::Error::other("disk on fire"));
-        assert_eq!(Chain(&error).to_string(), "could not open the queue: disk on fire");
-    }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::settings,
-    domain::{BootId, Datum, Stamp},
+    domain::{BootId, Chain, Datum, Stamp},
 };
 
 /// Records that one look into the spool hands over.
@@ -186,22 +186,35 @@ impl Worker {
             self.drain();
             self.tick(Instant::now());
         }
-        self.drain();
+        // Who could still send has stopped, so this comes to an end.
+        while self.drain() {
+            self.tick(Instant::now());
+        }
+        if self.spool.is_none() {
+            self.reopen();
+        }
         self.tick(Instant::now());
-        let closed = self.spool.take().map_or(Ok(()), Spool::close);
-        closed.map_err(QueueError::Close)
+        match self.spool.take() {
+            Some(spool) => spool.close().map_err(QueueError::Close),
+            None if self.uncommitted.is_empty() => Ok(()),
+            None => Err(QueueError::Close(spool::Error::Poisoned)),
+        }
     }
 
-    /// Takes what is ready, so that it shares a commit.
-    fn drain(&mut self) {
+    /// Takes what is ready, so that it shares a commit. Returns whether there was any.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
         for _ in 0..AT_ONCE {
             let Ok(ask) = self.asks.try_recv() else { break };
             self.ask(ask);
+            any = true;
         }
         for _ in 0..AT_ONCE {
             let Ok(datum) = self.readings.try_recv() else { break };
             self.take(datum, None);
+            any = true;
         }
+        any
     }
 
     fn wake(&self) -> Instant {
@@ -362,7 +375,7 @@ impl Worker {
         match error {
             spool::Error::Full => StoreError::Full,
             error => {
-                let reason = chain(&error);
+                let reason = Chain(&error).to_string();
                 // What is on disk is unknown now. The lock is given back with it.
                 self.spool = None;
                 StoreError::Failed { reason }
@@ -622,7 +635,51 @@ impl Worker {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Samples;
+
+    fn worker(dir: &Path, readings: mpsc::Receiver<Datum>) -> Worker {
+        let settings = settings::Queue { limit_bytes: 1 << 20, at_risk: Duration::from_secs(1) };
+        let (_, asks) = mpsc::channel(1);
+        let (publish, _) = watch::channel(QueueStat::default());
+        Worker::open(dir, &settings, Clock::system(), asks, readings, publish).expect("a queue")
+    }
+
+    fn datum(unix_ms: i64) -> Datum {
+        let watts = ("watts".to_owned(), 5.into());
+        Datum {
+            source: "/m".parse().expect("a source"),
+            stamp: Stamp::Wall { unix_ms },
+            samples: Samples { instantaneous: vec![watts], ..Samples::default() },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_channel_is_committed_before_the_end() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (send, readings) = mpsc::channel(super::super::READINGS);
+        for at in 0..super::super::READINGS as i64 {
+            send.try_send(datum(at)).expect("room");
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        worker(dir.path(), readings).run(stop).await.expect("a clean end");
+        let (spool, _) = Spool::open(&folder(dir.path()), Options::new(1 << 20)).expect("a queue");
+        assert_eq!(spool.stat().records, super::super::READINGS as u64);
+    }
+
+    #[tokio::test]
+    async fn rows_whose_acknowledgement_a_failed_disk_lost_are_handed_out_again() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        worker.take(datum(1), None);
+        worker.commit(false);
+        let row = worker.claim(10, 1 << 20).pop().expect("a row");
+        drop(worker.failed(spool::Error::Poisoned));
+        worker.acknowledge(&Ranges::from_iter([row.seq]));
+        worker.reopen();
+        assert_eq!(worker.claim(10, 1 << 20), [row]);
+    }
 }

@@ -7,7 +7,7 @@
 //!
 //! A call under way when the daemon stops is abandoned; nothing is lost by that.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
@@ -31,7 +31,7 @@ use crate::{
         Credential, Signer, Store,
         store::{Origin, Saved, StoreError},
     },
-    domain::TokenName,
+    domain::{Chain, TokenName},
 };
 
 /// Keeps the key of one token alive.
@@ -166,7 +166,7 @@ impl<C: RefreshCalls> Keeper<C> {
                 self.parts.signer.clear();
                 None
             }
-            Err(error) => Some(chain(&error)),
+            Err(error) => Some(Chain(&error).to_string()),
         };
         if self.unreadable != unreadable
             && let Some(error) = &unreadable
@@ -197,7 +197,7 @@ impl<C: RefreshCalls> Keeper<C> {
             }
             Ok(Saved::NotNeeded) | Err(_) => self.use_renewed(renewed),
         }
-        saved.map_err(|error| chain(&error))
+        saved.map_err(|error| Chain(&error).to_string())
     }
 
     fn use_renewed(&self, renewed: &Arc<Credential>) {
@@ -376,18 +376,6 @@ async fn on_disk<T: Send + 'static>(
             Err(_) => std::future::pending().await,
         },
     }
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod config;
 mod daemon;
 mod instruct;
 mod modbus;
+mod readme;
 mod refresh;
 mod restart;
 mod secrets;

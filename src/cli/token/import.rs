@@ -24,14 +24,14 @@ use super::{
     read_key_file, read_secret, read_secret_file, readable,
 };
 use crate::{
+    clock::build_date,
     credential::{Credential, SigningKey, TokenSecret},
     domain::{TokenId, TokenName},
-    net::build_date,
     refresh::{RefreshCalls, Unproved, calls::POLICY_PATH, prove},
     solarnet::Cause,
 };
 
-/// Puts a token into the store: its signing key, made from the secret on standard input
+/// Put a token into the store: its signing key, made from the secret on standard input
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Only the signing key is stored, which the daemon renews every day; the secret is forgotten.
@@ -44,10 +44,10 @@ pub(super) struct Import {
     /// The token's ID as SolarNetwork issued it
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     token_id: TokenId,
-    /// File with the token's secret [default: standard input]
+    /// Read the token's secret from this file [default: standard input]
     #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
     secret_file: Option<PathBuf>,
-    /// File with a signing key, 64 hexadecimal digits: the secret never reaches this device
+    /// Take a signing key from this file, 64 hexadecimal digits: the secret never reaches this device
     #[arg(long, value_name = "FILE", requires = "key_date")]
     key_file: Option<PathBuf>,
     /// The UTC day that the key is of

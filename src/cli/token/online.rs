@@ -14,7 +14,7 @@ use crate::{
     solarnet::{CallError, Cause, Next},
 };
 
-/// Asks SolarNetwork whether a token on this device works, and until when
+/// Ask SolarNetwork whether a token on this device works, and until when
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent token check")]
 pub(super) struct Check {
@@ -22,7 +22,7 @@ pub(super) struct Check {
     name: Option<TokenName>,
 }
 
-/// Renews a token's signing key now, as the daemon does every day
+/// Renew a token's signing key now, as the daemon does every day
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent token refresh")]
 pub(super) struct Refresh {

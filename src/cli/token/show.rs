@@ -7,18 +7,18 @@ use serde::Serialize;
 use super::{Exit, Failure, OrStoreExit, Streams, TokenContext, missing, readable};
 use crate::{credential::Credential, domain::TokenName};
 
-/// Shows the tokens on this device, without their secrets
+/// Show the tokens on this device, without their secrets
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent token show")]
 pub(super) struct Show {
     /// The token's name [default: all]
     name: Option<TokenName>,
-    /// Print JSON
+    /// Print JSON: {"tokens": [{name, token_id, key_date, ends, secret_kept, configured}]}
     #[arg(long)]
     json: bool,
 }
 
-/// Removes a token from this device; SolarNetwork still knows it
+/// Remove a token from this device; SolarNetwork still knows it
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent token forget site")]
 pub(super) struct Forget {

@@ -3,7 +3,7 @@
 //! The URL is taken byte for byte. What the server would refuse whatever the key is an error; what
 //! it would refuse only for this key or this moment is signed, with a warning.
 
-use std::{fs, path::PathBuf};
+use std::{io::Read, path::PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, NaiveDate, SubsecRound, Utc};
@@ -11,7 +11,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Exit, Failure, OrExit, Streams, TokenContext, parse_key_date, read_key_file, read_secret_file,
+    Exit, Failure, OrExit, Streams, TokenContext, open, parse_key_date, read_key_file,
+    read_secret_file,
 };
 use crate::{
     credential::{
@@ -24,7 +25,7 @@ use crate::{
     domain::{TokenId, TokenName},
 };
 
-/// Signs one request and prints how, for debugging an API by hand
+/// Sign one request and print how, for debugging an API by hand
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   solarnode-agent token sign GET https://data.solarnetwork.net/solarquery/api/v1/sec/whoami \\
@@ -42,10 +43,10 @@ pub(super) struct Sign {
     /// Sign as this token, with --secret-file or --key-file
     #[arg(long, value_name = "ID", requires = "with", allow_hyphen_values = true)]
     token_id: Option<TokenId>,
-    /// File with the token's secret
+    /// Read the token's secret from this file
     #[arg(long, value_name = "FILE", requires = "token_id", conflicts_with = "token")]
     secret_file: Option<PathBuf>,
-    /// File with a signing key, 64 hexadecimal digits
+    /// Take a signing key from this file, 64 hexadecimal digits
     #[arg(
         long,
         value_name = "FILE",
@@ -53,25 +54,25 @@ pub(super) struct Sign {
         conflicts_with = "token"
     )]
     key_file: Option<PathBuf>,
-    /// The UTC day of the key [default with --secret-file: the request's]
+    /// Take this as the key's UTC day [default with --secret-file: the request's]
     #[arg(long, value_name = "YYYYMMDD", requires = "with", value_parser = parse_key_date)]
     key_date: Option<NaiveDate>,
-    /// A header that is sent; may be repeated. Host and X-SN-Date are added if missing
+    /// Send this header; may be repeated. Host and X-SN-Date are added if missing
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
-    /// A header to sign beside those that have to be; may be repeated
+    /// Sign this header too, beside those that have to be; may be repeated
     #[arg(long = "sign-header", value_name = "NAME")]
     sign_headers: Vec<String>,
-    /// The host to sign, where a proxy changes the Host header
+    /// Sign this host, where a proxy changes the Host header
     #[arg(long, value_name = "HOST")]
     sign_host: Option<String>,
-    /// File with the body, exactly as sent
+    /// Sign this file as the body, exactly as it is sent
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The request's date where no header says it [default: now]
+    /// Date the request so where no header does [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = parse_date)]
     date: Option<DateTime<Utc>>,
-    /// Print JSON
+    /// Print JSON: {canonicalRequest, signingMessage, signedHeaders, signature, authorization}
     #[arg(long)]
     json: bool,
 }
@@ -107,9 +108,14 @@ impl Sign {
         let date = self.complete_headers(&url, streams)?;
         let (token, key, key_date) = self.credential(stored.as_ref(), date)?;
         let body = match &self.body {
-            Some(path) => fs::read(path)
-                .with_context(|| format!("could not read {}", path.display()))
-                .or_exit(Exit::Usage)?,
+            Some(path) => {
+                let mut bytes = Vec::new();
+                open(path)?
+                    .read_to_end(&mut bytes)
+                    .with_context(|| format!("could not read {}", path.display()))
+                    .or_exit(Exit::Usage)?;
+                bytes
+            }
             None => Vec::new(),
         };
         let signed = sign::sign(
@@ -283,7 +289,9 @@ impl Url {
         };
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let host = authority.strip_suffix(own_port).unwrap_or(authority);
+        // `host:` has an empty port, which means the scheme's own.
+        let host = authority.strip_suffix(own_port).or(authority.strip_suffix(':'));
+        let host = host.unwrap_or(authority);
         if host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic() && b != b'@') {
             return Err(invalid());
         }
@@ -320,6 +328,7 @@ mod tests {
             ("https://h",                      "h",        "/"),
             ("https://h?a=1",                  "h",        "/?a=1"),
             ("https://h:443/",                 "h",        "/"),
+            ("https://h:/",                    "h",        "/"),
             ("http://h:443/",                  "h:443",    "/"),
             ("http://h:80/",                   "h",        "/"),
             ("HTTP://[::1]:9082/x",            "[::1]:9082", "/x"),

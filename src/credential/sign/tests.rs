@@ -187,8 +187,20 @@ fn what_the_server_would_refuse_is_refused_here_with_its_reason() {
 fn the_signature_itself_cannot_be_signed() {
     let headers = headers(&[]);
     let also = ["Authorization".to_owned()];
-    let request = Request { also_sign: &also, ..request("GET", "/", &headers, b"") };
-    assert!(matches!(try_sign(&request), Err(SignError::HeaderName { .. })));
+    let signed = Request { also_sign: &also, ..request("GET", "/", &headers, b"") };
+    assert!(matches!(try_sign(&signed), Err(SignError::HeaderName { .. })));
+    let sent = self::headers(&[("authorization", "Basic eA==")]);
+    let twice = request("GET", "/", &sent, b"");
+    assert!(matches!(try_sign(&twice), Err(SignError::HeaderName { .. })));
+}
+
+#[test]
+fn a_method_is_one_word() {
+    for method in ["", "GE T", "GET\n/other"] {
+        let headers = headers(&[]);
+        let error = try_sign(&request(method, "/", &headers, b"")).expect_err("no method");
+        assert_eq!(error, SignError::Method { method: method.to_owned() });
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! A certificate verifier that checks everything but today's date.
+//! Verifiers of certificates that remember the chain they accepted last, so that a server's `Date` can be
+//! held against the validity of its own certificate.
 //!
-//! A machine without a battery clock cannot verify a certificate's dates, and cannot learn the date
-//! without a verified connection. This verifier breaks the circle: chain, name and signatures are
-//! checked as always, at an instant inside the chain's own validity instead of now. What such a
-//! connection says is used for one thing only: its `Date`, and that only where
-//! [`Undated::last_chain_is_valid_at`] it.
+//! [`Dates::Checked`] is the usual verification. [`Dates::Ignored`] is for one purpose: a machine without a
+//! battery clock cannot verify a certificate's dates, and cannot learn the date without a verified
+//! connection. It breaks the circle: chain, name and signatures are checked as always, at an instant
+//! inside the chain's own validity instead of now. What such a connection says is used for one thing
+//! only: its `Date`, and that only where [`Verifier::last_chain_is_valid_at`] it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,11 +22,21 @@ use rustls::{
 /// Instants tried until one suits every certificate of the chain.
 const MAX_TRIES: usize = 8;
 
-/// Checks chain and name at an instant of the chain's own.
+/// At which time a chain is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dates {
+    /// At the time the agent believes in.
+    Checked,
+    /// At an instant of the chain's own.
+    Ignored,
+}
+
+/// Checks chain, name and signatures, and remembers the chain.
 #[derive(Debug)]
-pub(super) struct Undated {
+pub(super) struct Verifier {
     /// None where no authority is known at all: then nothing is accepted.
     inner: Option<Arc<WebPkiServerVerifier>>,
+    dates: Dates,
     last: Mutex<Option<Chain>>,
 }
 
@@ -48,9 +59,9 @@ pub(super) fn is_about_dates(error: &Error) -> bool {
     )
 }
 
-impl Undated {
-    pub(super) fn new(inner: Option<Arc<WebPkiServerVerifier>>) -> Self {
-        Self { inner, last: Mutex::new(None) }
+impl Verifier {
+    pub(super) fn new(inner: Option<Arc<WebPkiServerVerifier>>, dates: Dates) -> Self {
+        Self { inner, dates, last: Mutex::new(None) }
     }
 
     fn inner(&self) -> Result<&WebPkiServerVerifier, Error> {
@@ -71,7 +82,7 @@ impl Undated {
     }
 }
 
-impl ServerCertVerifier for Undated {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -99,11 +110,11 @@ impl ServerCertVerifier for Undated {
                 Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
                     not_before,
                     ..
-                })) if not_before > at => at = not_before,
+                })) if self.dates == Dates::Ignored && not_before > at => at = not_before,
                 Err(Error::InvalidCertificate(CertificateError::ExpiredContext {
                     not_after,
                     ..
-                })) if not_after < at => at = not_after,
+                })) if self.dates == Dates::Ignored && not_after < at => at = not_after,
                 Err(other) => return Err(other),
             }
         }
