@@ -8,15 +8,14 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
 use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use spool::{Reader, Record};
 
-use super::{Exit, Failure, OrExit};
+use super::{Exit, Failure};
 use crate::{
-    clock::Clock,
+    clock::{Clock, ClockError},
     domain::{Datum, SourceId},
     queue::{self, QueueStat, record, show},
 };
@@ -27,7 +26,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Look into the queue of datum that wait to be sent, also while the daemon runs
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  solarnode-agent queue export --source /site/meter > meter.jsonl")]
+#[command(
+    after_help = "Example:\n  solarnode-agent queue export --source /site/meter > meter.jsonl"
+)]
 pub struct Queue {
     #[command(subcommand)]
     what: What,
@@ -108,12 +109,18 @@ impl<'a> Look<'a> {
                     folder.display()
                 )),
             })?;
-        let clock = Clock::read_only(state_dir).or_exit(Exit::Io)?;
+        let clock = Clock::read_only(state_dir).map_err(|error| {
+            let exit = match &error {
+                ClockError::Anchors { source, .. } => exit_for_io(source, Exit::Io),
+                ClockError::BootId(_) => Exit::Io,
+            };
+            Failure { exit, error: error.into() }
+        })?;
         Ok(Self { state_dir, reader, clock })
     }
 
     fn stat(&self, json: bool, out: &mut impl Write) -> Result<Exit, Failure> {
-        let spool = self.reader.stat().or_exit(Exit::Io)?;
+        let spool = self.reader.stat().map_err(unread)?;
         let mut stat = QueueStat {
             records: spool.records,
             bytes: spool.bytes,
@@ -197,7 +204,7 @@ impl<'a> Look<'a> {
     }
 
     fn check(&self, json: bool, out: &mut impl Write) -> Result<Exit, Failure> {
-        let verified = self.reader.verify().or_exit(Exit::Io)?;
+        let verified = self.reader.verify().map_err(unread)?;
         let mut unreadable = Vec::new();
         self.each(0, |record| {
             if let Err(error) = record::decode(&record.payload) {
@@ -254,11 +261,7 @@ impl<'a> Look<'a> {
         mut take: impl FnMut(&Record) -> io::Result<bool>,
     ) -> Result<(), Failure> {
         loop {
-            let chunk = self
-                .reader
-                .peek(from, CHUNK_ROWS, CHUNK_BYTES)
-                .context("could not read the queue")
-                .or_exit(Exit::Io)?;
+            let chunk = self.reader.peek(from, CHUNK_ROWS, CHUNK_BYTES).map_err(unread)?;
             let Some(last) = chunk.last().map(|record| record.seq) else { return Ok(()) };
             for record in &chunk {
                 if !take(record)? {
@@ -270,13 +273,27 @@ impl<'a> Look<'a> {
     }
 }
 
+/// The end of a command whose queue was there and could not be read.
+fn unread(error: spool::Error) -> Failure {
+    let exit = match &error {
+        spool::Error::Io { source, .. } => exit_for_io(source, Exit::Io),
+        _ => Exit::Io,
+    };
+    Failure { exit, error: anyhow::Error::from(error).context("could not read the queue") }
+}
+
+/// The code for a queue that could not be opened.
 fn exit_for(error: &spool::Error) -> Exit {
     match error {
-        spool::Error::Io { source, .. } => match source.kind() {
-            io::ErrorKind::PermissionDenied => Exit::NoPermission,
-            io::ErrorKind::NotFound => Exit::Unavailable,
-            _ => Exit::Io,
-        },
+        spool::Error::Io { source, .. } => exit_for_io(source, Exit::Unavailable),
+        _ => Exit::Io,
+    }
+}
+
+fn exit_for_io(error: &io::Error, missing: Exit) -> Exit {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Exit::NoPermission,
+        io::ErrorKind::NotFound => missing,
         _ => Exit::Io,
     }
 }

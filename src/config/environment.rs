@@ -67,9 +67,18 @@ pub(super) fn passed_credentials() -> Option<PathBuf> {
     env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-/// Whether standard error is the journal, by systemd's word.
+/// Whether standard error is the journal: systemd's word is inherited by whatever a service starts, also
+/// where standard error then goes elsewhere, so it names the stream.
 pub(super) fn logs_to_journal() -> bool {
-    env::var_os("JOURNAL_STREAM").is_some()
+    let stream = rustix::fs::fstat(std::io::stderr()).ok();
+    let named = env::var("JOURNAL_STREAM").ok();
+    stream.zip(named).is_some_and(|(stream, named)| is_stream(&named, stream.st_dev, stream.st_ino))
+}
+
+/// Whether `DEVICE:INODE` are these.
+fn is_stream(named: &str, device: u64, inode: u64) -> bool {
+    let numbers = named.split_once(':').map(|(device, inode)| (device.parse(), inode.parse()));
+    numbers == Some((Ok(device), Ok(inode)))
 }
 
 /// The control socket of a daemon with that state folder.
@@ -92,6 +101,14 @@ mod tests {
         assert_eq!(user.state_dir(&user.file), Path::new("/home/u/s"));
         let system = user.state_dir(Path::new(SYSTEM_FILE));
         assert_eq!(control_socket(&system), Path::new(SYSTEM_SOCKET));
+    }
+
+    #[test]
+    fn an_inherited_word_about_another_stream_does_not_send_the_log_to_the_journal() {
+        assert!(is_stream("8:5017", 8, 5017));
+        for other in ["8:5018", "9:5017", "8", "", ":", "8:5017:1"] {
+            assert!(!is_stream(other, 8, 5017), "{other}");
+        }
     }
 
     #[test]

@@ -308,12 +308,20 @@ impl Machine {
                 let untold = || Trouble::Passing("the answer told no usable time".to_owned());
                 self.failed(trouble.unwrap_or_else(untold), Duration::ZERO, at, random);
             }
-            None => self.asked = true,
+            None => {
+                (self.asked, self.failures, self.retry_at, self.trouble) = (true, 0, None, None);
+            }
             // Asked with a wrong date: what it says about the key means nothing. Ask again.
             Some(_) if self.blind => {}
             // Nothing has to be renewed today; what passes has passed by then.
-            Some(Trouble::Passing(_)) => self.asked = true,
-            Some(lasting) => (self.asked, self.trouble) = (true, Some(lasting)),
+            Some(Trouble::Passing(_)) if self.trouble.is_none() => self.asked = true,
+            // Somebody may change the policy or enable the token again: looked at until they do.
+            Some(Trouble::Passing(_)) => {
+                if let Some(lasting) = self.trouble.take() {
+                    self.failed(lasting, Duration::ZERO, at, random);
+                }
+            }
+            Some(lasting) => self.failed(lasting, BACK_OFF.1, at, random),
         }
     }
 

@@ -165,6 +165,29 @@ fn a_policy_that_forbids_renewing_is_known_on_the_first_day() {
 }
 
 #[test]
+fn what_a_person_has_to_change_is_looked_at_until_they_have() {
+    let hour = Duration::from_secs(3600);
+    for (cause, bad) in [
+        (Cause::BadCredentials, Condition::Refused),
+        (Cause::AccessDenied, Condition::NotRenewable),
+    ] {
+        let mut now = at("2026-11-22T10:00:00Z");
+        let mut machine = Machine::new(Some(credential(day("2026-11-22"), false)), 0.5);
+        for outcome in [refused(cause), refused(Cause::Unreachable), refused(cause)] {
+            assert!(matches!(machine.step(now), Step::Prove(_)), "{cause:?}");
+            machine.on(outcome, now, 0.5);
+            assert_eq!(machine.condition(now), bad);
+            assert!(matches!(machine.step(now), Step::Wait(_)));
+            now = later(now, hour);
+        }
+        assert!(matches!(machine.step(now), Step::Prove(_)));
+        machine.on(Event::Proved(Ok(())), now, 0.5);
+        assert_eq!(machine.condition(now), Condition::Well);
+        assert!(matches!(machine.step(later(now, hour)), Step::Wait(_)));
+    }
+}
+
+#[test]
 fn a_key_that_ran_out_is_repaired_from_outside_without_a_restart() {
     let now = at("2026-11-22T10:00:00Z");
     let mut machine = Machine::new(Some(credential(day("2026-11-15"), false)), 0.5);
