@@ -5,12 +5,14 @@
 //! bounded, the count goes on.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
+
+use crate::file;
 
 /// The size at which the file is set aside; twice this is kept.
 const MAX_BYTES: u64 = 512 * 1024;
@@ -51,9 +53,28 @@ impl Rejected {
             fs::rename(&self.path, &self.old)?;
         }
         let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
-        file.write_all(format!("{datum}\n").as_bytes())?;
-        file.sync_all()
+        // A line that a power cut left unfinished must not swallow this one.
+        let ahead = if ends_a_line(&self.path)? { "" } else { "\n" };
+        let is_new = file.metadata()?.len() == 0;
+        file.write_all(format!("{ahead}{datum}\n").as_bytes())?;
+        file.sync_all()?;
+        match self.path.parent() {
+            Some(folder) if is_new => file::sync_folder(folder),
+            Some(_) | None => Ok(()),
+        }
     }
+}
+
+/// Whether nothing stands in the file, or its last line is whole.
+fn ends_a_line(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 /// How many were rejected since the queue exists, for commands beside the daemon.
@@ -88,5 +109,20 @@ mod tests {
         assert_eq!(Rejected::open(dir.path()).count(), 1500);
         fs::write(dir.path().join("rejected.jsonl"), "{\"half\": \n").expect("write");
         assert!(Rejected::open(dir.path()).count() > 0, "the older file still knows");
+    }
+
+    #[test]
+    fn a_line_that_a_power_cut_left_unfinished_costs_only_itself() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut rejected = Rejected::open(dir.path());
+        rejected.add(serde_json::json!({ "seq": 1 }), "no").expect("room");
+        let path = dir.path().join("rejected.jsonl");
+        let whole = fs::read(&path).expect("read");
+        fs::write(&path, [&whole[..], &whole[..whole.len() / 2]].concat()).expect("write");
+        let mut rejected = Rejected::open(dir.path());
+        assert_eq!(rejected.count(), 1);
+        rejected.add(serde_json::json!({ "seq": 2 }), "no").expect("room");
+        assert_eq!(rejected.count(), 2);
+        assert_eq!(Rejected::open(dir.path()).count(), 2);
     }
 }

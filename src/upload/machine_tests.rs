@@ -90,6 +90,26 @@ fn a_backlog_drains_in_two_jobs_back_to_back() {
 }
 
 #[test]
+fn a_batch_that_lost_rows_before_it_is_sent_again_is_not_proved_by_its_former_job() {
+    // The former job lost as many rows as are missing here: its count fits by accident.
+    let former = batch("b", 1..=10);
+    let mut machine = Machine::new(LIMITS, vec![former.clone()], false);
+    assert_eq!(machine.next(secs(1), 0.5, None).1, Step::Look);
+    machine.looked(secs(1), 0.5, Ok(Vec::new()));
+    assert_eq!(machine.next(secs(1), 0.5, None).1, Step::Send(former.clone()));
+    let left = batch("c", 1..=4);
+    assert_eq!(machine.replaced("b", Some(left.clone())), [Effect::Save]);
+    assert_eq!(machine.next(secs(1), 0.5, None).1, Step::Send(left.clone()));
+    machine.sent("c", secs(1), 0.5, Err(failed(Cause::Unreachable)));
+    assert_eq!(machine.next(secs(9), 0.5, None).1, Step::Look);
+    let job = Job { name: Some(former.name), ..job(JobState::Completed, true, Some(4)) };
+    assert!(!acknowledged(&machine.looked(secs(9), 0.5, Ok(vec![job]))));
+    assert_eq!(machine.next(secs(9), 0.5, None).1, Step::Send(left));
+    machine.replaced("c", None);
+    assert_eq!(machine.open_batches().count(), 0);
+}
+
+#[test]
 fn only_a_complete_job_with_every_row_is_a_proof() {
     use JobState::{Completed, Lost, Pending};
     let cases = [
