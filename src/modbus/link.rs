@@ -7,7 +7,7 @@
 //!     └── each time ───┘          │    in time        │ or length: discarded, waits on
 //!     ▲                                               │
 //!     └──── closed by the other end, no Modbus, ──────┘
-//!           3 requests in a row without any answer
+//!           half an answer, 3 requests in a row without any
 //! ```
 //!
 //! * A late answer never passes for the answer to a later request: each has its own transaction
@@ -16,7 +16,9 @@
 //! * A connection that the other end closed while nothing was under way is noticed before the next
 //!   request is sent, which then goes over a new one.
 //! * While the link is down a call fails at once, without connecting, until the next attempt is
-//!   due: 1 s after the first failure, doubling to 30 s.
+//!   due: 1 s after the first failure, doubling to 30 s. A connection on which anything was answered
+//!   is replaced at once, and so is its successor: a gateway that hangs up when one of its units is
+//!   asked is still there for the others.
 //! * One request costs one write and one or two reads, and no memory is allocated for it. The
 //!   buffers are bounded.
 //!
@@ -67,7 +69,7 @@ pub enum CallError {
     /// This request failed; the link is well.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The link is over; requests to other units would fare no better.
+    /// The link is over.
     #[error(transparent)]
     Link(#[from] LinkError),
 }
@@ -246,7 +248,7 @@ impl TcpLink {
             }
             Err(error) => {
                 let reason = error.to_string();
-                self.back_off(wait, reason.clone());
+                self.back_off(wait.max(BACK_OFF.0), reason.clone());
                 Err(LinkError::Connect { address: self.address(), reason })
             }
         }
@@ -257,7 +259,7 @@ impl TcpLink {
     fn close(&mut self, reason: &str) {
         match self.state {
             State::Open(Open { proven: true, .. }) => {
-                self.state = State::Closed { again: None, wait: BACK_OFF.0 };
+                self.state = State::Closed { again: None, wait: Duration::ZERO };
             }
             State::Open(Open { wait, .. }) => {
                 self.back_off(wait, format!("the last connection ended: {reason}"));
@@ -267,8 +269,8 @@ impl TcpLink {
     }
 
     fn back_off(&mut self, wait: Duration, reason: String) {
-        let again = Some((Instant::now() + wait, reason));
-        self.state = State::Closed { again, wait: (wait * 2).min(BACK_OFF.1) };
+        let again = (!wait.is_zero()).then(|| (Instant::now() + wait, reason));
+        self.state = State::Closed { again, wait: (wait * 2).clamp(BACK_OFF.0, BACK_OFF.1) };
     }
 }
 
@@ -319,12 +321,14 @@ impl Wire for TcpLink {
                 return Err(LinkError::Lost { address: self.address(), reason }.into());
             }
             Ok(Err(Failed::Framing(reason))) => {
-                open.proven = false;
                 self.close(&reason.to_string());
                 return Err(LinkError::NotModbus { address: self.address(), reason }.into());
             }
             Err(_) => {
-                if discarded.is_some() {
+                if !open.filled.is_empty() {
+                    // Its other half would be taken for the beginning of the next answer.
+                    self.close("half an answer");
+                } else if discarded.is_some() {
                     self.unanswered = 0;
                 } else if self.unanswered >= UNANSWERED {
                     debug!(address = self.address(), "nothing is answered, connecting anew");

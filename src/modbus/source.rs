@@ -7,7 +7,8 @@
 //!            ├─ refused: address, value split, or its values are missing
 //!            ├─ refused otherwise       its values are missing
 //!            ├─ silent                  asked again `retries` times, then its values are missing
-//!            └─ link over               the rest of the round is missing
+//!            ├─ the link ended on it    asked again likewise, then the rest of the round is missing
+//!            └─ no link                 the rest of the round is missing
 //!
 //!  two blocks in a row silent ─▶ the round ends;  nothing answered in the round ─▶ the unit is down
 //! ```
@@ -16,6 +17,10 @@
 //! the block: it is left out of the next rounds and asked again at growing intervals, while the
 //! others are read as before. A unit that is down is asked for one block at a time, another one each
 //! time. When it answers, all its blocks are taken for well again, and a round is due at once.
+//!
+//! Some gateways hang up, or send what is no Modbus, when a unit behind them does not answer. A link that
+//! ends on a request therefore counts as that unit's silence; otherwise every one of its turns would
+//! cost the others the link. That no link can be made says nothing about the unit.
 
 use std::{sync::Arc, time::Duration};
 
@@ -198,15 +203,15 @@ impl Source {
             && !health.on_probation(started)
             && ended.saturating_sub(began) < RETRY_WITHIN;
         match &error {
-            CallError::Link(LinkError::Lost { .. }) | CallError::Request(_)
+            CallError::Link(LinkError::Lost { .. } | LinkError::NotModbus { .. })
+            | CallError::Request(_)
                 if may_retry && is_silence(&error) =>
             {
                 walk.tries += 1;
                 None
             }
-            CallError::Link(_) => {
-                // Says nothing about the unit.
-                walk.answered = true;
+            CallError::Link(link) => {
+                walk.answered |= matches!(link, LinkError::Connect { .. });
                 Some(self.finish(ended, &error.to_string()))
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
@@ -265,7 +270,7 @@ impl Source {
         self.probe = self.probe.wrapping_add(1);
         let request = block.request();
         match wire.call(self.unit.id, &request, wait).await {
-            Err(error @ CallError::Link(_)) => {
+            Err(error @ CallError::Link(LinkError::Connect { .. })) => {
                 self.health.postpone(now());
                 Probe::NoLink(Arc::from(error.to_string()))
             }

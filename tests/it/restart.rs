@@ -275,7 +275,7 @@ fn killed_at_random_committing_every_reading_nothing_committed_is_lost() {
 #[test]
 fn killed_at_random_with_a_wrong_system_clock_nothing_committed_is_lost() {
     // The server's time counts then, learnt anew after each start.
-    Life::begin_with_server_ahead(Duration::from_millis(100), TimeDelta::hours(-30)).run(14);
+    Life::begin_with_server_ahead(Duration::from_millis(100), TimeDelta::hours(30)).run(14);
 }
 
 /// A daemon that read while its server was away, and was killed: its folder, and what stands in its

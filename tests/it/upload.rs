@@ -418,9 +418,7 @@ fn after_a_kill_the_list_of_jobs_decides_what_is_sent_again() {
         let daemon = bench.agent.start();
         eventually("the first job is open", || bench.posts() == 1);
         let readings = bench.silence_the_meter();
-        bench.agent.status_when("all of them are on disk", |status| {
-            status["queue"]["records"].as_u64() == Some(u64::from(readings))
-        });
+        eventually("all of them are on disk", || bench.agent.on_disk() == u64::from(readings));
         daemon.kill();
         let (posts, requests) = (bench.posts(), bench.sim.requests().len());
 

@@ -210,6 +210,11 @@ impl Agent {
         last.expect("a status")
     }
 
+    /// Datum in the queue's files, sent ones included; what was not committed is in none.
+    pub(crate) fn on_disk(&self) -> u64 {
+        self.ask_json(&["queue", "check", "--json"])["held"].as_u64().expect("a count")
+    }
+
     /// Waits until the daemon has proof for everything that it keeps.
     pub(crate) fn until_nothing_waits(&self) -> Value {
         self.status_when("nothing waits", |status| status["queue"]["records"] == 0)

@@ -1,0 +1,345 @@
+//! No secret and no key outside of the credential's file: not in logs of any level, not in what any
+//! command prints, not in other files, not in the process list.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use chrono::{Days, NaiveDate};
+use serde_json::{Value, json};
+use solarnet_sim::{
+    Act, IssuedToken, Misbehaviour, NewInstruction, Sim, Site, Table, TokenKind, Unit,
+    signing_key_hex,
+};
+
+use crate::support::agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet};
+
+/// What must not be found, and what to call it where it is.
+struct Needles(Vec<(String, Vec<u8>)>);
+
+impl Needles {
+    /// The secret, and the keys of these days: as digits in both cases, as bytes, as Rust prints bytes.
+    fn new(token: &IssuedToken, days: &[NaiveDate]) -> Self {
+        let mut needles = vec![("the secret".to_owned(), token.secret.clone().into_bytes())];
+        for day in days {
+            let digits = signing_key_hex(&token.secret, *day);
+            let bytes = hex::decode(&digits).expect("hexadecimal digits");
+            let listed = format!("{}, {}, {}, {}", bytes[0], bytes[1], bytes[2], bytes[3]);
+            needles.extend([
+                (format!("the key of {day}"), digits.clone().into_bytes()),
+                (format!("the key of {day} in capitals"), digits.to_uppercase().into_bytes()),
+                (format!("the bytes of the key of {day}"), bytes),
+                (format!("the listed bytes of the key of {day}"), listed.into_bytes()),
+            ]);
+        }
+        Self(needles)
+    }
+
+    /// The secret alone, which stands nowhere at all.
+    fn secret(&self) -> Self {
+        Self(self.0[..1].to_vec())
+    }
+
+    fn assert_not_in(&self, place: &str, bytes: &[u8]) {
+        for (name, needle) in &self.0 {
+            let found = bytes.windows(needle.len()).position(|window| window == needle);
+            assert_eq!(found, None, "{name} stands in {place}");
+        }
+    }
+
+    fn assert_not_in_output(&self, arguments: &str, output: &Output) {
+        self.assert_not_in(&format!("the output of {arguments}"), &output.stdout);
+        self.assert_not_in(&format!("the messages of {arguments}"), &output.stderr);
+    }
+}
+
+/// Signatures are good for a quarter of an hour, so they are no business of the log either.
+fn assert_no_signature_in(log: &[String]) {
+    for line in log {
+        let lower = line.to_ascii_lowercase();
+        for words in ["signature=", "snws2 credential=", "authorization:", "\"authorization\""] {
+            assert!(!lower.contains(words), "{line}");
+        }
+    }
+}
+
+/// Every file below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let kind = entry.file_type().expect("a type");
+        if kind.is_dir() {
+            files.extend(files_below(&entry.path()));
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    files
+}
+
+/// Looks through the arguments and environments of all processes, again and again until told to stop.
+/// Returns how often it saw the agent.
+fn watch_processes(needles: &Needles, done: &AtomicBool) -> usize {
+    let mut agents = 0;
+    while !done.load(Ordering::Relaxed) {
+        for entry in fs::read_dir("/proc").expect("the process list").flatten() {
+            for file in ["cmdline", "environ"] {
+                // Gone meanwhile, or another user's.
+                let Ok(bytes) = fs::read(entry.path().join(file)) else { continue };
+                let agent = bytes.starts_with(env!("CARGO_BIN_EXE_solarnode-agent").as_bytes());
+                agents += usize::from(agent);
+                needles.assert_not_in(&format!("{}/{file}", entry.path().display()), &bytes);
+            }
+        }
+    }
+    agents
+}
+
+struct Place {
+    sim: Sim,
+    site: Site,
+    agent: Agent,
+    token: IssuedToken,
+}
+
+impl Place {
+    fn new() -> Self {
+        let sim = Sim::start(seed()).expect("a simulator");
+        let token = sim.issue_token(USER, TokenKind::User, &Value::Null);
+        let relay = Unit::new(3).with(Table::Holding, 0, &[0]);
+        let site = Site::start(vec![Unit::meter(1), relay]).expect("a site");
+        let control = r#"
+[[control]]
+id = "/site/relay"
+write = { modbus = "cabinet", unit = 3, table = "holding", address = 0, type = "u16" }
+allow = { min = 0, max = 9 }
+"#;
+        let config = solarnet(&sim) + &link(&site) + &meter(1, "/site/meter", "200ms") + control;
+        Self { agent: Agent::new(&config), sim, site, token }
+    }
+
+    fn day(&self, ago: u64) -> NaiveDate {
+        self.sim.now().date_naive() - Days::new(ago)
+    }
+
+    fn needles(&self) -> Needles {
+        Needles::new(&self.token, &[self.day(0), self.day(1), self.day(5)])
+    }
+
+    fn import_key_of(&self, day: NaiveDate) -> Output {
+        let digits = signing_key_hex(&self.token.secret, day);
+        let file = self.agent.private_file("key", &digits);
+        let date = day.format("%Y%m%d").to_string();
+        let output = self.agent.run(&[
+            "token",
+            "import",
+            "site",
+            "--token-id",
+            &self.token.id,
+            "--key-file",
+            file.to_str().expect("text"),
+            "--key-date",
+            &date,
+        ]);
+        fs::remove_file(file).expect("removed");
+        output
+    }
+
+    /// Runs the daemon through its whole life at this level: a renewal, uploads, an instruction, a
+    /// refusal, calls that are cut.
+    fn live(&self, level: &str, while_it_runs: impl FnOnce()) -> Vec<String> {
+        assert!(self.import_key_of(self.day(5)).status.success());
+        let command = self.agent.command(&["run", "--log", level]);
+        let mut daemon = Daemon::spawn(command);
+        eventually("it answers", || self.agent.status().is_some());
+        let instruction = self.sim.add_instruction(NewInstruction {
+            node: NODE,
+            topic: "SetControlParameter".to_owned(),
+            parameters: vec![("/site/relay".to_owned(), "1".to_owned())],
+            ..NewInstruction::default()
+        });
+        eventually("the instruction ends", || {
+            self.sim.instruction(instruction).is_some_and(|i| i.state.is_final())
+        });
+        let before = self.sim.ledger_count().datum;
+        eventually("readings arrive", || self.sim.ledger_count().datum > before + 5);
+        for act in [Act::CutAfter, Act::Garbage, Act::Status { status: 500 }] {
+            self.sim.misbehave(Misbehaviour::new("/solar", act).times(2));
+        }
+        let misbehaved = self.sim.requests().len() + 6;
+        eventually("it was misbehaved at", || self.sim.requests().len() > misbehaved);
+        while_it_runs();
+        // A token that is refused, and another one put in while it runs.
+        assert!(self.sim.set_token_active(&self.token.id, false));
+        eventually("the refusal is logged", || !daemon.lines_with(&["credentials"]).is_empty());
+        assert!(self.sim.set_token_active(&self.token.id, true));
+        assert!(self.import_key_of(self.day(1)).status.success());
+        daemon.terminate();
+        assert!(daemon.wait().success());
+        daemon.log()
+    }
+
+    fn assert_files_are_clean(&self, keeps_secret: bool) {
+        let needles = self.needles();
+        let credential = self.agent.state_dir().join("credentials/site.json");
+        let files = files_below(&self.agent.state_dir());
+        assert!(files.len() > 3, "{files:?}");
+        for file in files {
+            let bytes = fs::read(&file).expect("read");
+            if file != credential {
+                needles.assert_not_in(&file.display().to_string(), &bytes);
+            } else if !keeps_secret {
+                needles.secret().assert_not_in(&file.display().to_string(), &bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_log_of_any_level_and_no_file_but_the_credential_holds_a_secret_or_a_key() {
+    for level in ["debug", "trace"] {
+        let place = Place::new();
+        let log = place.live(level, || {});
+        let lines = log.iter().filter(|line| line.contains(&level.to_uppercase())).count();
+        assert!(lines > 20, "{log:#?}");
+        place.needles().assert_not_in(&format!("the {level} log"), log.join("\n").as_bytes());
+        assert_no_signature_in(&log);
+        place.assert_files_are_clean(false);
+        assert!(place.site.readings(1) > 5);
+    }
+}
+
+#[test]
+fn no_command_prints_one_and_the_process_list_never_shows_one() {
+    let place = Place::new();
+    let needles = place.needles();
+    let done = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch_processes(&needles, &done));
+        // Also where something below fails: the scope waits for the watcher.
+        let finish = Finish(&done);
+        place.live("info", || every_command(&place, &needles));
+        drop(finish);
+        watcher.join().expect("nothing was found")
+    });
+    assert!(seen > 10, "the agent was seen in the process list {seen} times");
+    place.assert_files_are_clean(false);
+}
+
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn every_command(place: &Place, needles: &Needles) {
+    let agent = &place.agent;
+    let commands: [&[&str]; 18] = [
+        &["check"],
+        &["check", "--json"],
+        &["read", "/site/meter"],
+        &["read", "/site/meter", "--json"],
+        &["status"],
+        &["status", "--json"],
+        &["token", "show"],
+        &["token", "show", "--json"],
+        &["token", "show", "site", "--json"],
+        &["token", "check"],
+        &["token", "refresh"],
+        &["queue", "stat", "--json"],
+        &["queue", "peek"],
+        &["queue", "export"],
+        &["queue", "check"],
+        &["instruction", "list", "--json"],
+        &["--help"],
+        &["token", "import", "--help"],
+    ];
+    for arguments in commands {
+        let output = agent.run(arguments);
+        assert_ne!(output.status.code(), Some(64), "{arguments:?}: {output:?}");
+        needles.assert_not_in_output(&arguments.join(" "), &output);
+    }
+    // What it signs is for people to see, what it signs with is not.
+    let url = format!("{}/api/v1/sec/whoami", place.sim.user_url());
+    for more in [&[][..], &["--json"]] {
+        let arguments = [&["token", "sign", "GET", &url, "--token", "site"][..], more].concat();
+        let output = agent.run(&arguments);
+        assert!(output.status.success(), "{output:?}");
+        needles.assert_not_in_output("token sign", &output);
+    }
+    mistakes(place, needles);
+}
+
+/// What goes wrong is told without quoting what must not be told.
+fn mistakes(place: &Place, needles: &Needles) {
+    let agent = &place.agent;
+    let secret = &place.token.secret;
+    let key = signing_key_hex(secret, place.day(0));
+    let id = &place.token.id;
+    let try_out = |name: &str, text: &str, options: &[&str]| {
+        let file = agent.private_file(name, text);
+        let mut arguments = vec!["token", "import", "other", "--token-id", id];
+        arguments.extend(options);
+        arguments.push(file.to_str().expect("text"));
+        let output = agent.run(&arguments);
+        assert!(!output.status.success(), "{name}: {output:?}");
+        needles.assert_not_in_output(name, &output);
+        fs::remove_file(file).expect("removed");
+    };
+    let today = place.day(0).format("%Y%m%d").to_string();
+    let yesterday = place.day(1).format("%Y%m%d").to_string();
+    let key_of = |date| ["--key-date", date, "--key-file"];
+    try_out("a secret where a key belongs", secret, &key_of(&today));
+    try_out("a key with a digit too many", &format!("{key}0"), &key_of(&today));
+    try_out("a key of another day", &key, &key_of(&yesterday));
+    try_out("two lines of secret", &format!("{secret}\n{secret}\n"), &["--secret-file"]);
+
+    // Files in the store that cannot be understood, with everything in them.
+    let path = agent.state_dir().join("credentials/other.json");
+    let broken = [
+        json!({ "token_id": id, "key": key, "key_date": today, "secret": secret, "more": key })
+            .to_string(),
+        json!({ "token_id": id, "key": format!("{key}{key}"), "key_date": secret }).to_string(),
+        json!({ "token_id": id, "key": { (key.as_str()): secret } }).to_string(),
+        format!("{{\"token_id\":\"{secret}\",\"key\":\"{key}"),
+    ];
+    for text in broken {
+        let file = agent.private_file("broken", &text);
+        fs::rename(file, &path).expect("moved");
+        for arguments in [&["token", "show"][..], &["token", "check", "other"]] {
+            let output = agent.run(arguments);
+            needles.assert_not_in_output(&arguments.join(" "), &output);
+        }
+        assert_eq!(agent.run(&["token", "check", "other"]).status.code(), Some(65), "{text}");
+    }
+    fs::remove_file(path).expect("removed");
+}
+
+#[test]
+fn a_kept_secret_stands_in_the_credential_s_file_and_nowhere_else() {
+    let place = Place::new();
+    place.agent.import(&place.token.id, &place.token.secret, &["--keep-secret"]);
+    let daemon = Daemon::spawn(place.agent.command(&["run", "--log", "trace"]));
+    eventually("readings arrive", || place.sim.ledger_count().datum > 3);
+    let needles = place.needles();
+    for arguments in [&["token", "show", "--json"][..], &["status", "--json"], &["token", "check"]]
+    {
+        let output = place.agent.run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        needles.assert_not_in_output(&arguments.join(" "), &output);
+    }
+    let log = daemon.log();
+    assert!(daemon.stop().success());
+    needles.assert_not_in("the trace log", log.join("\n").as_bytes());
+    assert_no_signature_in(&log);
+    place.assert_files_are_clean(true);
+    let credential = place.agent.state_dir().join("credentials/site.json");
+    let stored = fs::read_to_string(credential).expect("read");
+    assert!(stored.contains(&place.token.secret), "kept where it was asked for");
+}
