@@ -205,7 +205,8 @@ fn what_the_policy_forbids_is_named_with_the_day_on_which_the_key_ends() {
 
 #[test]
 fn a_token_that_has_run_out_or_is_disabled_is_named_and_loses_nothing() {
-    let refusals: [(fn(&Place), &str); 2] = [
+    type Refuse = fn(&Place);
+    let refusals: [(Refuse, &str); 2] = [
         (
             |place| {
                 let past = place.sim.now() - TimeDelta::minutes(1);
