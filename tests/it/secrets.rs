@@ -190,7 +190,8 @@ allow = { min = 0, max = 9 }
         assert!(files.len() > 3, "{files:?}");
         for file in files {
             let bytes = fs::read(&file).expect("read");
-            if file != credential {
+            // A stop in the middle of a renewal leaves the new file beside the old one.
+            if file != credential && file != credential.with_extension("json.new") {
                 needles.assert_not_in(&file.display().to_string(), &bytes);
             } else if !keeps_secret {
                 needles.secret().assert_not_in(&file.display().to_string(), &bytes);
