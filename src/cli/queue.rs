@@ -20,9 +20,10 @@ use crate::{
     queue::{self, QueueStat, record, show},
 };
 
-/// Records read at a time.
-const CHUNK_ROWS: usize = 256;
-const CHUNK_BYTES: usize = 256 * 1024;
+/// Records read at a time. Each look reads the folder anew, so few large ones are much quicker than many
+/// small ones; the memory is that of a short command.
+const CHUNK_ROWS: usize = 32 * 1024;
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Look into the queue of datum that wait to be sent, also while the daemon runs
 #[derive(Debug, Args)]

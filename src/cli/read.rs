@@ -8,19 +8,18 @@
 
 use std::{io::Write, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use rust_decimal::Decimal;
 use serde::Serialize;
-use serde_json::Number;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Exit, Failure};
 use crate::{
     clock::Clock,
     config::settings::{Bus, Property, Settings, Table, Unit},
-    domain::{Datum, Kind, Stamp, number},
+    domain::{Datum, Kind, Samples, Stamp, number},
     modbus::{self, Failed, Outcome, Wire, source::Now, source::Source},
+    queue::show,
 };
 
 /// Read one source once and print it; touches neither queue nor network
@@ -114,8 +113,8 @@ async fn read(source: &mut Source, wire: &mut impl Wire) -> Outcome {
 struct Json<'a> {
     source: &'a str,
     created: Option<String>,
-    i: serde_json::Map<String, serde_json::Value>,
-    a: serde_json::Map<String, serde_json::Value>,
+    i: serde_json::Value,
+    a: serde_json::Value,
     s: serde_json::Map<String, serde_json::Value>,
     t: &'a [String],
     failed: Vec<JsonFailed<'a>>,
@@ -130,18 +129,15 @@ struct JsonFailed<'a> {
 impl<'a> Json<'a> {
     fn new(unit: &'a Unit, outcome: &'a Outcome) -> Self {
         let datum = outcome.datum.as_ref();
-        let numbers = |of: fn(&Datum) -> &Vec<(String, Decimal)>| {
-            let all = datum.map(of).into_iter().flatten();
-            all.map(|(name, value)| (name.clone(), exact(*value))).collect()
+        let numbers = |of: fn(&Samples) -> &Vec<(String, Decimal)>| {
+            show::numbers(datum.map_or(&[], |datum| of(&datum.samples)))
         };
         let texts = datum.into_iter().flat_map(|datum| &datum.samples.status);
         Self {
             source: unit.source.as_str(),
-            created: datum
-                .and_then(created)
-                .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true)),
-            i: numbers(|datum| &datum.samples.instantaneous),
-            a: numbers(|datum| &datum.samples.accumulating),
+            created: datum.and_then(created),
+            i: numbers(|samples| &samples.instantaneous),
+            a: numbers(|samples| &samples.accumulating),
             s: texts.map(|(name, text)| (name.clone(), text.clone().into())).collect(),
             t: datum.map_or(&[], |datum| &datum.samples.tags),
             failed: outcome
@@ -156,15 +152,9 @@ impl<'a> Json<'a> {
     }
 }
 
-/// The number digit by digit, not by way of a float.
-fn exact(value: Decimal) -> serde_json::Value {
-    let text = number::plain(value);
-    text.parse::<Number>().map_or_else(|_| text.into(), serde_json::Value::Number)
-}
-
-fn created(datum: &Datum) -> Option<DateTime<Utc>> {
+fn created(datum: &Datum) -> Option<String> {
     match datum.stamp {
-        Stamp::Wall { unix_ms } => DateTime::from_timestamp_millis(unix_ms),
+        Stamp::Wall { unix_ms } => show::created(unix_ms),
         Stamp::Boot { .. } => None,
     }
 }
@@ -173,9 +163,7 @@ fn created(datum: &Datum) -> Option<DateTime<Utc>> {
 /// notations that manuals use.
 fn table(unit: &Unit, outcome: &Outcome, out: &mut impl Write) -> std::io::Result<()> {
     match outcome.datum.as_ref().and_then(created) {
-        Some(at) => {
-            writeln!(out, "{} at {}", unit.source, at.to_rfc3339_opts(SecondsFormat::Millis, true))?
-        }
+        Some(at) => writeln!(out, "{} at {at}", unit.source)?,
         None => writeln!(out, "{}", unit.source)?,
     }
     let rows: Vec<[String; 4]> =

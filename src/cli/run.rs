@@ -10,6 +10,7 @@ use crate::{
     app::{self, AppError},
     config::{self, Service},
     observe::{control::BindError, log},
+    queue::QueueError,
 };
 
 /// Run the daemon: read, keep, send, obey, until SIGTERM or SIGINT
@@ -60,7 +61,11 @@ fn exit_of(error: &AppError) -> Exit {
     match error {
         AppError::Net(_) | AppError::Plan(_) => Exit::Config,
         AppError::TaskLost { .. } | AppError::GraceOver => Exit::Failed,
-        AppError::Control(BindError::Taken(_)) => Exit::NoPermission,
+        // Another daemon has it.
+        AppError::Control(BindError::Taken(_))
+        | AppError::Queue(QueueError::Open { source: spool::Error::Locked { .. }, .. }) => {
+            Exit::NoPermission
+        }
         AppError::StateDir { .. }
         | AppError::Control(BindError::Io { .. })
         | AppError::Clock(_)
@@ -92,7 +97,6 @@ fn is_about_permission(error: &AppError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::QueueError;
 
     #[test]
     fn a_queue_of_another_user_keeps_systemd_from_trying_again() {

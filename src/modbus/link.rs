@@ -43,6 +43,10 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 /// Room for a few answers that arrive together.
 const BUFFER: usize = 4 * frame::MAX_FRAME;
 
+/// Reads after which what is left on a connection is no longer late answers but a flood: 16 KiB are more
+/// than sixty answers of the greatest length.
+const MOST_OLD_READS: usize = 16;
+
 /// What carries requests to units and brings their answers.
 pub trait Wire: Send {
     /// Sends a request and waits for its answer; `wait` counts from when it was sent.
@@ -409,10 +413,10 @@ impl Open {
         Ok(Some(frame))
     }
 
-    /// Throws away what came after its deadline, and notices if the other end has hung up. Costs no
-    /// system call where nothing came.
+    /// Throws away what came after its deadline, and notices if the other end has hung up or does not
+    /// stop sending, which would hold up every other task. Costs no system call where nothing came.
     fn discard_old(&mut self, late: &mut Option<u8>) -> io::Result<()> {
-        loop {
+        for _ in 0..MOST_OLD_READS {
             while let Some(frame) = self.next_frame().map_err(io::Error::other)? {
                 *late = Some(frame.unit);
             }
@@ -424,6 +428,7 @@ impl Open {
                 Err(error) => return Err(error),
             }
         }
+        Err(io::Error::other("it sends without being asked"))
     }
 
     /// Moves what is left to the front: less than a frame, so there is always room after it.
@@ -435,4 +440,44 @@ impl Open {
 
 fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the other end")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::config::settings::Table;
+
+    /// A register of unit 1, as the answer to transaction `number`.
+    fn answer(number: u16) -> Vec<u8> {
+        let [high, low] = number.to_be_bytes();
+        vec![high, low, 0, 0, 0, 5, 1, 3, 2, 0, 7]
+    }
+
+    #[tokio::test]
+    async fn a_device_that_sends_without_end_is_hung_up_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let request = Request::Read { table: Table::Holding, address: 0, count: 1 };
+        let mut link = TcpLink::new("127.0.0.1", port, Duration::from_secs(5));
+        let number = link.transaction.wrapping_add(1);
+        let (first, device) = tokio::join!(link.call(1, &request, Duration::from_secs(5)), async {
+            let (mut device, _) = listener.accept().await.expect("a connection");
+            device.write_all(&answer(number)).await.expect("written");
+            device
+        });
+        assert!(first.is_ok(), "{first:?}");
+
+        let mut device = device;
+        device.write_all(&answer(0).repeat(3000)).await.expect("room in the socket");
+        let State::Open(open) = &mut link.state else { panic!("the connection is open") };
+        open.stream.readable().await.expect("a stream");
+        let before = Instant::now();
+        while open.stream.peek(&mut [0; 32 * 1024]).await.expect("a stream") < 20 * 1024 {
+            assert!(before.elapsed() < Duration::from_secs(5), "everything arrives");
+        }
+        let ended = open.discard_old(&mut None).expect_err("a flood");
+        assert!(ended.to_string().contains("without being asked"), "{ended}");
+    }
 }

@@ -35,7 +35,9 @@ pub fn created(unix_ms: i64) -> Option<String> {
     Some(time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-fn numbers(group: &[(String, Decimal)]) -> Value {
+/// The numbers of a group, digit by digit and not by way of a float.
+#[must_use]
+pub fn numbers(group: &[(String, Decimal)]) -> Value {
     let number = |value: &Decimal| -> Value {
         let text = number::plain(*value);
         // A plain decimal is a JSON number; as text it would still say the same.

@@ -13,12 +13,12 @@
 //!
 //! Asking a silent device takes time from its neighbours on the same bus. [`Budget`] bounds it for
 //! the whole bus, as the guarantee `[bus]` demands: after probes that took `cost`, the next one is at
-//! least `60 × cost + 1 s` away where a neighbour is read so often that a probe makes it miss a
-//! turn, otherwise `20 × cost`. Why that is enough: a neighbour read every `t` misses at most
-//! `cost/t + 1` turns by one probe, and only if `cost > t`; of its `60/t` turns in a minute 5 % are
-//! `3/t`, and `n × (cost + t) < n × 2 × cost ≤ 3 s` holds for the `n` probes that fit into a minute
-//! at that distance, since a probe takes 1 s at most. Where no neighbour answers, there is nobody to
-//! protect, and probes are at most 15 s apart.
+//! least `80 × cost` away where a neighbour is read so often that a probe makes it miss a turn,
+//! otherwise `20 × cost`. Why that is enough: a neighbour read every `t` misses at most `cost/t + 1`
+//! turns by one probe, and only if `cost > t`; of its `60/t` turns in a minute 5 % are `3/t`. At that
+//! distance `n ≤ 1 + 60 s / (81 × cost)` probes fit into a minute, and a probe takes 1 s at most. So
+//! `n × (cost + t) < n × 2 × cost ≤ 3 s`: for up to 0.75 s by the bound on `n`, and beyond because
+//! `n` is 1. Where no neighbour answers, there is nobody to protect, and probes are at most 15 s apart.
 //!
 //! All times are durations since the task started.
 
@@ -144,7 +144,7 @@ impl Budget {
         let distance = match shortest {
             None => Duration::ZERO,
             Some(period) if period >= cost * 4 => cost * 20,
-            Some(_) => cost * 60 + Duration::from_secs(1),
+            Some(_) => cost * 80,
         };
         self.next = now + distance;
     }
@@ -200,8 +200,8 @@ mod tests {
             let mut budget = Budget::default();
             budget.spend(Duration::ZERO, cost, Some(period));
             let distance = (budget.next() + cost).as_secs_f64();
-            // Where a turn still ends within its period, nothing is missed.
-            let missed_by_one = if cost <= period { 0.0 } else { cost.as_secs_f64() / period.as_secs_f64() + 1.0 };
+            // A turn is missed if the probe and its own read, a tenth of the period, outlast the period.
+            let missed_by_one = (cost.as_secs_f64() / period.as_secs_f64() + 0.1).floor();
             let probes = (60.0 / distance).floor() + 1.0;
             let turns = 60.0 / period.as_secs_f64();
             prop_assert!(probes * missed_by_one <= 0.05 * turns + 1e-9, "{probes} probes, {missed_by_one} each of {turns}");
