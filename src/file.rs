@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, fchown},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Replaces `path` by `contents`: a temporary name beside it, synced, renamed, the folder synced.
@@ -32,9 +32,7 @@ pub fn replace_for(
     owner: Option<(u32, u32)>,
 ) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(".new");
-    let temporary = folder.join(name);
+    let temporary = temporary(path);
     // Left over from a crash: it may have another mode.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -48,6 +46,14 @@ pub fn replace_for(
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     sync_folder(folder)
+}
+
+/// Where the new contents of `path` stand until they are whole; a crash may leave it behind.
+#[must_use]
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    temporary.into()
 }
 
 /// Makes renames and removals in `folder` durable.

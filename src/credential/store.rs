@@ -272,13 +272,11 @@ impl Store {
         }
         let folder = self.lock()?;
         let path = self.path(name);
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(failed("remove", &path)(error)),
-        }
+        // What a crash left of a replacement holds a key as well.
+        remove(&file::temporary(&path))?;
+        let was_there = remove(&path)?;
         folder.sync_all().map_err(failed("write", &self.folder))?;
-        Ok(true)
+        Ok(was_there)
     }
 
     fn write(
@@ -347,6 +345,15 @@ impl Store {
         }
         file::sync_folder(&self.state_dir).map_err(failed("write", &self.state_dir))?;
         Ok(folder)
+    }
+}
+
+/// Removes a file. Returns whether it was there.
+fn remove(path: &Path) -> Result<bool, StoreError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("remove", path)(error)),
     }
 }
 

@@ -52,6 +52,15 @@ use crate::{
 /// How long a probe that is due may be put off by turns that are due sooner.
 const PROBE_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a read under way may still take once the bus is to stop.
+const LAST_ROUND: Duration = Duration::from_secs(3);
+
+/// When a stop does not wait any longer for what was begun.
+async fn over(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST_ROUND).await;
+}
+
 /// Why a bus stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum PollError {
@@ -172,7 +181,11 @@ impl<W: Wire> Poller<W> {
             turn.due = turn.rhythm.first(moment);
         }
         let stop = self.channels.stop.clone();
-        while !stop.is_cancelled() {
+        let mut over = std::pin::pin!(over(&stop));
+        let in_time = loop {
+            if stop.is_cancelled() {
+                break true;
+            }
             self.accept_write();
             let now = self.running();
             if let Some(writing) = self.writing.take_if(|writing| writing.due() <= now) {
@@ -182,19 +195,35 @@ impl<W: Wire> Poller<W> {
             match self.choose(now) {
                 Ok(index) => select! {
                     biased;
-                    () = stop.cancelled() => break,
                     result = self.take_turn(index) => result?,
+                    () = &mut over => break false,
                 },
                 Err(wake) => self.idle(wake, &stop).await,
             }
-        }
+        };
         if let Some(mut writing) = self.writing.take().and_then(|w| w.hurry(self.running())) {
             let epoch = self.epoch;
             while let Some(more) = writing.step(&mut self.wire, || epoch.elapsed()).await {
                 writing = more;
             }
         }
+        if in_time {
+            select! {
+                biased;
+                result = self.finish_rounds() => result?,
+                () = over => {}
+            }
+        }
         self.send().await
+    }
+
+    /// Reads the rest of what was begun, so that no answer was given in vain.
+    async fn finish_rounds(&mut self) -> Result<(), PollError> {
+        let begun = |turn: &Turn| turn.source.is_begun() && turn.source.health().is_up();
+        while let Some(index) = self.turns.iter().position(begun) {
+            self.take_turn(index).await?;
+        }
+        Ok(())
     }
 
     /// Hands over what was read. Where there is no room it waits, see the module's header; given up

@@ -149,6 +149,12 @@ impl Source {
         self.health.expect();
     }
 
+    /// Whether some of its requests were made and others of the same round are still to come.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.round.is_some()
+    }
+
     /// It gave a sign of life.
     pub fn revive(&mut self, now: Duration) {
         if self.health.answered(now) {

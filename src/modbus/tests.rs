@@ -460,13 +460,25 @@ async fn a_reading_that_waits_for_room_is_handed_over_when_the_task_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_does_not_wait_for_a_silent_unit() {
+async fn stopping_waits_a_few_seconds_at_most_for_a_silent_unit() {
     let units = vec![Unit { timeout: 30 * S, ..unit(1, &[1]) }];
     let bus = Running::start(units, [(1, Device::silent())], 64);
     sleep(S).await;
     bus.stop.cancel();
-    let ended = timeout(100 * MS, bus.task).await.expect("ends at once").expect("no panic");
-    assert!(ended.is_ok());
+    let ended = timeout(3 * S + 100 * MS, bus.task).await.expect("ends in time");
+    assert!(ended.expect("no panic").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_read_when_asked_to_stop_is_read_to_its_end() {
+    let slow = Device { latency: 400 * MS, ..Device::well() };
+    // Two blocks, so two requests, and nothing for a second after them.
+    let mut bus = Running::start(vec![unit(1, &[1, 9])], [(1, slow)], 64);
+    sleep(200 * MS).await;
+    assert_eq!(bus.asked(1).len(), 1, "in the middle of the first");
+    bus.stop.cancel();
+    let datum = bus.watch(2 * S).await.remove(&source(1)).expect("a reading");
+    assert_eq!((datum.len(), bus.asked(1).len()), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::machine::{Job, JobState};
+use super::terms::{Job, JobState};
 use crate::solarnet::{Application, Body, Call, Method, Priority};
 
 const JOBS: &str = "/api/v1/sec/user/import/jobs";

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`task`] is the shell: it asks [`machine`] what to do, does it, and tells it what came of it. What
-//! decides is pure and in [`machine`], [`quarrel`] and [`retry`]; what is sent is pure and in [`batch`],
+//! decides is pure and in [`machine`] (in the words of [`terms`]), [`quarrel`] and [`retry`]; what is sent is pure and in [`batch`],
 //! [`csv`], [`multipart`] and [`http`]. Guarantees: `docs/spec/upload.md`.
 //!
 //! What it does not do: it never decides what an HTTP status means (`solarnet::answer` does), and
@@ -22,5 +22,6 @@ pub mod quarrel;
 pub mod retry;
 mod store;
 pub mod task;
+pub mod terms;
 
 pub use task::{UploadError, UploadStatus, Uploader};

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{batch::MAX_ROWS, machine::Batch};
+use super::{batch::MAX_ROWS, terms::Batch};
 use crate::file;
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -20,9 +20,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     batch, http,
-    machine::{Batch, Effect, Failed, Limits, Machine, Note, Step, Waiting},
+    machine::Machine,
     retry::Pause,
     store,
+    terms::{Batch, Effect, Failed, Limits, Note, Step, Waiting},
 };
 use crate::{
     clock::Clock,

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
     sync::atomic::{AtomicBool, Ordering},
@@ -185,15 +186,19 @@ allow = { min = 0, max = 9 }
 
     fn assert_files_are_clean(&self, keeps_secret: bool) {
         let needles = self.needles();
-        let credential = self.agent.state_dir().join("credentials/site.json");
+        // With what a kill or stop may leave of its replacement, `site.json.new`.
+        let credentials = self.agent.state_dir().join("credentials");
         let files = files_below(&self.agent.state_dir());
         assert!(files.len() > 3, "{files:?}");
         for file in files {
             let bytes = fs::read(&file).expect("read");
-            // A stop in the middle of a renewal leaves the new file beside the old one.
-            if file != credential && file != credential.with_extension("json.new") {
+            if !file.starts_with(&credentials) {
                 needles.assert_not_in(&file.display().to_string(), &bytes);
-            } else if !keeps_secret {
+                continue;
+            }
+            let mode = fs::metadata(&file).expect("a file").permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{}", file.display());
+            if !keeps_secret {
                 needles.secret().assert_not_in(&file.display().to_string(), &bytes);
             }
         }

@@ -51,7 +51,11 @@ fn what_is_saved_is_read_back_and_is_ours_alone() {
     assert_eq!(mode(&store.path(&name())), 0o600);
     assert_eq!(mode(&store.folder), 0o700);
     assert_eq!(store.names().expect("listed"), [name()]);
+    // A crash in the middle of a renewal leaves a key behind as well.
+    let leftover = file::temporary(&store.path(&name()));
+    fs::copy(store.path(&name()), &leftover).expect("copied");
     assert!(store.forget(&name()).expect("removed"));
+    assert!(!leftover.exists());
     assert!(!store.forget(&name()).expect("nothing to remove"));
     assert_eq!(store.load_stored(&name()).expect("readable"), None);
 }
