@@ -67,7 +67,7 @@ enum What {
     /// Read every record and its checksum; the exit code is 65 if something is damaged
     #[command(after_help = "Example:\n  solarnode-agent queue check && echo sound")]
     Check {
-        /// Print JSON: {records, held, segments, corrupt, brokenHeaders, tornBytes, damage, unreadable}
+        /// Print JSON: {records, held, segments, corrupt, broken_headers, torn_bytes, damage, unreadable}
         #[arg(long)]
         json: bool,
     },
@@ -226,8 +226,8 @@ impl<'a> Look<'a> {
                 "held": verified.held,
                 "segments": verified.segments,
                 "corrupt": corrupt,
-                "brokenHeaders": verified.broken_headers,
-                "tornBytes": verified.torn_bytes,
+                "broken_headers": verified.broken_headers,
+                "torn_bytes": verified.torn_bytes,
                 "damage": damage.collect::<Vec<_>>(),
                 "unreadable": unreadable.collect::<Vec<_>>(),
             });
@@ -241,7 +241,7 @@ impl<'a> Look<'a> {
             }
             writeln!(
                 out,
-                "{} records in {} segments, {corrupt} damaged places, {} damaged headers",
+                "records {}, segments {}, damaged places {corrupt}, damaged headers {}",
                 verified.records, verified.segments, verified.broken_headers
             )?;
         }

@@ -116,6 +116,9 @@ fn upload(upload: &Value) -> Vec<String> {
         show(&upload["last_success"]),
     );
     let mut lines = vec![line];
+    if upload["state"] == "ok" {
+        return lines;
+    }
     for (name, label) in [("waits_for", "waits: "), ("last_error", "last error: ")] {
         if !upload[name].is_null() {
             lines.push(format!("{label}{}", show(&upload[name])));

@@ -438,7 +438,7 @@ impl Worker {
             return;
         }
         self.unplaced_dropped += seqs.count();
-        warn!(
+        error!(
             event = "queue.dropped",
             datum_count = seqs.count(),
             reason = "unplaced",
@@ -585,7 +585,7 @@ impl Worker {
             return;
         }
         let last = spool.losses().last();
-        warn!(
+        error!(
             event = "queue.dropped",
             datum_count = dropped - self.dropped_told,
             first = last.map(|loss| loss.first),
