@@ -91,8 +91,9 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Stops it as systemd would, and waits for a clean end.
     pub(super) fn stop(&mut self) -> anyhow::Result<()> {
-        let id = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status().context("kill")?;
+        // The shell's own `kill`: the program of that name is not on every machine.
+        let kill = format!("kill -TERM {}", self.child.id());
+        let told = Command::new("sh").args(["-c", &kill]).status().context(kill)?;
         ensure!(told.success(), "the agent could not be told to stop");
         let until = Instant::now() + GRACE;
         while self.child.try_wait()?.is_none() {
