@@ -1,0 +1,146 @@
+//! Rows on their way out: claimed, read again, acknowledged, released, rejected.
+//!
+//! A row is found by looking through the spool from where the last look ended. One that cannot be
+//! decoded is set aside and counted; one without a place in time is remembered by its boot, and looked
+//! at again when that boot's time becomes known.
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{ACKNOWLEDGED_WITHIN, CHUNK_BYTES, CHUNK_ROWS, Worker};
+use crate::{
+    domain::{BootId, Stamp},
+    queue::{Ranges, Row, record, show},
+};
+
+impl Worker {
+    /// Claims the oldest rows that are free and have a place in time.
+    pub(super) fn claim(&mut self, rows: usize, bytes: usize) -> Vec<Row> {
+        self.place_again();
+        let (mut claimed, mut size) = (Vec::new(), 0);
+        'spool: while let Some(chunk) =
+            self.peek(self.scanned_to, CHUNK_ROWS).filter(|chunk| !chunk.is_empty())
+        {
+            for record in chunk {
+                let free = !self.claimed.contains(record.seq);
+                if free && let Some(row) = self.row(record.seq, record.payload, true) {
+                    size += row.payload.len();
+                    if claimed.len() >= rows || (size > bytes && !claimed.is_empty()) {
+                        break 'spool;
+                    }
+                    self.claimed.insert(row.seq..=row.seq);
+                    claimed.push(row);
+                }
+                self.scanned_to = record.seq + 1;
+            }
+        }
+        claimed
+    }
+
+    /// The rows among `seqs` that still wait.
+    pub(super) fn rows(&mut self, seqs: &Ranges) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for range in seqs.iter() {
+            let mut from = *range.start();
+            while from <= *range.end() {
+                let left =
+                    usize::try_from(range.end() - from).unwrap_or(usize::MAX).saturating_add(1);
+                let Some(chunk) = self.peek(from, CHUNK_ROWS.min(left)) else { break };
+                let Some(last) = chunk.last().map(|record| record.seq) else { break };
+                let within = chunk.into_iter().take_while(|record| record.seq <= *range.end());
+                rows.extend(within.filter_map(|r| self.row(r.seq, r.payload, false)));
+                from = last.saturating_add(1);
+            }
+        }
+        rows
+    }
+
+    pub(super) fn peek(&mut self, from: u64, rows: usize) -> Option<Vec<spool::Record>> {
+        let spool = self.spool.as_mut()?;
+        match spool.peek(from, rows, CHUNK_BYTES) {
+            Ok(chunk) => Some(chunk),
+            Err(error) => {
+                let error = self.failed(error);
+                warn!(event = "queue.unreadable", %error, "queue could not be read");
+                None
+            }
+        }
+    }
+
+    /// A record as a row, if it can be sent. What is found instead is noted where `note` says so.
+    fn row(&mut self, seq: u64, payload: Vec<u8>, note: bool) -> Option<Row> {
+        match record::decode(&payload) {
+            Ok(datum) => match (self.clock.place(datum.stamp), datum.stamp) {
+                (Some(unix_ms), _) => Some(Row { seq, unix_ms, payload }),
+                (None, Stamp::Boot { boot, .. }) => {
+                    if note {
+                        self.unplaced.entry(boot).or_default().insert(seq..=seq);
+                    }
+                    None
+                }
+                // Wall time always has its place.
+                (None, Stamp::Wall { .. }) => None,
+            },
+            Err(error) => {
+                self.undecodable += 1;
+                warn!(event = "queue.corrupt", seq, %error, "record skipped");
+                self.set_aside(
+                    serde_json::json!({
+                    "seq": seq, "record": hex::encode(&payload) }),
+                    &error.to_string(),
+                );
+                self.acknowledge(&Ranges::from_iter([seq]));
+                None
+            }
+        }
+    }
+
+    /// Boots that learnt the time since their datum were looked at.
+    fn place_again(&mut self) {
+        let clock = &self.clock;
+        let knows =
+            |boot: &BootId| clock.place(Stamp::Boot { boot: *boot, since_boot_ms: 0 }).is_some();
+        for (_, seqs) in self.unplaced.extract_if(.., |boot, _| knows(boot)) {
+            self.scanned_to = seqs.first().map_or(self.scanned_to, |seq| seq.min(self.scanned_to));
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, seqs: &Ranges) {
+        self.claimed.subtract(seqs);
+        for unplaced in self.unplaced.values_mut() {
+            unplaced.subtract(seqs);
+        }
+        self.unplaced.retain(|_, seqs| !seqs.is_empty());
+        self.forget(|seq| seqs.contains(seq));
+        let Some(spool) = &mut self.spool else { return };
+        for range in seqs.iter() {
+            if let Err(error) = spool.acknowledge(range) {
+                // Repeats are harmless: what is not acknowledged is sent again.
+                warn!(event = "queue.not_acknowledged", %error, "acknowledgement not kept");
+                self.scanned_to = seqs.first().map_or(0, |seq| seq.min(self.scanned_to));
+                break;
+            }
+        }
+        self.acknowledged_due.get_or_insert(Instant::now() + ACKNOWLEDGED_WITHIN);
+    }
+
+    pub(super) fn release(&mut self, seqs: &Ranges) {
+        self.claimed.subtract(seqs);
+        self.scanned_to = seqs.first().map_or(self.scanned_to, |seq| seq.min(self.scanned_to));
+    }
+
+    pub(super) fn reject(&mut self, seq: u64, reason: &str) {
+        let only = Ranges::from_iter([seq]);
+        let row = self.rows(&only).pop();
+        if let Some((row, datum)) = row.and_then(|row| row.datum().ok().map(|datum| (row, datum))) {
+            self.set_aside(show::json(seq, &datum, Some(row.unix_ms)), reason);
+        }
+        self.acknowledge(&only);
+    }
+
+    fn set_aside(&mut self, shown: serde_json::Value, reason: &str) {
+        if let Err(error) = self.rejected.add(shown, reason) {
+            warn!(event = "queue.rejected_not_kept", %error, "rejected datum not written down");
+        }
+    }
+}
