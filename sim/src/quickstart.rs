@@ -83,8 +83,9 @@ fn show(program: &Path, folder: &Path, forever: bool) -> anyhow::Result<()> {
 
     let mut running = agent.start()?;
     if forever {
-        say("sim", "running until interrupted; the server's log of requests is quiet on purpose");
-        return running.wait();
+        say("sim", "running until interrupted (Ctrl-C)");
+        crate::End::watch()?.wait();
+        return running.stop();
     }
     wait_for("the first readings are in the ledger", || sim.ledger_count().datum >= 3)?;
     switch_the_relay(&sim, &site)?;

@@ -93,8 +93,10 @@ impl Daemon {
     pub(super) fn stop(&mut self) -> anyhow::Result<()> {
         // The shell's own `kill`: the program of that name is not on every machine.
         let kill = format!("kill -TERM {}", self.child.id());
-        let told = Command::new("sh").args(["-c", &kill]).status().context(kill)?;
-        ensure!(told.success(), "the agent could not be told to stop");
+        if self.child.try_wait()?.is_none() {
+            // It may end by itself meanwhile: an interrupt from the terminal reaches both.
+            Command::new("sh").args(["-c", &kill]).status().context(kill)?;
+        }
         let until = Instant::now() + GRACE;
         while self.child.try_wait()?.is_none() {
             ensure!(Instant::now() < until, "the agent did not stop in {} s", GRACE.as_secs());
