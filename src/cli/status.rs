@@ -134,7 +134,7 @@ fn clock(clock: &Value) -> String {
 
 fn credential(credential: &Value) -> String {
     let line = format!(
-        "{} ({}): key of {}, ends {} {}",
+        "{} ({}): key of {}, ends {}: {}",
         show(&credential["token"]),
         show(&credential["token_id"]),
         show(&credential["key_date"]),
@@ -154,7 +154,7 @@ fn instructions(instructions: &Value) -> Vec<String> {
         show(&instructions["waiting_count"]),
         show(&instructions["last_poll"]),
     );
-    vec![with(line, "", &instructions["error"])]
+    vec![with(line, "trouble: ", &instructions["error"])]
 }
 
 #[cfg(test)]

@@ -125,10 +125,17 @@ impl TokenContext {
         self.store().load_stored(name).or_store_exit()?.ok_or_else(|| missing(name))
     }
 
-    /// Tells a running daemon that the store changed. None running is fine.
-    fn tell_daemon(&self, streams: &mut Streams<'_>) -> io::Result<()> {
+    /// Tells a running daemon that the credential `name` changed, and the user `what` that means where
+    /// it is the one in use. None running is fine.
+    fn tell_daemon(
+        &self,
+        streams: &mut Streams<'_>,
+        name: &TokenName,
+        what: &str,
+    ) -> io::Result<()> {
         match tell_credential_changed(&self.control_socket) {
-            Ok(true) => writeln!(streams.err, "the running daemon uses it from now on"),
+            Ok(true) if *name == self.solarnet.token => writeln!(streams.err, "{what}"),
+            Ok(true) => Ok(()),
             Ok(false) => Ok(()),
             Err(error) => {
                 writeln!(streams.err, "warning: {error}; restart it to use the change")

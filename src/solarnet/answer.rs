@@ -78,12 +78,14 @@ impl Cause {
     #[must_use]
     pub fn remedy(self) -> Option<&'static str> {
         match self {
-            Self::NoKey => Some("import the token again: `solarnode-agent token import`"),
+            Self::NoKey => {
+                Some("import a token: `solarnode-agent token import NAME --token-id ID`")
+            }
             Self::Tls => Some(
                 "check `solarnet.ca_file` and the certificate of the server (or of a proxy in between)",
             ),
             Self::BadCredentials => Some(
-                "check that the token is active in SolarNetwork, then import it again: `solarnode-agent token import`",
+                "check the token ID and the secret, and that the token is active in SolarNetwork; then import it: `solarnode-agent token import`",
             ),
             Self::TokenExpired => {
                 Some("the token's policy has run out (notAfter): issue a new token and import it")

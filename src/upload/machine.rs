@@ -448,6 +448,10 @@ impl Machine {
         if let Some(trouble) = self.trouble.as_mut().filter(|t| t.pause != Pause::Trouble) {
             trouble.until = now;
         }
+        // Another token may be allowed what the last one was not.
+        if let Some(stopped) = &mut self.stopped {
+            stopped.until = now;
+        }
     }
 
     fn position(&self, id: &str) -> Option<usize> {
@@ -533,7 +537,8 @@ impl Machine {
             seqs.extend(&batch.seqs);
             self.unsplit.drain(..).for_each(|unsplit| seqs.extend(&unsplit.seqs));
             let text = format!(
-                "{reason}; check that the node belongs to the token's account, and that the token's policy lists the node (nodeIds) and every source (sourceIds)"
+                "{}; check that the node belongs to the token's account, and that the token's policy lists the node (nodeIds) and every source (sourceIds)",
+                reason.trim_end_matches('.')
             );
             let mut effects = vec![Effect::Release(seqs)];
             effects.extend(self.stop(now, jitter, true, text));

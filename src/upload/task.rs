@@ -37,6 +37,9 @@ use crate::{
 /// a datum is larger than its record and compresses well.
 const CLAIM_BYTES: usize = batch::MAX_BYTES;
 
+/// What uploads wait for on a machine that nobody has told the time.
+const NO_TIME: &str = "the time is not known yet: no server was reached since the machine started";
+
 /// Why the uploader could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
@@ -423,7 +426,10 @@ impl<C: Caller, K> Run<C, K> {
 
     fn publish(&mut self) {
         self.status.open_jobs = self.machine.open_batches().count();
-        self.status.waits_for = self.machine.waits_for().map(str::to_owned);
+        // Readings without a time are not claimed, so no call fails that would say why they wait.
+        let unplaced = self.stat.borrow().unplaced > 0;
+        let timeless = || (unplaced && self.parts.clock.trusted_now().is_none()).then_some(NO_TIME);
+        self.status.waits_for = self.machine.waits_for().or_else(timeless).map(str::to_owned);
         self.status.state = match (self.machine.needs_a_person(), &self.status.waits_for) {
             (true, _) => "stopped",
             (false, Some(_)) => "waiting",

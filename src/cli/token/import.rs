@@ -78,6 +78,7 @@ impl Import {
         let material = self.material(streams)?;
         let calls = connect(context)?;
         let mut credential = self.credential(&material, &calls);
+        let mut renewed = self.name == context.solarnet.token;
         if self.offline {
             self.refuse_wrong_day(&material, &calls)?;
         } else {
@@ -90,6 +91,7 @@ impl Import {
             }
             if let Err(unproved) = proof {
                 self.judge(unproved, &material, &credential, &calls, streams)?;
+                renewed = false;
             }
         }
 
@@ -103,9 +105,9 @@ impl Import {
             )?,
             None => writeln!(
                 streams.out,
-                "token `{name}` ({token_id}) imported: its key of {} signs until {ends}, \
-                 and is renewed by the daemon",
-                credential.key_date
+                "token `{name}` ({token_id}) imported: its key of {} signs until {ends}{}",
+                credential.key_date,
+                if renewed { ", and is renewed by the daemon" } else { "" }
             )?,
         }
         if *name != context.solarnet.token {
@@ -115,7 +117,7 @@ impl Import {
                 context.solarnet.token
             )?;
         }
-        context.tell_daemon(streams)?;
+        context.tell_daemon(streams, name, "the running daemon uses it from now on")?;
         Ok(Exit::Ok)
     }
 

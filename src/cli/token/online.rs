@@ -102,7 +102,7 @@ impl Refresh {
         let (day, ends) = (renewed.key_date, readable(renewed.ends()));
         writeln!(streams.out, "token `{name}`: the key of {day} is proved and signs until {ends}")?;
         if changed {
-            context.tell_daemon(streams)?;
+            context.tell_daemon(streams, name, "the running daemon uses it from now on")?;
         }
         Ok(Exit::Ok)
     }

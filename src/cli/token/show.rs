@@ -114,7 +114,11 @@ impl Forget {
             return Err(missing(&self.name));
         }
         writeln!(streams.out, "token `{}` removed from this device", self.name)?;
-        context.tell_daemon(streams)?;
+        context.tell_daemon(
+            streams,
+            &self.name,
+            "the running daemon has no token any more: it reads and stores, and uploads wait",
+        )?;
         Ok(Exit::Ok)
     }
 }
