@@ -233,7 +233,13 @@ impl World {
             tokio::select! {
                 biased;
                 () = self.crashed.notified() => running.kill().await,
-                () = sleep(until - Instant::now()) => return running.stop().await,
+                () = sleep(until - Instant::now()) => {
+                    // Nobody listens for a crash while it stops: it would wait for ever.
+                    let crash_at = self.lock().crash_at.take();
+                    running.stop().await;
+                    self.lock().crash_at = crash_at;
+                    return;
+                }
             }
         }
     }
