@@ -11,10 +11,12 @@
 //! what was read is committed. A task that ends on its own takes the daemon down: systemd starts it
 //! again, and what is on disk is always enough to go on from.
 
+mod change;
 mod ends;
 mod error;
 mod part;
 mod rehearse;
+mod reload;
 mod task;
 mod view;
 
@@ -28,6 +30,7 @@ use std::{
 };
 
 use tokio::{
+    signal::unix::Signal,
     sync::{Notify, mpsc},
     time::timeout,
 };
@@ -35,10 +38,9 @@ use tracing::{error, info};
 
 use crate::{
     clock::Clock,
-    config::Settings,
+    config::{Settings, settings},
     credential::{Signer, Store},
     domain::{Chain, Datum},
-    net::Net,
     observe::{control::ControlSocket, systemd},
     queue::{self, Queue},
     solarnet::Api,
@@ -47,6 +49,7 @@ use crate::{
 pub use error::AppError;
 use part::{Base, Bus, IdleBus, QueueThread};
 pub use rehearse::rehearse;
+use reload::Configuration;
 use task::{Task, finish_all};
 use view::{Board, View};
 
@@ -58,7 +61,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 
 /// The whole daemon, built and running.
 struct Daemon {
+    base: Base,
     view: Arc<View>,
+    api: Api,
     /// Who produces datum: the buses, by name, and the instructor.
     buses: BTreeMap<String, Bus>,
     instructor: Task,
@@ -69,22 +74,33 @@ struct Daemon {
     queue: QueueThread,
 }
 
-/// Runs the daemon until `shutdown`, and stops it within the grace period.
+/// What the daemon begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The configuration file, which a reload reads again.
+    pub file: PathBuf,
+    /// What stands in it.
+    pub settings: Settings,
+    /// The folder of credentials that systemd passed.
+    pub passed_credentials: Option<PathBuf>,
+}
+
+/// Runs the daemon until `shutdown`, and stops it within the grace period. Each `hangup` is a reload.
 ///
 /// # Errors
 ///
 /// If something needed cannot be opened, a task ended on its own, or the stop took too long.
 pub async fn run(
-    settings: Settings,
-    passed_credentials: Option<PathBuf>,
+    beginning: Beginning,
+    hangup: Signal,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), AppError> {
-    let mut daemon = Daemon::start(&settings, passed_credentials)?;
+    let mut daemon = Daemon::start(beginning)?;
     systemd::ready();
     systemd::status(&daemon.view.line());
     info!(event = "agent.started", version = env!("CARGO_PKG_VERSION"), "agent started");
 
-    let lost = daemon.until(shutdown).await;
+    let lost = daemon.until(hangup, shutdown).await;
     systemd::stopping();
     let stopped = timeout(GRACE, daemon.stop()).await.unwrap_or(Err(AppError::GraceOver));
     match lost {
@@ -100,46 +116,52 @@ pub async fn run(
 }
 
 impl Daemon {
-    fn start(settings: &Settings, passed: Option<PathBuf>) -> Result<Self, AppError> {
+    fn start(beginning: Beginning) -> Result<Self, AppError> {
+        let settings = Arc::new(beginning.settings);
         make_state_dir(&settings.state_dir)?;
         let socket = ControlSocket::bind(&settings.control_socket)?;
         let clock = Clock::open(&settings.state_dir)?;
-        let solarnet = &settings.solarnet;
-        let store = Store::new(&settings.state_dir, passed);
+        let store = Store::new(&settings.state_dir, beginning.passed_credentials);
         // What is wrong with the store, if anything, is the refresher's to say.
-        let stored = store.load(&solarnet.token, clock.signing_now().date_naive());
+        let stored = store.load(&settings.solarnet.token, clock.signing_now().date_naive());
         let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
-        let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone())?;
-        let api = Api::new(solarnet, net, clock.clone(), signer.clone());
         let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
         let (queue, worker) =
             Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
-        let thread = QueueThread::start(worker)?;
-
-        let credential_changed = Arc::new(Notify::new());
-        let board = Board::default();
+        // A daemon may be started in a folder that it does not stay in.
+        let file = std::path::absolute(&beginning.file).unwrap_or(beginning.file);
+        let config = Configuration { file, settings: settings.clone(), last_reload: None };
+        let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
         let base = Base { clock, store, signer, queue, datum, board, credential_changed };
+
+        let api = part::api(&base, &settings.solarnet)?;
+        let idle = |bus: &settings::Bus| {
+            Ok((bus.name.clone(), IdleBus::new(&base, bus, &settings.controls)?))
+        };
+        let idle: Vec<_> = settings.modbus.iter().map(idle).collect::<Result<_, AppError>>()?;
         let view = Arc::new(View {
             clock: base.clock.clone(),
             board: base.board.clone(),
             queue: base.queue.stat(),
             credential_changed: base.credential_changed.clone(),
         });
-        let mut buses = BTreeMap::new();
-        for bus in &settings.modbus {
-            let idle = IdleBus::new(&base, bus, &settings.controls)?;
-            buses.insert(bus.name.clone(), idle.start(&bus.name));
-        }
-        let shown = settings.modbus.iter().filter_map(|bus| buses.get(&bus.name));
-        base.board.buses.send_replace(shown.map(|bus| bus.status.clone()).collect());
+        let thread = QueueThread::start(worker)?;
+        let start = |(name, bus): (String, IdleBus)| {
+            let bus = bus.start(&name);
+            (name, bus)
+        };
+        let buses: BTreeMap<_, _> = idle.into_iter().map(start).collect();
+        part::show_buses(&base.board, &settings, &buses);
         Ok(Self {
-            instructor: part::instructor(&base, settings, &api, &buses),
-            uploader: part::uploader(&base, settings, &api),
-            refresher: part::refresher(&base, settings, &api),
+            instructor: part::instructor(&base, &settings, &api, &buses),
+            uploader: part::uploader(&base, &settings, &api),
+            refresher: part::refresher(&base, &settings, &api),
             control: part::control(socket, view.clone()),
             queue: thread,
             buses,
+            api,
             view,
+            base,
         })
     }
 
@@ -148,7 +170,11 @@ impl Daemon {
     }
 
     /// Until asked to stop (`None`), or until a task is lost.
-    async fn until(&mut self, shutdown: impl Future<Output = ()>) -> Option<AppError> {
+    async fn until(
+        &mut self,
+        mut hangup: Signal,
+        shutdown: impl Future<Output = ()>,
+    ) -> Option<AppError> {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut renew = tokio::time::interval(STATUS_EVERY);
         let mut shown = String::new();
@@ -156,6 +182,10 @@ impl Daemon {
             tokio::select! {
                 () = &mut shutdown => return None,
                 lost = self.lost() => return Some(lost),
+                Some(()) = hangup.recv() => tokio::select! {
+                    () = &mut shutdown => return None,
+                    () = self.reload() => {}
+                },
                 _ = renew.tick() => {
                     let line = self.view.line();
                     if line != shown {

@@ -17,6 +17,7 @@ use crate::{
     domain::Datum,
     instruct::Instructor,
     modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob},
+    net::{Net, NetError},
     observe::control::ControlSocket,
     queue::{Queue, QueueError, Worker},
     refresh::Refresher,
@@ -40,6 +41,16 @@ pub(super) struct Base {
     pub(super) credential_changed: Arc<Notify>,
 }
 
+/// The client that calls the server.
+///
+/// # Errors
+///
+/// If it cannot be made as configured.
+pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, NetError> {
+    let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, base.clock.clone())?;
+    Ok(Api::new(solarnet, net, base.clock.clone(), base.signer.clone()))
+}
+
 /// A bus that is made and does nothing yet.
 #[derive(Debug)]
 pub(super) struct IdleBus {
@@ -52,7 +63,7 @@ pub(super) struct IdleBus {
 #[derive(Debug)]
 pub(super) struct Bus {
     pub(super) task: Task,
-    pub(super) status: watch::Receiver<BusStatus>,
+    status: watch::Receiver<BusStatus>,
     writes: mpsc::Sender<WriteJob>,
 }
 
@@ -82,6 +93,12 @@ impl IdleBus {
         let task = Task::spawn(format!("bus {name}"), self.stop, self.poller.run());
         Bus { task, status, writes: self.writes }
     }
+}
+
+/// Publishes the buses that run, in the order of the configuration.
+pub(super) fn show_buses(board: &Board, settings: &Settings, buses: &BTreeMap<String, Bus>) {
+    let running = settings.modbus.iter().filter_map(|bus| buses.get(&bus.name));
+    board.buses.send_replace(running.map(|bus| bus.status.clone()).collect());
 }
 
 /// Starts to obey. The buses must be those that the controls name.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
     instruct,
@@ -18,13 +19,28 @@ use crate::{
 };
 
 /// Where the parts publish how they stand.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Board {
+    /// What the daemon runs on.
+    pub(super) config: watch::Sender<Configuration>,
     /// Every bus that runs, in the order of the configuration.
     pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
+}
+
+impl Board {
+    /// With nothing but the configuration on it.
+    pub(super) fn new(config: Configuration) -> Self {
+        Self {
+            config: watch::Sender::new(config),
+            buses: watch::Sender::default(),
+            upload: watch::Sender::default(),
+            credential: watch::Sender::default(),
+            instructions: watch::Sender::default(),
+        }
+    }
 }
 
 /// Answers what is asked over the control socket.
@@ -47,6 +63,7 @@ impl View {
             "clock": self.clock_status(),
             "credentials": [*self.board.credential.borrow()],
             "instructions": *self.board.instructions.borrow(),
+            "config": *self.board.config.borrow(),
         })
     }
 
@@ -82,8 +99,10 @@ impl View {
         }
         let (queue, upload) = (self.queue.borrow(), self.board.upload.borrow());
         let waits = upload.waits_for.as_deref().map(|w| format!(", {w}")).unwrap_or_default();
+        let refused = self.board.config.borrow().is_last_refused();
+        let refused = if refused { ", the last reload was refused" } else { "" };
         format!(
-            "{up} of {all} sources answer, {} datum wait, uploads {}{waits}",
+            "{up} of {all} sources answer, {} datum wait, uploads {}{waits}{refused}",
             queue.records, upload.state
         )
     }
@@ -93,6 +112,10 @@ impl Answers for View {
     async fn answer(&self, ask: Ask) -> Value {
         match ask {
             Ask::Status => self.status(),
+            Ask::Changes => {
+                let config = self.board.config.borrow().clone();
+                json!(Preview::of(&config).await)
+            }
             Ask::CredentialChanged => {
                 self.credential_changed.notify_one();
                 json!({ "ok": true })

@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! {"ask":"status"}              → the members of `status --json`
+//! {"ask":"changes"}             → {"file":…,"problems":[…],"needs_restart":[…],"changes":[…]}: what a
+//!                                 reload would do now
 //! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again
 //! anything else                 → {"error":"…"}
 //! ```
@@ -50,6 +52,8 @@ const MAX_ASKERS: usize = 8;
 pub enum Ask {
     /// How is everything?
     Status,
+    /// What would a reload do?
+    Changes,
     /// The credential store was changed.
     CredentialChanged,
 }
