@@ -95,6 +95,13 @@ pub struct Worker {
     dropped_told: u64,
 }
 
+/// Why the spool is opened anew.
+#[derive(Debug, Clone, Copy)]
+enum Reopen {
+    Failed,
+    Adjusted,
+}
+
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("folder", &self.folder).finish_non_exhaustive()
@@ -209,7 +216,7 @@ impl Worker {
             self.tick(Instant::now());
         }
         if self.spool.is_none() {
-            self.reopen();
+            self.reopen(Reopen::Failed);
         }
         self.tick(Instant::now());
         match self.spool.take() {
@@ -263,6 +270,11 @@ impl Worker {
             Ask::Acknowledge(seqs) => self.acknowledge(&seqs),
             Ask::Release(seqs) => self.release(&seqs),
             Ask::Reject { seq, reason } => self.reject(seq, &reason),
+            Ask::ReleaseAll => {
+                let all = std::mem::take(&mut self.claimed);
+                self.release(&all);
+            }
+            Ask::Adjust(settings) => self.adjust(&settings),
         }
     }
 
@@ -270,7 +282,7 @@ impl Worker {
         if self.retry_due.is_some_and(|due| due <= now) {
             self.retry_due = None;
             if self.spool.is_none() {
-                self.reopen();
+                self.reopen(Reopen::Failed);
             } else {
                 self.commit(true);
             }
@@ -413,8 +425,28 @@ impl Worker {
         }
     }
 
+    /// Other settings: the length of segments follows from the limit, so another limit means to open
+    /// the spool anew.
+    fn adjust(&mut self, settings: &settings::Queue) {
+        self.at_risk = settings.at_risk;
+        let soonest = Instant::now() + self.at_risk;
+        self.commit_due = self.commit_due.map(|due| due.min(soonest));
+        let options = Options::new(settings.limit_bytes);
+        if std::mem::replace(&mut self.options, options) == options {
+            return;
+        }
+        self.commit(true);
+        // Of one that failed meanwhile, the next attempt takes the new limit.
+        if let Some(spool) = self.spool.take() {
+            match spool.close() {
+                Ok(()) => self.reopen(Reopen::Adjusted),
+                Err(error) => drop(self.failed(error)),
+            }
+        }
+    }
+
     /// Opens the spool anew and appends what was not committed once more.
-    fn reopen(&mut self) {
+    fn reopen(&mut self, because: Reopen) {
         match Spool::open(&self.folder, self.options) {
             Ok((spool, _)) => {
                 let next = spool.stat().next;
@@ -423,14 +455,18 @@ impl Worker {
                 // what was not committed: everything that nobody has claimed is looked at again.
                 self.scanned_to = 0;
                 self.unplaced.clear();
+                self.prepare_due = Instant::now() + PREPARE_EVERY;
                 let again = std::mem::take(&mut self.uncommitted);
                 self.uncommitted_bytes = 0;
-                warn!(
-                    event = "queue.reopened",
-                    uncommitted = again.len(),
-                    next,
-                    "queue opened again after a failure"
-                );
+                match because {
+                    Reopen::Failed => warn!(
+                        event = "queue.reopened",
+                        uncommitted = again.len(),
+                        next,
+                        "queue opened again after a failure"
+                    ),
+                    Reopen::Adjusted => debug!(next, "queue opened with other settings"),
+                }
                 for (_, payload) in again {
                     if let Err(error) = self.append_payload(payload) {
                         self.refuse(&error);
@@ -572,7 +608,7 @@ mod tests {
         let row = worker.claim(10, 1 << 20).pop().expect("a row");
         drop(worker.failed(spool::Error::Poisoned));
         worker.acknowledge(&Ranges::from_iter([row.seq]));
-        worker.reopen();
+        worker.reopen(Reopen::Failed);
         assert_eq!(worker.claim(10, 1 << 20), [row]);
     }
 }
