@@ -272,13 +272,14 @@ impl Daemon {
             name: settings.solarnet.token.clone(),
             store,
             signer,
-            clock,
+            clock: clock.clone(),
             calls: api,
             reload,
             status: credential,
             stop: back.stop.clone(),
         };
         back.spawn_sure("refresher", refresher.run());
+        back.spawn_sure("clock", clock.keep(back.stop.clone()));
         let answering = socket.serve(view.clone(), back.stop.clone());
         back.spawn_sure("control socket", answering);
         Ok(Self { front, back, queue_stop, queue_ended: Some(queue_ended), view })

@@ -58,7 +58,10 @@ impl Certificate {
     /// For the loopback interface, valid from 30 days before `now` to 60 days after.
     #[must_use]
     pub fn around(now: DateTime<Utc>) -> Self {
-        Self::between(now - Duration::from_secs(30 * 86_400), now + Duration::from_secs(60 * 86_400))
+        Self::between(
+            now - Duration::from_secs(30 * 86_400),
+            now + Duration::from_secs(60 * 86_400),
+        )
     }
 
     /// For the loopback interface, valid then.
