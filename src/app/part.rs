@@ -166,6 +166,12 @@ pub(super) fn control(socket: ControlSocket, view: Arc<View>) -> Task {
     Task::spawn_sure("control socket", stop.clone(), socket.serve(view, stop))
 }
 
+/// Starts to keep on disk what is learnt about the time.
+pub(super) fn keeper(base: &Base) -> Task {
+    let stop = CancellationToken::new();
+    Task::spawn_sure("clock", stop.clone(), base.clock.clone().keep(stop))
+}
+
 /// The queue's thread, which ends last.
 #[derive(Debug)]
 pub(super) struct QueueThread {
