@@ -53,6 +53,8 @@ pub(super) struct Stored {
 
 pub(super) struct Repository {
     pub(super) profile: Profile,
+    /// `http` or `https`: how its addresses begin.
+    pub(super) scheme: &'static str,
     pub(super) clock_offset: TimeDelta,
     pub(super) tokens: BTreeMap<String, Token>,
     pub(super) files: BTreeMap<u64, Stored>,
@@ -71,9 +73,10 @@ impl fmt::Debug for Repository {
 }
 
 impl Repository {
-    pub(super) fn new(profile: Profile) -> std::io::Result<Self> {
+    pub(super) fn new(profile: Profile, scheme: &'static str) -> std::io::Result<Self> {
         Ok(Self {
             profile,
+            scheme,
             clock_offset: TimeDelta::zero(),
             tokens: BTreeMap::new(),
             files: BTreeMap::new(),
