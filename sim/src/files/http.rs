@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::TimeDelta;
 use hyper::body::Incoming as HyperBody;
 use hyper::{Request as HyperRequest, Response};
 use hyper_util::rt::TokioIo;
@@ -67,7 +67,7 @@ async fn respond(
             return;
         }
         let mut repository = lock(repository);
-        let time = Utc::now() + repository.clock_offset;
+        let time = repository.clock.now();
         // A token's ID is all that there is to it, so it is not told.
         let (method, path, query) = (method.clone(), path.clone(), masked(&query));
         repository.remember(Seen { time, method, path, query, token: None, status });
@@ -92,13 +92,13 @@ async fn respond(
         _ => {}
     }
     remember(Some(answer.status));
-    let (profile, offset) = {
+    let (profile, clock) = {
         let repository = lock(repository);
-        (repository.profile, repository.clock_offset)
+        (repository.profile, repository.clock)
     };
-    let mut now = Utc::now() + offset;
+    let mut now = clock.now();
     if let Some(Act::WrongDate { offset_ms }) = act {
-        now += chrono::TimeDelta::milliseconds(*offset_ms);
+        now += TimeDelta::milliseconds(*offset_ms);
     }
     let mut parts = written(answer, profile);
     if act != Some(&Act::NoDate) {

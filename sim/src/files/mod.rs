@@ -257,7 +257,7 @@ impl FileRepository {
 
     /// Sets the server's clock off the machine's.
     pub fn set_clock_offset(&self, offset: TimeDelta) {
-        lock(&self.repository).clock_offset = offset;
+        lock(&self.repository).clock.offset = offset;
     }
 
     /// Goes away: the port refuses connections, open ones are cut. What is stored stays.
