@@ -33,7 +33,7 @@ use crate::{
     credential::{Signer, Store},
     domain::{Chain, ControlWrite, Datum, SourceId, WriteError, WriteReport},
     instruct::{self, Actuator, Instructor, NotStored, Results},
-    modbus::{self, BusStatus, PlanError, Poller, WriteJob},
+    modbus::{self, BusStatus, PlanError, Poller, Recorder, WriteJob, ring},
     net::{Net, NetError},
     observe::{
         control::{Answers, Ask, BindError, ControlSocket},
@@ -215,11 +215,12 @@ impl Daemon {
         let (mut front, mut back) = (Group::new(), Group::new());
         let mut buses = Vec::new();
         let mut actuators = Vec::new();
+        let frames = Recorder::new(ring::BYTES);
         for bus in &settings.modbus {
             let (write, writes) = mpsc::channel(WRITES);
             let channels =
                 modbus::Channels { datum: datum.clone(), writes, stop: front.stop.clone() };
-            let wire = modbus::wire(bus);
+            let wire = frames.on(&bus.name, modbus::wire(bus));
             let poller = Poller::new(bus, &settings.controls, wire, clock.clone(), channels)?;
             buses.push(poller.status());
             let own = settings.controls.iter().filter(|control| control.bus == bus.name);
@@ -262,6 +263,7 @@ impl Daemon {
         let view = Arc::new(View {
             clock: clock.clone(),
             buses,
+            frames,
             queue: queue.stat(),
             upload: upload_seen,
             credential: credential.subscribe(),
@@ -400,6 +402,7 @@ impl Results for Outcomes {
 struct View {
     clock: Clock,
     buses: Vec<watch::Receiver<BusStatus>>,
+    frames: Recorder,
     queue: watch::Receiver<QueueStat>,
     upload: watch::Receiver<UploadStatus>,
     credential: watch::Receiver<refresh::Status>,
@@ -464,6 +467,7 @@ impl Answers for View {
     fn answer(&self, ask: Ask) -> Value {
         match ask {
             Ask::Status => self.status(),
+            Ask::Frames => json!(self.frames.dump(self.clock.trusted_now())),
             Ask::CredentialChanged => {
                 self.reload.notify_one();
                 json!({ "ok": true })
@@ -483,6 +487,7 @@ mod tests {
         let view = Arc::new(View {
             clock: Clock::system(),
             buses: Vec::new(),
+            frames: Recorder::new(0),
             queue: watch::channel(QueueStat::default()).1,
             upload: watch::channel(UploadStatus::default()).1,
             credential: watch::channel(refresh::Status::default()).1,

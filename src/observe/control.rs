@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! {"ask":"status"}              → the members of `status --json`
+//! {"ask":"frames"}              → the last Modbus exchanges, for `bundle`
 //! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again
 //! anything else                 → {"error":"…"}
 //! ```
@@ -50,6 +51,8 @@ const MAX_ASKERS: usize = 8;
 pub enum Ask {
     /// How is everything?
     Status,
+    /// What passed on the buses lately?
+    Frames,
     /// The credential store was changed.
     CredentialChanged,
 }
