@@ -64,7 +64,7 @@ fn parse(path: &Path, problems: &Problems) -> Result<Option<Table>, ConfigError>
 }
 
 /// The drop-ins of `path`, sorted by name; hidden files and other endings are left alone.
-fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+pub(super) fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let folder = path.with_extension("d");
     let unreadable = |source| ConfigError::Unreadable { path: folder.clone(), source };
     let entries = match fs::read_dir(&folder) {

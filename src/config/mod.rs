@@ -20,6 +20,7 @@ mod environment;
 mod form;
 mod merged;
 mod problem;
+mod redacted;
 mod reference;
 mod schema;
 pub mod settings;
@@ -35,6 +36,7 @@ use std::{
 use environment::Environment;
 use problem::Problems;
 pub use problem::{Problem, Severity};
+pub use redacted::{Redacted, effective, redacted};
 pub use reference::reference;
 pub use settings::Settings;
 use settings::{Queue, SolarNet};
