@@ -20,6 +20,7 @@
 //! * An existing file is never overwritten.
 
 mod archive;
+pub(super) use archive::FOLDER;
 mod machine;
 mod program;
 mod scrub;

@@ -10,6 +10,7 @@ mod generate;
 pub mod instruction;
 pub mod queue;
 pub mod read;
+mod replay;
 mod run;
 mod status;
 pub mod token;
@@ -50,6 +51,7 @@ pub enum Command {
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
     Bundle(bundle::Bundle),
+    Replay(replay::Replay),
     #[command(hide = true)]
     Completions(generate::Completions),
     #[command(hide = true)]
@@ -86,6 +88,7 @@ impl Cli {
                 instruction.run(&local.state_dir, &mut stdout().lock())
             }
             Command::Bundle(bundle) => bundle.run(&config, chrono::Utc::now(), &mut stdout().lock()),
+            Command::Replay(replay) => replay.run(&config, &mut stdout().lock(), &mut stderr()),
             Command::Completions(completions) => completions.run(&mut stdout().lock()),
             Command::Man(man) => man.run(),
         }

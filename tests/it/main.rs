@@ -1,5 +1,6 @@
 //! Every integration test, one binary.
 
+mod bundle;
 mod config;
 mod daemon;
 mod instruct;
