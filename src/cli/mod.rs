@@ -87,7 +87,9 @@ impl Cli {
                 let local = config::load_local(&config)?;
                 instruction.run(&local.state_dir, &mut stdout().lock())
             }
-            Command::Bundle(bundle) => bundle.run(&config, chrono::Utc::now(), &mut stdout().lock()),
+            Command::Bundle(bundle) => {
+                bundle.run(&config, chrono::Utc::now(), &mut stdout().lock())
+            }
             Command::Replay(replay) => replay.run(&config, &mut stdout().lock(), &mut stderr()),
             Command::Completions(completions) => completions.run(&mut stdout().lock()),
             Command::Man(man) => man.run(),

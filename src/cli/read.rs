@@ -161,11 +161,7 @@ fn created(datum: &Datum) -> Option<String> {
 
 /// The datum for people: each property in the order of the configuration, with its place in both
 /// notations that manuals use.
-pub(super) fn table(
-    unit: &Unit,
-    outcome: &Outcome,
-    out: &mut impl Write,
-) -> std::io::Result<()> {
+pub(super) fn table(unit: &Unit, outcome: &Outcome, out: &mut impl Write) -> std::io::Result<()> {
     match outcome.datum.as_ref().and_then(created) {
         Some(at) => writeln!(out, "{} at {at}", unit.source)?,
         None => writeln!(out, "{}", unit.source)?,

@@ -141,8 +141,9 @@ impl Told {
         writeln!(err, "{who}: {} reads recorded, {} with values", self.rounds, self.with_values)?;
         if !self.not_recorded.is_empty() {
             let places = self.not_recorded.iter();
-            let places: Vec<String> =
-                places.map(|(table, address, count)| modbus::place(*table, *address, *count)).collect();
+            let places: Vec<String> = places
+                .map(|(table, address, count)| modbus::place(*table, *address, *count))
+                .collect();
             writeln!(
                 err,
                 "{who}: the configuration asks for registers that were not recorded: {}",

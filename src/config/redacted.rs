@@ -58,8 +58,9 @@ pub fn redacted(path: &Path) -> Result<Vec<Redacted>, ConfigError> {
     files
         .into_iter()
         .map(|path| {
-            let bytes = std::fs::read(&path)
-                .map_err(|source: io::Error| ConfigError::Unreadable { path: path.clone(), source })?;
+            let bytes = std::fs::read(&path).map_err(|source: io::Error| {
+                ConfigError::Unreadable { path: path.clone(), source }
+            })?;
             let (text, removed) = match std::str::from_utf8(&bytes).ok().and_then(redact) {
                 Some((text, removed)) => (Some(text), removed),
                 None => (None, 0),
@@ -300,7 +301,10 @@ any = 0xdead
         let text = effective(&path).expect("a configuration");
         assert!(!text.contains("hunter2"), "{text}");
         let file = path.display();
-        assert!(text.contains(&format!("modbus[0].unit[0].every = \"10s\"  # {file}:21\n")), "{text}");
+        assert!(
+            text.contains(&format!("modbus[0].unit[0].every = \"10s\"  # {file}:21\n")),
+            "{text}"
+        );
         assert!(text.contains(&format!("password = [removed]  # {file}:3\n")), "{text}");
     }
 

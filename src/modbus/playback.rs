@@ -189,7 +189,8 @@ impl Read {
 
     fn request(&self) -> Request<'static> {
         let number = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-        let (address, count) = (number(self.range.start), number(self.range.end - self.range.start));
+        let (address, count) =
+            (number(self.range.start), number(self.range.end - self.range.start));
         Request::Read { table: self.table, address, count }
     }
 

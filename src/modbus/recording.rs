@@ -69,12 +69,11 @@ pub struct NotARecording {
 
 impl Line {
     fn new(exchange: Exchange, buses: &[String], started: Option<DateTime<Utc>>) -> Self {
-        let at = started.and_then(|started| started.checked_add_signed(
-            chrono::TimeDelta::from_std(exchange.at).ok()?,
-        ));
-        let micros = |duration: std::time::Duration| {
-            u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-        };
+        let at = started.and_then(|started| {
+            started.checked_add_signed(chrono::TimeDelta::from_std(exchange.at).ok()?)
+        });
+        let micros =
+            |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let bus = buses.get(usize::from(exchange.bus)).cloned().unwrap_or_default();
         let mut line = Self {
             at: at.map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true)),

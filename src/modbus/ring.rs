@@ -298,7 +298,8 @@ impl Recorder {
         let shared = self.lock();
         let (first, second) = shared.ring.bytes.as_slices();
         let running = self.epoch.elapsed();
-        let started = now.and_then(|now| now.checked_sub_signed(TimeDelta::from_std(running).ok()?));
+        let started =
+            now.and_then(|now| now.checked_sub_signed(TimeDelta::from_std(running).ok()?));
         Dump {
             started,
             running_us: micros(running),
@@ -360,8 +361,7 @@ mod tests {
     use super::*;
     use crate::{config::settings::Table, modbus::frame::Exception};
 
-    const READ: Request<'static> =
-        Request::Read { table: Table::Input, address: 0x102, count: 2 };
+    const READ: Request<'static> = Request::Read { table: Table::Input, address: 0x102, count: 2 };
 
     /// Gives the same answer for ever.
     struct Fixed(Result<Vec<u8>, CallError>);

@@ -1,10 +1,12 @@
 //! Where log lines go: to the journal with fields under systemd, as text to standard error otherwise.
 //!
 //! In the journal every field is called `SOLARNODE_<FIELD>`; `SOLARNODE_EVENT` is the stable name of
-//! a line that tests, alerts or the documentation rely on (`docs/logging.md`).
+//! a line that tests, alerts or the documentation rely on (`docs/logging.md`), and `MESSAGE_ID` leads from it to
+//! its explanation in the journal's catalog.
 
 use std::io::IsTerminal;
 
+use super::journal::Journal;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     Layer, Registry, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
@@ -25,14 +27,10 @@ pub fn start(level: LevelFilter, to_journal: bool) {
     let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
     let wanted =
         Targets::new().with_default(libraries).with_target(env!("CARGO_CRATE_NAME"), level);
-    let journal = to_journal.then(tracing_journald::layer).and_then(Result::ok);
+    let journal =
+        to_journal.then(|| Journal::connect(IDENTIFIER, JOURNAL_PREFIX)).and_then(Result::ok);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match journal {
-        Some(layer) => Box::new(
-            layer
-                .with_field_prefix(Some(JOURNAL_PREFIX.to_owned()))
-                .with_syslog_identifier(IDENTIFIER.to_owned())
-                .with_filter(wanted),
-        ),
+        Some(journal) => Box::new(journal.with_filter(wanted)),
         None => Box::new(
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)

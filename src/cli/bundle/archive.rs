@@ -94,7 +94,10 @@ impl Archive {
         self.manifest.contents.push(Entry { name: name.to_owned(), bytes: bytes.len() });
         append(&mut self.tar, self.now, name, &bytes)?;
         if removed > 0 {
-            self.left_out(&format!("{removed} texts of {name}"), "they were secrets of this device");
+            self.left_out(
+                &format!("{removed} texts of {name}"),
+                "they were secrets of this device",
+            );
         }
         Ok(())
     }
@@ -116,9 +119,8 @@ impl Archive {
 
     /// Notes that something is not in it.
     pub(super) fn left_out(&mut self, what: &str, because: &str) {
-        let clean = |text: &str| {
-            String::from_utf8_lossy(&self.scrub.clean(text.as_bytes()).0).into_owned()
-        };
+        let clean =
+            |text: &str| String::from_utf8_lossy(&self.scrub.clean(text.as_bytes()).0).into_owned();
         let (what, because) = (clean(what), clean(because));
         self.manifest.left_out.push(LeftOut { what, because });
     }

@@ -16,8 +16,20 @@ use super::{UNIT, program::Program};
 /// Mount options that say something about a disk and nothing else. (Those of network file systems may
 /// hold passwords.)
 const MOUNT_OPTIONS: [&str; 14] = [
-    "ro", "rw", "sync", "dirsync", "noatime", "relatime", "lazytime", "discard", "nobarrier", "data=",
-    "commit=", "errors=", "barrier=", "size=",
+    "ro",
+    "rw",
+    "sync",
+    "dirsync",
+    "noatime",
+    "relatime",
+    "lazytime",
+    "discard",
+    "nobarrier",
+    "data=",
+    "commit=",
+    "errors=",
+    "barrier=",
+    "size=",
 ];
 
 /// What systemd is asked about the unit.

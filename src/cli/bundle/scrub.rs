@@ -87,8 +87,12 @@ mod tests {
     #[test]
     fn secrets_of_the_device_and_passwords_in_addresses_are_removed_wherever_they_stand() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
-        write("site.json", r#"{"token_id":"public0public","key":"00aaFFbb11","secret":"hunter2hunter2"}"#);
+        let write =
+            |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
+        write(
+            "site.json",
+            r#"{"token_id":"public0public","key":"00aaFFbb11","secret":"hunter2hunter2"}"#,
+        );
         write("site.json.new", r#"{"key":"leftover99"}"#);
         write("junk", "no JSON");
         let scrub = Scrub::of(dir.path());
