@@ -135,6 +135,8 @@ pub enum Act {
         /// Milliseconds, negative for the past.
         offset_ms: i64,
     },
+    /// No `Date` header.
+    NoDate,
     /// The refresh call answers a key that is not the token's.
     RefreshWrongKey,
     /// Instruction lists name each instruction twice.
@@ -155,6 +157,11 @@ pub enum Act {
     },
     /// The job reports success and a `loadedCount` that is short by the rows that it lost (the last ones).
     JobLosesRows {
+        /// How many.
+        rows: usize,
+    },
+    /// The job reports success and every row loaded, and has dropped the first ones without a word.
+    JobDropsRows {
         /// How many.
         rows: usize,
     },
@@ -182,6 +189,7 @@ impl Act {
             | Self::CutAfter
             | Self::CutMidBody
             | Self::WrongDate { .. }
+            | Self::NoDate
             | Self::RefreshWrongKey
             | Self::DuplicateInstruction
             | Self::ReplayInstruction
@@ -189,6 +197,7 @@ impl Act {
             | Self::JobFails { .. }
             | Self::JobMiscounts { .. }
             | Self::JobLosesRows { .. }
+            | Self::JobDropsRows { .. }
             | Self::JobVanishes
             | Self::JobHangs => false,
         }
