@@ -32,6 +32,8 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context, Layer};
 
+use super::ration::{LEFT_OUT, Ration};
+
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -58,6 +60,7 @@ pub struct Journal {
     identifier: &'static str,
     /// Before the names of our fields.
     prefix: &'static str,
+    ration: Ration,
 }
 
 impl Journal {
@@ -73,12 +76,13 @@ impl Journal {
     fn connect_to(path: &str, identifier: &'static str, prefix: &'static str) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
-        Ok(Self { socket, identifier, prefix })
+        Ok(Self { socket, identifier, prefix, ration: Ration::new() })
     }
 }
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(left_out) = self.ration.admit(event) else { return };
         let about = event.metadata();
         let mut entry = Entry { bytes: Vec::with_capacity(1024), prefix: self.prefix };
         entry.put("PRIORITY", priority(*about.level()));
@@ -89,6 +93,9 @@ impl<S: Subscriber> Layer<S> for Journal {
             entry.put("CODE_LINE", &line.to_string());
         }
         event.record(&mut entry);
+        if left_out > 0 {
+            entry.put(&field_name(self.prefix, LEFT_OUT), &left_out.to_string());
+        }
         // Nobody is left to be told that a line could not be logged.
         self.socket.send(&entry.bytes).ok();
     }

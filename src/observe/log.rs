@@ -4,12 +4,24 @@
 //! a line that tests, alerts or the documentation rely on (`docs/logging.md`), and `MESSAGE_ID` leads from it to
 //! its explanation in the journal's catalog.
 
-use std::io::IsTerminal;
+use std::{fmt, io::IsTerminal};
 
-use super::journal::Journal;
-use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    Layer, Registry, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
+    Layer, Registry,
+    filter::Targets,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{self, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use super::{
+    journal::Journal,
+    ration::{LEFT_OUT, Ration},
 };
 
 /// Prefix of our fields in the journal, and the syslog identifier's base.
@@ -35,10 +47,40 @@ pub fn start(level: LevelFilter, to_journal: bool) {
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
-                .with_target(false)
+                .event_format(Rationed { ration: Ration::new(), format: format::format().with_target(false) })
                 .with_filter(wanted),
         ),
     };
     // The only error is that logging was started before, which is what the caller wants.
     drop(tracing_subscriber::registry().with(layer).try_init());
+}
+
+/// Lines of text, as many as their ration allows.
+struct Rationed<F> {
+    ration: Ration,
+    format: F,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Rationed<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match self.ration.admit(event) {
+            None => Ok(()),
+            Some(0) => self.format.format_event(context, writer, event),
+            Some(left_out) => {
+                let mut line = String::new();
+                self.format.format_event(context, Writer::new(&mut line), event)?;
+                writeln!(writer, "{} {LEFT_OUT}={left_out}", line.trim_end())
+            }
+        }
+    }
 }

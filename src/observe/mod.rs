@@ -3,4 +3,5 @@
 pub mod control;
 pub mod journal;
 pub mod log;
+mod ration;
 pub mod systemd;
