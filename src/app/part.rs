@@ -16,7 +16,7 @@ use crate::{
     credential::{Signer, Store},
     domain::Datum,
     instruct::Instructor,
-    modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob},
+    modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob, ring::Recorded},
     net::{Net, NetError},
     observe::control::ControlSocket,
     queue::{Queue, QueueError, Worker},
@@ -54,7 +54,7 @@ pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, Net
 /// A bus that is made and does nothing yet.
 #[derive(Debug)]
 pub(super) struct IdleBus {
-    poller: Poller<TcpLink>,
+    poller: Poller<Recorded<TcpLink>>,
     writes: mpsc::Sender<WriteJob>,
     stop: CancellationToken,
 }
@@ -82,7 +82,7 @@ impl IdleBus {
         let (writes, taken) = mpsc::channel(WRITES);
         let channels =
             modbus::Channels { datum: base.datum.clone(), writes: taken, stop: stop.clone() };
-        let wire = modbus::wire(bus);
+        let wire = base.board.frames.on(&bus.name, modbus::wire(bus));
         let poller = Poller::new(bus, controls, wire, base.clock.clone(), channels)?;
         Ok(Self { poller, writes, stop })
     }

@@ -1,5 +1,7 @@
 //! Every integration test, one binary.
 
+mod bundle;
+mod catalog;
 mod config;
 mod daemon;
 mod instruct;
@@ -9,5 +11,6 @@ mod refresh;
 mod restart;
 mod secrets;
 mod support;
+mod systemd;
 mod token;
 mod upload;
