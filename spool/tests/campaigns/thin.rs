@@ -1,0 +1,1 @@
+//! A device that takes writes and cannot keep them.
