@@ -29,9 +29,16 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// Makes an ext4 of so many KiB in `file` and mounts it at `at`.
     pub(crate) fn make(file: &Path, kib: u32, at: PathBuf) -> Self {
+        Self::make_with(file, kib, at, &[])
+    }
+
+    /// The same with more options of `mkfs.ext4`.
+    pub(crate) fn make_with(file: &Path, kib: u32, at: PathBuf, options: &[&str]) -> Self {
         std::fs::create_dir(&at).expect("a folder");
         File::create(file).and_then(|file| file.set_len(u64::from(kib) << 10)).expect("room");
-        tool("mkfs.ext4", "e2fsprogs", &[Path::new("-q"), Path::new("-m0"), file]);
+        let options = ["-q", "-m0"].iter().chain(options).map(Path::new);
+        let arguments: Vec<&Path> = options.chain([file]).collect();
+        tool("mkfs.ext4", "e2fsprogs", &arguments);
         Self::mount(file, at)
     }
 
