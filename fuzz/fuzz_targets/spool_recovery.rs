@@ -15,6 +15,8 @@ use spool::{Error, Options, Reader, Spool};
 
 const HEADER: usize = 4096;
 const FILE: usize = 16 * 1024;
+/// No queue ever counts so far; behind 2^62 names and numbers are taken for somebody else's.
+const FAR: u64 = 1 << 61;
 
 #[derive(Debug, Arbitrary)]
 struct Input {
@@ -65,7 +67,8 @@ impl Number {
 
 #[derive(Debug, Arbitrary)]
 struct Header {
-    bytes: Option<u32>,
+    /// Short, because a file is lengthened to what its header says.
+    bytes: Option<u16>,
     reserved: Number,
     dropped: Number,
     ranges: Vec<(Number, Number)>,
@@ -120,13 +123,23 @@ impl SegmentFile {
         }
     }
 
+    fn last_offset(&self) -> u32 {
+        let mut last = 0;
+        for record in &self.records {
+            if let (b'D', offset, _) = record.parts(last) {
+                last = last.max(offset);
+            }
+        }
+        last
+    }
+
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; FILE];
         let (number, base) = (self.number.value(), self.base.value());
         if let Some(header) = &self.header {
             put(&mut bytes, 0, b"SPOOLSEG");
             put(&mut bytes, 8, &1u32.to_le_bytes());
-            put(&mut bytes, 12, &header.bytes.unwrap_or(FILE as u32).to_le_bytes());
+            put(&mut bytes, 12, &header.bytes.map_or(FILE as u32, u32::from).to_le_bytes());
             let fields = [number, base, header.reserved.value(), header.dropped.value()];
             fields
                 .iter()
@@ -225,9 +238,33 @@ impl Record {
     }
 }
 
+/// Whether names and sequence numbers are such as the queue gives them. No damage changes that: names
+/// are the file system's, and a record's checksum contains its segment's number and base. Where they
+/// contradict each other, nothing may fail, but what comes out is anybody's guess.
+fn could_be(files: &[SegmentFile]) -> bool {
+    let mut segments: Vec<_> =
+        files.iter().filter(|file| matches!(file.kind, Kind::Segment | Kind::Carried)).collect();
+    segments.sort_by_key(|file| file.base.value());
+    let mut numbers: Vec<_> = files.iter().map(|file| file.number.value()).collect();
+    numbers.sort_unstable();
+    let follows = |pair: &[&SegmentFile]| {
+        let (one, other) = (pair[0], pair[1]);
+        let (base, number) = (one.base.value(), one.number.value());
+        let in_order = matches!(one.kind, Kind::Carried) || number < other.number.value();
+        in_order && base.saturating_add(one.last_offset().into()) < other.base.value()
+    };
+    numbers.windows(2).all(|pair| pair[0] < pair[1])
+        && numbers.last().is_none_or(|last| *last < FAR)
+        && segments.windows(2).all(follows)
+        && segments.last().is_none_or(|file| matches!(file.kind, Kind::Segment))
+}
+
 /// What waits, in order and as often as the figures say.
-fn look(spool: &mut Spool) -> Vec<spool::Record> {
+fn look(spool: &mut Spool, sound: bool) -> Vec<spool::Record> {
     let found = spool.peek(0, usize::MAX, usize::MAX).expect("readable");
+    if !sound {
+        return found;
+    }
     assert!(found.windows(2).all(|pair| pair[0].seq < pair[1].seq), "out of order");
     let stat = spool.stat();
     assert_eq!(stat.records, found.len() as u64, "{stat:?}");
@@ -245,7 +282,8 @@ fuzz_target!(|input: Input| {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     let folder = folder.expect("a folder");
-    for file in input.files.iter().take(8) {
+    let files = &input.files[..input.files.len().min(8)];
+    for file in files {
         std::fs::write(folder.path().join(file.name()), file.bytes()).expect("written");
     }
     let reader = Reader::open(folder.path()).expect("there");
@@ -253,12 +291,17 @@ fuzz_target!(|input: Input| {
     reader.stat().expect("readable");
 
     let mut spool = open(folder.path());
-    let found = look(&mut spool);
+    let sound = could_be(files) && spool.stat().next < FAR;
+    let found = look(&mut spool, sound);
     drop(spool);
     // Nothing was done: an interrupted recovery is done again.
     let mut spool = open(folder.path());
-    assert_eq!(look(&mut spool), found, "opening again finds something else");
-    assert!(reader.peek(0, usize::MAX, usize::MAX).expect("readable").iter().eq(&found));
+    let again = look(&mut spool, sound);
+    let seen = reader.peek(0, usize::MAX, usize::MAX).expect("readable");
+    if sound {
+        assert_eq!(again, found, "opening again finds something else");
+        assert_eq!(seen, found, "a reader sees something else");
+    }
 
     let (from, count) = input.acknowledge;
     if let Some(first) = found.get(usize::from(from) % found.len().max(1)) {
@@ -275,14 +318,13 @@ fuzz_target!(|input: Input| {
         Ok(_) | Err(Error::Scattered { .. }) => {}
         Err(error) => panic!("{error}"),
     }
-    let kept: Vec<_> =
-        look(&mut spool).into_iter().filter(|record| record.payload != [1; 100]).collect();
+    let kept = look(&mut spool, sound);
     let durable = spool.stat().durable;
     drop(spool);
     let mut spool = open(folder.path());
-    let again = look(&mut spool);
+    let again = look(&mut spool, sound);
     // What is not acknowledged is there; what is may be again.
     let there = |record: &spool::Record| again.iter().any(|found| found == record);
-    assert!(kept.iter().filter(|record| record.seq <= durable).all(there), "lost");
+    assert!(!sound || kept.iter().filter(|record| record.seq <= durable).all(there), "lost");
     spool.close().expect("written");
 });
