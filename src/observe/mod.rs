@@ -3,3 +3,4 @@
 pub mod control;
 pub mod log;
 pub mod systemd;
+pub mod watchdog;
