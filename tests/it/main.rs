@@ -8,6 +8,7 @@ mod instruct;
 mod modbus;
 mod readme;
 mod refresh;
+mod reload;
 mod restart;
 mod secrets;
 mod support;
