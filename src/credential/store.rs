@@ -22,6 +22,8 @@
 //! is a `secret`, or as two lines of text, token ID and secret. It is read where the store has no
 //! NAME. A secret from there is used from memory and never written to the store.
 //!
+//! Beside a credential may stand [`Note`]s, which hold nothing secret.
+//!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
 use std::{
@@ -43,6 +45,9 @@ use crate::{domain::TokenName, file};
 /// Longest file read: ours have 200 bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
+/// Longest note read: one may list every token of an account.
+const MAX_NOTE_BYTES: u64 = 4 << 20;
+
 /// How long a change waits for another one to finish. Each takes a few writes to the disk.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -52,6 +57,24 @@ pub struct Store {
     state_dir: PathBuf,
     folder: PathBuf,
     passed: Option<PathBuf>,
+}
+
+/// What may stand beside a credential, under its name: nothing secret, and nothing that signing needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// The policy that SolarNetwork was last seen to keep for the token: `NAME.policy`.
+    Policy,
+    /// A token that is being issued: `NAME.issue`.
+    Issue,
+}
+
+impl Note {
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Issue => "issue",
+        }
+    }
 }
 
 /// Where a credential was found.
@@ -195,7 +218,7 @@ impl Store {
             return Ok(None);
         };
         // systemd's folder is the service's alone; its modes are systemd's business.
-        let Some(bytes) = read(&path, |_| Ok(()))? else { return Ok(None) };
+        let Some(bytes) = read(&path, MAX_FILE_BYTES, |_| Ok(()))? else { return Ok(None) };
         let credential =
             parse_passed(&bytes, today).map_err(|reason| StoreError::Corrupt { path, reason })?;
         Ok(Some((credential, Origin::Passed)))
@@ -211,7 +234,8 @@ impl Store {
             return Ok(None);
         }
         let path = self.path(name);
-        let Some(bytes) = read(&path, |file| refuse_wide(&path, file, 0o600))? else {
+        let check = |file: &File| refuse_wide(&path, file, 0o600);
+        let Some(bytes) = read(&path, MAX_FILE_BYTES, check)? else {
             return Ok(None);
         };
         parse(&bytes).map(Some).map_err(|reason| StoreError::Corrupt { path, reason })
@@ -272,6 +296,7 @@ impl Store {
         }
         let folder = self.lock()?;
         let path = self.path(name);
+        remove(&self.note_path(name, Note::Policy))?;
         // What a crash left of a replacement holds a key as well.
         remove(&file::temporary(&path))?;
         let was_there = remove(&path)?;
@@ -285,10 +310,54 @@ impl Store {
         name: &TokenName,
         credential: &Credential,
     ) -> Result<(), StoreError> {
-        let path = self.path(name);
+        self.write_file(folder, &self.path(name), &render(credential))
+    }
+
+    fn write_file(&self, folder: &File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let meta = folder.metadata().map_err(failed("read", &self.folder))?;
         let owner = as_root().then_some((meta.uid(), meta.gid()));
-        file::replace_for(&path, &render(credential), 0o600, owner).map_err(failed("write", &path))
+        file::replace_for(path, bytes, 0o600, owner).map_err(failed("write", path))
+    }
+
+    /// Reads the note beside a credential, which may be there without it.
+    ///
+    /// # Errors
+    ///
+    /// If there is one that cannot be read.
+    pub fn note(&self, name: &TokenName, note: Note) -> Result<Option<Vec<u8>>, StoreError> {
+        if self.open_folder()?.is_none() {
+            return Ok(None);
+        }
+        let read = read(&self.note_path(name, note), MAX_NOTE_BYTES, |_| Ok(()))?;
+        Ok(read.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Puts in a note in place of the one that is there.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be made or written; what was there is then still there.
+    pub fn put_note(&self, name: &TokenName, note: Note, bytes: &[u8]) -> Result<(), StoreError> {
+        let folder = self.lock()?;
+        self.write_file(&folder, &self.note_path(name, note), bytes)
+    }
+
+    /// Removes a note, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn remove_note(&self, name: &TokenName, note: Note) -> Result<(), StoreError> {
+        if self.open_folder()?.is_none() {
+            return Ok(());
+        }
+        let folder = self.lock()?;
+        remove(&self.note_path(name, note))?;
+        folder.sync_all().map_err(failed("write", &self.folder))
+    }
+
+    fn note_path(&self, name: &TokenName, note: Note) -> PathBuf {
+        self.folder.join(format!("{name}.{}", note.ending()))
     }
 
     /// The folder, if it is there and ours alone.
@@ -385,6 +454,7 @@ fn refuse_wide(path: &Path, file: &File, wanted: u32) -> Result<(), StoreError> 
 /// The whole of a small file, or `None` if it is not there.
 fn read(
     path: &Path,
+    max_bytes: u64,
     check: impl FnOnce(&File) -> Result<(), StoreError>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
     // NONBLOCK: a pipe in its place must not stop the daemon.
@@ -397,7 +467,7 @@ fn read(
     check(&file)?;
     // Room from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    file.take(max_bytes).read_to_end(&mut bytes).map_err(failed("read", path))?;
     Ok(Some(bytes))
 }
 
