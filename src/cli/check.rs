@@ -1,16 +1,25 @@
 //! `check`: says whether the daemon would start on this configuration, and if not, all that is
-//! wrong.
+//! wrong; and whether the policy of its token, as it was last seen, allows what it needs.
 
 use std::{io::Write, path::Path};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{Exit, Failure};
 use crate::{
     app::{self, AppError},
     config::{self, ConfigError, Problem, Settings, Severity},
+    credential::{Store, store::Note},
     domain::Chain,
+    needs::{Needs, stops},
+    policy::{Member, Refused},
+    refresh::calls::POLICY_PATH,
+    tokens::Remembered,
 };
+
+/// How long before a token stops `check` begins to say so.
+const SOON: TimeDelta = TimeDelta::days(30);
 
 /// Check the configuration and name everything that is wrong with it
 ///
@@ -41,7 +50,8 @@ impl Check {
             Ok(loaded) => {
                 let refused = app::rehearse(&loaded.settings);
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
-                let problems = loaded.warnings.into_iter().chain(refused).collect();
+                let token = token_problems(path, &loaded.settings, Utc::now());
+                let problems = loaded.warnings.into_iter().chain(refused).chain(token).collect();
                 (Some(loaded.settings), problems)
             }
             Err(ConfigError::Invalid(problems)) => (None, problems),
@@ -62,6 +72,43 @@ impl Check {
         out.flush()?;
         Ok(if fine { Exit::Ok } else { Exit::Config })
     }
+}
+
+/// What is known here, without asking anybody, of the configured token's policy against what the
+/// configuration needs. A store that is not ours to read says nothing.
+fn token_problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> Vec<Problem> {
+    let (store, name) = (Store::new(&settings.state_dir, None), &settings.solarnet.token);
+    let Ok(Some(credential)) = store.load_stored(name) else { return Vec::new() };
+    let Ok(note) = store.note(name, Note::Policy) else { return Vec::new() };
+    let known = note.and_then(|bytes| Remembered::from_bytes(&bytes, &credential.token_id));
+    let Some(known) = known else { return Vec::new() };
+    let policy = known.policy();
+    let warning = |found: String, expected: String| Problem {
+        file: path.display().to_string(),
+        line: None,
+        key: "solarnet.token".to_owned(),
+        found,
+        expected,
+        severity: Severity::Warning,
+    };
+    let seen = known.seen.date_naive();
+    let lacks = |refused: Refused| {
+        warning(
+            format!("\"{name}\" ({}): {refused} (as of {seen})", credential.token_id),
+            "a policy that allows it; `solarnode-agent token check` asks SolarNetwork".to_owned(),
+        )
+    };
+    let stops = stops(&credential, Some(&policy)).into_iter();
+    let soon = stops.filter(|stop| stop.at < now + SOON).map(|stop| {
+        let expected = "a token that goes on: see `solarnode-agent token check`".to_owned();
+        warning(format!("\"{name}\": on {}, {}", stop.at.date_naive(), stop.because), expected)
+    });
+    let missing = Needs::of(settings).missing(&policy).into_iter();
+    // What stands against renewing the key is among what stops.
+    let missing = missing.filter(|refused| {
+        refused.member != Member::RefreshAllowed && refused.wanted != POLICY_PATH
+    });
+    missing.map(lacks).chain(soon).collect()
 }
 
 /// What one of the daemon's parts says that could not be made of the settings.

@@ -34,15 +34,17 @@ use crate::{
     clock::Clock,
     config::settings::SolarNet,
     credential::{
-        Credential, Signer, SigningKey, Store, TokenSecret, date::parse_signing_day,
-        store::StoreError,
+        Credential, Signer, SigningKey, Store, TokenSecret,
+        date::parse_signing_day,
+        store::{Note, StoreError},
     },
-    domain::TokenName,
+    domain::{TokenId, TokenName},
     needs::Needs,
     net::Net,
     observe::control::tell_credential_changed,
     refresh::RefreshCalls,
     solarnet::{Api, CallAs},
+    tokens::{self, Remembered},
 };
 
 /// Longest secret or key file read.
@@ -155,6 +157,28 @@ impl TokenContext {
     /// The stored credential of that name; it is an error if there is none.
     fn stored(&self, name: &TokenName) -> Result<Credential, Failure> {
         self.store().load_stored(name).or_store_exit()?.ok_or_else(|| missing(name))
+    }
+
+    /// Under which names a token is in the store. A store that cannot be read only leaves a remark
+    /// out.
+    fn names_of(&self, id: &TokenId) -> Vec<TokenName> {
+        let store = self.store();
+        let mut names = store.names().unwrap_or_default();
+        names.retain(|name| {
+            let stored = store.load_stored(name).ok().flatten();
+            stored.is_some_and(|stored| stored.token_id == *id)
+        });
+        names
+    }
+
+    /// Remembers the policy of a token that is on this device.
+    fn remember(&self, token: &tokens::Token, seen: DateTime<Utc>) -> Result<(), Failure> {
+        let bytes = Remembered::new(token, seen).to_bytes();
+        let names = self.names_of(&token.id).into_iter();
+        names
+            .map(|name| self.store().put_note(&name, Note::Policy, &bytes))
+            .collect::<Result<(), _>>()
+            .or_store_exit()
     }
 
     /// What the configuration needs; it is an error if it is not right.

@@ -92,17 +92,18 @@ pub fn shown(member: Member, value: Option<&Value>) -> String {
         (Member::NotAfter, Some(value)) => {
             value.as_i64().map_or_else(|| value.to_string(), instant)
         }
-        (_, Some(Value::String(text))) => text.clone(),
         (_, Some(Value::Array(entries))) => {
-            let text = |entry: &Value| match entry {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
             let texts: Vec<String> = entries.iter().map(text).collect();
             texts.join(", ")
         }
-        (_, Some(value)) => value.to_string(),
+        (_, Some(value)) => text(value),
     }
+}
+
+/// One entry of a list, or a single value, without quotes.
+#[must_use]
+pub fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]

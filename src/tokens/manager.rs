@@ -68,8 +68,9 @@ fn hint(error: &CallError) -> &'static str {
         }
         Cause::RoleMissing => ": it is a Data token; tokens are managed with a User token",
         Cause::AccessDenied => {
-            ": its policy restricts it, or the token it was to change is of another account"
+            ": its policy restricts it, or the token, or a node of the policy, is of another account"
         }
+        Cause::UnknownObject => ": there is no such token, or no such node as the policy names",
         _ => "",
     }
 }
@@ -273,5 +274,103 @@ pub fn same_policy(token: &Token, sent: &Policy) -> Result<(), TokensError> {
     match differences.is_empty() {
         true => Ok(()),
         false => Err(TokensError::OtherPolicy { id: token.id.clone(), differences }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{domain::TokenName, tokens::Issue, tokens::issue::Left};
+
+    /// Answers every call with the next of these.
+    struct Server(Mutex<Vec<Value>>);
+
+    impl CallAs for Server {
+        fn server_time(&self) -> DateTime<Utc> {
+            DateTime::UNIX_EPOCH
+        }
+
+        async fn call_as(&self, _: &Credential, _: Call) -> Result<Answer, CallError> {
+            let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(Answer { data: answers.remove(0) })
+        }
+    }
+
+    fn server(answers: &[Value]) -> Server {
+        Server(Mutex::new(answers.to_vec()))
+    }
+
+    fn manager(server: &Server) -> Manager<'_, Server> {
+        Manager::new(server, id("boss"), "hunter2".parse().expect("a secret"))
+    }
+
+    fn id(text: &str) -> TokenId {
+        text.parse().expect("a token ID")
+    }
+
+    fn token(id: &str, policy: Value) -> Value {
+        json!({"id": id, "status": "Active", "type": "User", "policy": policy})
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_comes_back_different_is_an_error_that_names_the_member() {
+        let server =
+            server(&[token("a", json!({"nodeIds": [1]})), token("a", json!({"nodeIds": [1]}))]);
+        let sent = Policy { source_ids: vec!["/a".to_owned()], ..Policy::default() };
+        let error = manager(&server).replace(&id("a"), &sent).await.expect_err("different");
+        let text = error.to_string();
+        assert!(text.contains("`sourceIds` was sent as /a and is any"), "{text}");
+        assert!(text.contains("`nodeIds` was sent as any and is 1"), "{text}");
+
+        // Added to what was there, the same answer is short of the source.
+        let before = calls::token(&token("a", json!({"nodeIds": [1]}))).expect("a token");
+        let error = manager(&server).merge(&before, &sent).await.expect_err("different");
+        assert!(!error.to_string().contains("nodeIds"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_restricted_manager_is_told_before_anything_is_sent() {
+        let server = server(&[json!([token("boss", json!({"nodeIds": [1], "notAfter": 5}))])]);
+        let listing = manager(&server).list().await.expect("a list");
+        let error = listing.token(&id("other")).expect_err("restricted");
+        assert!(error.to_string().contains("`nodeIds`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_an_interrupted_run_left_is_new_fits_and_has_no_other_name() {
+        let policy = json!({"nodeIds": [1]});
+        let named = |id: &str, name: &str| {
+            let mut token = token(id, policy.clone());
+            token["name"] = json!(name);
+            token
+        };
+        let server = server(&[
+            json!([token("boss", json!({})), token("old", policy.clone())]),
+            json!([
+                token("boss", json!({})),
+                token("old", policy.clone()),
+                token("wide", json!({})),
+                named("theirs", "other"),
+                token("lost", policy.clone()),
+                named("mine", "site"),
+            ]),
+        ]);
+        let manager = manager(&server);
+        let before = manager.list().await.expect("a list");
+        let wanted = Policy::read(&policy).expect("a policy");
+        let record = Issue::new(TokenKind::User, &wanted, &before).to_bytes();
+        let record = Issue::from_bytes(&record).expect("a record");
+        let now = manager.list().await.expect("a list");
+        let name: TokenName = "site".parse().expect("a name");
+        let Left::Orphans(left) = record.left(&now, &name, None) else { panic!("orphans") };
+        let ids: Vec<&str> = left.iter().map(|token| token.id.as_str()).collect();
+        assert_eq!(ids, ["lost", "mine"]);
+        let installed = record.left(&now, &name, Some(&id("mine")));
+        assert!(matches!(installed, Left::Installed(token) if token.id == id("mine")));
+        assert_eq!(record.left(&before, &name, None), Left::Nothing);
     }
 }

@@ -26,13 +26,12 @@ impl Remembered {
     /// What is now seen.
     #[must_use]
     pub fn new(token: &Token, seen: DateTime<Utc>) -> Self {
-        Self::of(&token.id, &token.kind, &token.policy, seen)
-    }
-
-    /// What is now seen, in its parts.
-    #[must_use]
-    pub fn of(id: &TokenId, kind: &str, policy: &Policy, seen: DateTime<Utc>) -> Self {
-        Self { token_id: id.to_string(), kind: kind.to_owned(), policy: policy.to_json(), seen }
+        Self {
+            token_id: token.id.to_string(),
+            kind: token.kind.clone(),
+            policy: token.policy.to_json(),
+            seen,
+        }
     }
 
     /// The file's bytes.

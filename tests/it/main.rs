@@ -10,4 +10,5 @@ mod restart;
 mod secrets;
 mod support;
 mod token;
+mod token_manage;
 mod upload;

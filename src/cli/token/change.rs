@@ -220,6 +220,12 @@ impl Delete {
             ask(streams, self.yes, &question)?;
             manager.delete(&self.id).await.or_tokens_exit()?;
             writeln!(streams.out, "{} is deleted", self.id)?;
+            for name in context.names_of(&self.id) {
+                writeln!(
+                    streams.err,
+                    "note: its key is still on this device; `solarnode-agent token forget {name}` removes it"
+                )?;
+            }
             Ok(Exit::Ok)
         })?
     }
@@ -232,9 +238,7 @@ fn question(token: &Token, manager: &TokenId, context: &TokenContext) -> String 
     if token.id == *manager {
         about.push("the manager's own".to_owned());
     }
-    // A store that cannot be read only leaves a remark out.
-    let stored = context.store().load_stored(&context.solarnet.token).ok().flatten();
-    if stored.is_some_and(|stored| stored.token_id == token.id) {
+    if context.names_of(&token.id).contains(&context.solarnet.token) {
         about.push("the one that this device uses".to_owned());
     }
     format!("Delete {} ({}) for good?", token.id, about.join(", "))

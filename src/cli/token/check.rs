@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, OrExit, OrStoreExit, Streams, TokenContext, block_on,
     list::print_json,
-    manager::{As, OrTokensExit},
+    manager::{MaybeAs, OrTokensExit},
     readable,
     refresh::refused,
 };
@@ -52,7 +52,7 @@ pub(super) struct Check {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    manager: Option<As>,
+    manager: MaybeAs,
 }
 
 /// What was found out.
@@ -80,13 +80,14 @@ struct Tried {
 struct Known {
     kind: String,
     policy: Policy,
-    from: From,
+    from: Origin,
     seen: DateTime<Utc>,
 }
 
+/// Who told the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum From {
+enum Origin {
     Manager,
     Server,
     Remembered,
@@ -102,7 +103,7 @@ impl Check {
         let name = self.name.as_ref().unwrap_or(&context.solarnet.token);
         let stored = context.stored(name)?;
         let calls = connect(context)?;
-        let manager = match &self.manager {
+        let manager = match self.manager.given() {
             Some(acting) => Some(acting.manager(streams, &calls)?),
             None => None,
         };
@@ -146,16 +147,15 @@ async fn find_out<'a, C: RefreshCalls + CallAs>(
         Some(manager) => {
             let listing = manager.list().await.or_tokens_exit()?;
             let token = listing.token(&credential.token_id).or_tokens_exit()?;
-            Some(Known::now(token, From::Manager, manager.now()))
+            Some((token.clone(), Origin::Manager))
         }
-        None => own_policy(calls, &credential).await,
+        None => own_policy(calls, &credential).await.map(|token| (token, Origin::Server)),
     };
-    let store = context.store();
     let known = match known {
-        Some(known) => {
-            let bytes = known.remembered(&credential).to_bytes();
-            store.put_note(name, Note::Policy, &bytes).or_store_exit()?;
-            Some(known)
+        Some((token, from)) => {
+            let seen = calls.server_time();
+            context.remember(&token, seen)?;
+            Some(Known { kind: token.kind, policy: token.policy, from, seen })
         }
         None => remembered(context, name, &credential)?,
     };
@@ -214,12 +214,11 @@ fn refused_call(error: CallError) -> Failure {
 }
 
 /// The policy as SolarNetwork tells it to the token itself, where it does.
-async fn own_policy<C: CallAs>(calls: &C, credential: &Credential) -> Option<Known> {
+async fn own_policy<C: CallAs>(calls: &C, credential: &Credential) -> Option<Token> {
     // A refusal is the ordinary answer: least privilege does not have this call.
     let answer = calls.call_as(credential, calls::list()).await.ok()?;
     let tokens = calls::tokens(&answer.data)?;
-    let own = tokens.iter().find(|token| token.id == credential.token_id)?;
-    Some(Known::now(own, From::Server, calls.server_time()))
+    tokens.into_iter().find(|token| token.id == credential.token_id)
 }
 
 fn remembered(
@@ -232,19 +231,9 @@ fn remembered(
     Ok(read.map(|remembered| Known {
         policy: remembered.policy(),
         kind: remembered.kind,
-        from: From::Remembered,
+        from: Origin::Remembered,
         seen: remembered.seen,
     }))
-}
-
-impl Known {
-    fn now(token: &Token, from: From, seen: DateTime<Utc>) -> Self {
-        Self { kind: token.kind.clone(), policy: token.policy.clone(), from, seen }
-    }
-
-    fn remembered(&self, credential: &Credential) -> Remembered {
-        Remembered::of(&credential.token_id, &self.kind, &self.policy, self.seen)
-    }
 }
 
 impl Report<'_> {
@@ -361,9 +350,9 @@ impl Report<'_> {
 impl Known {
     fn shown(&self) -> String {
         match self.from {
-            From::Manager => "is known from the manager".to_owned(),
-            From::Server => "is known from SolarNetwork".to_owned(),
-            From::Remembered => format!(
+            Origin::Manager => "is known from the manager".to_owned(),
+            Origin::Server => "is known from SolarNetwork".to_owned(),
+            Origin::Remembered => format!(
                 "is known as of {}, and may have been changed since (--as ID asks a manager)",
                 readable(self.seen)
             ),

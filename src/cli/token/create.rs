@@ -21,7 +21,7 @@ use crate::{
     refresh::{RefreshCalls, calls::POLICY_PATH, prove},
     solarnet::CallAs,
     tokens::{
-        Issue, Listing, Manager, Remembered, Token, TokensError,
+        Issue, Listing, Manager, Token, TokensError,
         calls::MAX_DESCRIPTION_CHARS,
         issue::{Left, may_have_happened},
         manager::same_policy,
@@ -248,8 +248,7 @@ impl Create {
     ) -> Result<Exit, Failure> {
         let store = context.store();
         if wanted.install {
-            let remembered = Remembered::new(&token, manager.now());
-            store.put_note(&wanted.name, Note::Policy, &remembered.to_bytes()).or_store_exit()?;
+            context.remember(&token, manager.now())?;
         }
         let (name, description) = (wanted.name.as_str(), wanted.description.as_deref());
         match manager.describe(&token.id, Some(name), description).await {

@@ -24,6 +24,26 @@ pub(super) struct As {
     secret_file: Option<PathBuf>,
 }
 
+/// The manager's credential, where a command can do without.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Acting as")]
+pub(super) struct MaybeAs {
+    /// Act as this User token, one whose policy restricts nothing but its own life
+    #[arg(long = "as", id = "as", value_name = "ID", allow_hyphen_values = true)]
+    manager: Option<TokenId>,
+    /// Read its secret from this file [default: standard input]
+    #[arg(long, value_name = "FILE", requires = "as")]
+    secret_file: Option<PathBuf>,
+}
+
+impl MaybeAs {
+    /// The credential, if one was given.
+    pub(super) fn given(&self) -> Option<As> {
+        let manager = self.manager.clone()?;
+        Some(As { manager, secret_file: self.secret_file.clone() })
+    }
+}
+
 impl As {
     /// The manager, with the secret read. Nothing is asked of the server yet.
     pub(super) fn manager<'a, C: CallAs>(

@@ -9,18 +9,19 @@
 //! What would change is shown before it is done, with whether it gives more rights or fewer.
 
 use clap::{ArgGroup, Args};
+use serde_json::Value;
 
 use super::{
     Exit, Failure, Streams, TokenContext, block_on,
     list::{as_json, print_json, print_token, printable},
-    manager::{As, OrTokensExit, ask},
+    manager::{MaybeAs, OrTokensExit, ask},
     options::PolicyOptions,
 };
 use crate::{
     domain::TokenId,
     policy::{
         Member, Policy,
-        difference::{Difference, difference, shown},
+        difference::{Difference, difference, shown, text},
     },
     solarnet::CallAs,
     tokens::{Manager, Token},
@@ -41,7 +42,7 @@ Examples:
   solarnode-agent token policy zvOiEsrbYe5_T0RxBn7G --replace --for-config --as K7.mP-x_29QwErTyUiOp < manager.txt")]
 pub(super) struct PolicyCommand {
     /// The token's ID [default: none is asked for, and --for-config prints]
-    #[arg(value_name = "ID", allow_hyphen_values = true, requires = "As")]
+    #[arg(value_name = "ID", allow_hyphen_values = true, requires = "as")]
     id: Option<TokenId>,
     /// The smallest policy that lets this configuration work
     #[arg(long)]
@@ -67,7 +68,7 @@ pub(super) struct PolicyCommand {
     #[command(flatten)]
     policy: PolicyOptions,
     #[command(flatten)]
-    manager: Option<As>,
+    manager: MaybeAs,
 }
 
 fn member(text: &str) -> Result<Member, String> {
@@ -92,7 +93,7 @@ impl PolicyCommand {
             true => context.needs()?.policy(),
             false => Policy::default(),
         };
-        let (Some(id), Some(acting)) = (&self.id, &self.manager) else {
+        let (Some(id), Some(acting)) = (&self.id, self.manager.given()) else {
             let now = chrono::Utc::now();
             return print_json(streams, &self.policy.over(&base, now)?.to_json());
         };
@@ -116,6 +117,7 @@ impl PolicyCommand {
                 let change = self.change(&token, &base, manager.now())?;
                 token = self.apply(streams, &manager, &token, &change).await?;
             }
+            context.remember(&token, manager.now())?;
             if self.json {
                 return print_json(streams, &as_json(&token));
             }
@@ -190,13 +192,21 @@ impl PolicyCommand {
     }
 }
 
-/// `sourceIds: /a → /a, /b (wider)`
+/// `sourceIds: + /b (wider)`, or `notAfter: never ends → 2026-12-02 04:24:27 UTC (narrower)`
 fn line(difference: &Difference) -> String {
     let Difference { member, before, after, effect } = difference;
     let effect = match effect.name() {
         "" => String::new(),
         name => format!(" ({name})"),
     };
+    if let (Some(Value::Array(was)), Some(Value::Array(is))) = (before, after) {
+        let beside = |some: &[Value], others: &[Value], sign: &str| -> String {
+            let entries = some.iter().filter(|entry| !others.contains(entry));
+            entries.map(|entry| format!(" {sign} {}", text(entry))).collect()
+        };
+        let (gone, new) = (beside(was, is, "-"), beside(is, was, "+"));
+        return printable(&format!("{}:{gone}{new}{effect}", member.name()));
+    }
     let (before, after) = (shown(*member, before.as_ref()), shown(*member, after.as_ref()));
     printable(&format!("{}: {before} → {after}{effect}", member.name()))
 }
