@@ -41,7 +41,7 @@ use crate::{
 With a manager's credential the token's policy is known for certain; without, as far as SolarNetwork tells
 it to the token itself, or as it was last seen.
 
-Examples:
+Example:
   solarnode-agent token check
   solarnode-agent token check --as K7.mP-x_29QwErTyUiOp < manager.txt")]
 pub(super) struct Check {

@@ -34,7 +34,7 @@ use crate::{
 The usual way to set up a device: a token that may do what the configuration needs and nothing else, with
 its signing key stored here and its secret nowhere.
 
-Examples:
+Example:
   solarnode-agent token create --for-config --as K7.mP-x_29QwErTyUiOp < manager.txt
   solarnode-agent token create reports --type data --node 123 --source '/site/**' --expires 365d --as K7.mP-x_29QwErTyUiOp < manager.txt")]
 pub(super) struct Create {

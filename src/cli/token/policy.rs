@@ -35,7 +35,7 @@ use crate::{
 --add can only widen a list that is there, and narrows by adding one that is not. --set and --replace put
 a whole policy in place of the old one. The change is shown before it is made.
 
-Examples:
+Example:
   solarnode-agent token policy --for-config
   solarnode-agent token policy zvOiEsrbYe5_T0RxBn7G --as K7.mP-x_29QwErTyUiOp < manager.txt
   solarnode-agent token policy zvOiEsrbYe5_T0RxBn7G --add --source /site/new --as K7.mP-x_29QwErTyUiOp < manager.txt
