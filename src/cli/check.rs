@@ -10,12 +10,11 @@ use super::{Exit, Failure};
 use crate::{
     app::{self, AppError},
     config::{self, ConfigError, Problem, Settings, Severity},
-    credential::{Store, store::Note},
+    credential::Store,
     domain::Chain,
     needs::{Needs, stops},
     policy::{Member, Refused},
     refresh::calls::POLICY_PATH,
-    tokens::Remembered,
 };
 
 /// How long before a token stops `check` begins to say so.
@@ -79,9 +78,7 @@ impl Check {
 fn token_problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> Vec<Problem> {
     let (store, name) = (Store::new(&settings.state_dir, None), &settings.solarnet.token);
     let Ok(Some(credential)) = store.load_stored(name) else { return Vec::new() };
-    let Ok(note) = store.note(name, Note::Policy) else { return Vec::new() };
-    let known = note.and_then(|bytes| Remembered::from_bytes(&bytes, &credential.token_id));
-    let Some(known) = known else { return Vec::new() };
+    let Ok(Some(known)) = store.remembered(name, &credential.token_id) else { return Vec::new() };
     let policy = known.policy();
     let warning = |found: String, expected: String| Problem {
         file: path.display().to_string(),

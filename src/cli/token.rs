@@ -34,9 +34,8 @@ use crate::{
     clock::Clock,
     config::settings::SolarNet,
     credential::{
-        Credential, Signer, SigningKey, Store, TokenSecret,
-        date::parse_signing_day,
-        store::{Note, StoreError},
+        Credential, Remembered, Signer, SigningKey, Store, TokenSecret, date::parse_signing_day,
+        store::StoreError,
     },
     domain::{TokenId, TokenName},
     needs::Needs,
@@ -44,7 +43,7 @@ use crate::{
     observe::control::tell_credential_changed,
     refresh::RefreshCalls,
     solarnet::{Api, CallAs},
-    tokens::{self, Remembered},
+    tokens,
 };
 
 /// Longest secret or key file read.
@@ -171,14 +170,11 @@ impl TokenContext {
         names
     }
 
-    /// Remembers the policy of a token that is on this device.
+    /// Remembers the policy of a token, if it is on this device.
     fn remember(&self, token: &tokens::Token, seen: DateTime<Utc>) -> Result<(), Failure> {
-        let bytes = Remembered::new(token, seen).to_bytes();
-        let names = self.names_of(&token.id).into_iter();
-        names
-            .map(|name| self.store().put_note(&name, Note::Policy, &bytes))
-            .collect::<Result<(), _>>()
-            .or_store_exit()
+        let seen = Remembered::new(&token.id, &token.kind, &token.policy, seen);
+        let mut names = self.names_of(&token.id).into_iter();
+        names.try_for_each(|name| self.store().remember(&name, &seen)).or_store_exit()
     }
 
     /// What the configuration needs; it is an error if it is not right.

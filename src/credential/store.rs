@@ -22,7 +22,8 @@
 //! is a `secret`, or as two lines of text, token ID and secret. It is read where the store has no
 //! NAME. A secret from there is used from memory and never written to the store.
 //!
-//! Beside a credential may stand [`Note`]s, which hold nothing secret.
+//! Beside a credential may stand its token's policy as it was last seen (`NAME.policy`) and the record of a
+//! token that is being issued (`NAME.issue`). Neither holds anything secret.
 //!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
@@ -39,8 +40,11 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::{Credential, date, signing_key};
-use crate::{domain::TokenName, file};
+use super::{Credential, Remembered, date, signing_key};
+use crate::{
+    domain::{TokenId, TokenName},
+    file,
+};
 
 /// Longest file read: ours have 200 bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
@@ -61,7 +65,7 @@ pub struct Store {
 
 /// What may stand beside a credential, under its name: nothing secret, and nothing that signing needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
+enum Note {
     /// The policy that SolarNetwork was last seen to keep for the token: `NAME.policy`.
     Policy,
     /// A token that is being issued: `NAME.issue`.
@@ -319,12 +323,62 @@ impl Store {
         file::replace_for(path, bytes, 0o600, owner).map_err(failed("write", path))
     }
 
-    /// Reads the note beside a credential, which may be there without it.
+    /// The policy of this token, as it was last seen.
+    ///
+    /// # Errors
+    ///
+    /// If there is a file that cannot be read.
+    pub fn remembered(
+        &self,
+        name: &TokenName,
+        id: &TokenId,
+    ) -> Result<Option<Remembered>, StoreError> {
+        let bytes = self.note(name, Note::Policy)?;
+        Ok(bytes.and_then(|bytes| Remembered::from_bytes(&bytes, id)))
+    }
+
+    /// Remembers the policy of the token of that name.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written; what was there is then still there.
+    pub fn remember(&self, name: &TokenName, seen: &Remembered) -> Result<(), StoreError> {
+        self.put_note(name, Note::Policy, &seen.to_bytes())
+    }
+
+    /// The record of a token that is being issued under that name.
     ///
     /// # Errors
     ///
     /// If there is one that cannot be read.
-    pub fn note(&self, name: &TokenName, note: Note) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn issue(&self, name: &TokenName) -> Result<Option<Vec<u8>>, StoreError> {
+        self.note(name, Note::Issue)
+    }
+
+    /// Puts in the record of a token that is being issued.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be made or written.
+    pub fn put_issue(&self, name: &TokenName, record: &[u8]) -> Result<(), StoreError> {
+        self.put_note(name, Note::Issue, record)
+    }
+
+    /// Removes the record of a token that is being issued, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn remove_issue(&self, name: &TokenName) -> Result<(), StoreError> {
+        if self.open_folder()?.is_none() {
+            return Ok(());
+        }
+        let folder = self.lock()?;
+        remove(&self.note_path(name, Note::Issue))?;
+        folder.sync_all().map_err(failed("write", &self.folder))
+    }
+
+    fn note(&self, name: &TokenName, note: Note) -> Result<Option<Vec<u8>>, StoreError> {
         if self.open_folder()?.is_none() {
             return Ok(None);
         }
@@ -332,28 +386,9 @@ impl Store {
         Ok(read.map(|bytes| bytes.to_vec()))
     }
 
-    /// Puts in a note in place of the one that is there.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be made or written; what was there is then still there.
-    pub fn put_note(&self, name: &TokenName, note: Note, bytes: &[u8]) -> Result<(), StoreError> {
+    fn put_note(&self, name: &TokenName, note: Note, bytes: &[u8]) -> Result<(), StoreError> {
         let folder = self.lock()?;
         self.write_file(&folder, &self.note_path(name, note), bytes)
-    }
-
-    /// Removes a note, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be written.
-    pub fn remove_note(&self, name: &TokenName, note: Note) -> Result<(), StoreError> {
-        if self.open_folder()?.is_none() {
-            return Ok(());
-        }
-        let folder = self.lock()?;
-        remove(&self.note_path(name, note))?;
-        folder.sync_all().map_err(failed("write", &self.folder))
     }
 
     fn note_path(&self, name: &TokenName, note: Note) -> PathBuf {

@@ -41,7 +41,7 @@ pub enum Left {
     /// No token.
     Nothing,
     /// The token that is in use on this device; only its name may be missing.
-    Installed(Token),
+    Installed(Box<Token>),
     /// Tokens that nobody has the secret of.
     Orphans(Vec<Token>),
 }
@@ -82,7 +82,7 @@ impl Issue {
         };
         let left: Vec<Token> = now.tokens.iter().filter(ours).cloned().collect();
         match left.iter().find(|token| Some(&token.id) == installed) {
-            Some(token) => Left::Installed(token.clone()),
+            Some(token) => Left::Installed(Box::new(token.clone())),
             None if left.is_empty() => Left::Nothing,
             None => Left::Orphans(left),
         }

@@ -11,16 +11,13 @@
 //!   lists the tokens: that tells whether the manager may, and what there is. A policy that comes back
 //!   is compared with the one that was sent.
 //! * [`issue`]: how a token that was issued and never arrived here is found again; pure.
-//! * [`remembered`]: the policy of a token on this device, as it was last seen; pure.
 //!
 //! It stores nothing (`credential::Store` does), asks nobody, and prints nothing.
 
 pub mod calls;
 pub mod issue;
 pub mod manager;
-pub mod remembered;
 
 pub use calls::Token;
 pub use issue::Issue;
 pub use manager::{Listing, Manager, TokensError};
-pub use remembered::Remembered;

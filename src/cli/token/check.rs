@@ -24,14 +24,14 @@ use super::{
     refresh::refused,
 };
 use crate::{
-    credential::{Credential, store::Note},
+    credential::Credential,
     domain::TokenName,
     instruct,
     needs::{Needs, Stop, can_upload, stops},
     policy::{Member, Policy},
     refresh::{RefreshCalls, Unproved, calls::POLICY_PATH, prove},
     solarnet::{Application, Call, CallAs, CallError, Cause, Method, Next, Priority},
-    tokens::{Manager, Remembered, Token, calls},
+    tokens::{Manager, Token, calls},
     upload,
 };
 
@@ -226,8 +226,7 @@ fn remembered(
     name: &TokenName,
     credential: &Credential,
 ) -> Result<Option<Known>, Failure> {
-    let note = context.store().note(name, Note::Policy).or_store_exit()?;
-    let read = note.and_then(|bytes| Remembered::from_bytes(&bytes, &credential.token_id));
+    let read = context.store().remembered(name, &credential.token_id).or_store_exit()?;
     Ok(read.map(|remembered| Known {
         policy: remembered.policy(),
         kind: remembered.kind,

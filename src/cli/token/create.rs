@@ -15,7 +15,7 @@ use super::{
     readable,
 };
 use crate::{
-    credential::{Credential, TokenSecret, store::Note},
+    credential::{Credential, TokenSecret},
     domain::{TokenKind, TokenName},
     policy::{Policy, Request},
     refresh::{RefreshCalls, calls::POLICY_PATH, prove},
@@ -100,7 +100,7 @@ impl Create {
     ) -> Result<Exit, Failure> {
         let wanted = self.wanted(context)?;
         let stored = context.store().load_stored(&wanted.name).or_store_exit()?;
-        let begun = context.store().note(&wanted.name, Note::Issue).or_store_exit()?;
+        let begun = context.store().issue(&wanted.name).or_store_exit()?;
         let begun = begun.as_deref().and_then(Issue::from_bytes);
         let taken = stored.as_ref().filter(|_| wanted.install && !self.replace);
         let refuse_taken = || match taken {
@@ -132,7 +132,9 @@ impl Create {
                             streams.err,
                             "An earlier run had issued it; only the rest is done."
                         )?;
-                        return self.finish(streams, context, &manager, &wanted, token, None).await;
+                        return self
+                            .finish(streams, context, &manager, &wanted, *token, None)
+                            .await;
                     }
                     Left::Orphans(orphans) => {
                         refuse_taken()?;
@@ -265,7 +267,7 @@ impl Create {
         }
         self.show(streams, wanted, &token, secret.as_ref())?;
         streams.out.flush()?;
-        store.remove_note(&wanted.name, Note::Issue).or_store_exit()?;
+        store.remove_issue(&wanted.name).or_store_exit()?;
         if wanted.install {
             context.note_other_token(streams, &wanted.name)?;
             context.tell_daemon(streams, &wanted.name, "the running daemon uses it from now on")?;
@@ -348,7 +350,7 @@ async fn issue<C: CallAs>(
 ) -> Result<(Token, TokenSecret), Failure> {
     let store = context.store();
     let record = Issue::new(wanted.kind, policy, before).to_bytes();
-    store.put_note(&wanted.name, Note::Issue, &record).or_store_exit()?;
+    store.put_issue(&wanted.name, &record).or_store_exit()?;
     let (token, secret) = match manager.create(wanted.kind, policy).await {
         Ok(issued) => issued,
         Err(error) => {
@@ -357,7 +359,7 @@ async fn issue<C: CallAs>(
                 _ => true,
             };
             if !unsure {
-                store.remove_note(&wanted.name, Note::Issue).or_store_exit()?;
+                store.remove_issue(&wanted.name).or_store_exit()?;
                 return Err(failure(error));
             }
             let Failure { exit, error } = failure(error);
@@ -369,7 +371,7 @@ async fn issue<C: CallAs>(
     if let Err(other) = same_policy(&token, policy) {
         // It never gets further than this: nobody has its secret.
         manager.delete(&token.id).await.or_tokens_exit()?;
-        store.remove_note(&wanted.name, Note::Issue).or_store_exit()?;
+        store.remove_issue(&wanted.name).or_store_exit()?;
         return Err(failure(other));
     }
     Ok((token, secret))

@@ -1,21 +1,20 @@
 //! The policy of a token on this device, as SolarNetwork last told it. Pure.
 //!
 //! A device cannot ask for it whenever it wants: least privilege leaves the call out. So what was seen
-//! when the token was issued, or checked with a manager's credential, stands beside the credential,
-//! with its date. It may be outdated, and whoever shows it says so.
+//! when the token was issued or checked stands beside the credential, `NAME.policy`, with its date. It
+//! may be outdated, and whoever shows it says so.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Token;
 use crate::{domain::TokenId, policy::Policy};
 
 /// What was seen, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
     token_id: String,
-    /// The kind, as the API spells it.
+    /// The token's kind, as the API spells it.
     pub kind: String,
     policy: Value,
     /// When, by the server's clock.
@@ -23,26 +22,19 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// What is now seen.
+    /// What is now seen of a token.
     #[must_use]
-    pub fn new(token: &Token, seen: DateTime<Utc>) -> Self {
-        Self {
-            token_id: token.id.to_string(),
-            kind: token.kind.clone(),
-            policy: token.policy.to_json(),
-            seen,
-        }
+    pub fn new(id: &TokenId, kind: &str, policy: &Policy, seen: DateTime<Utc>) -> Self {
+        Self { token_id: id.to_string(), kind: kind.to_owned(), policy: policy.to_json(), seen }
     }
 
     /// The file's bytes.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("text and JSON make JSON, and memory takes it")
     }
 
     /// Reads what is remembered of this token; `None` if it is another's or makes no sense.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8], id: &TokenId) -> Option<Self> {
+    pub(super) fn from_bytes(bytes: &[u8], id: &TokenId) -> Option<Self> {
         let read: Self = serde_json::from_slice(bytes).ok()?;
         (read.token_id == id.as_str()).then_some(read)
     }
