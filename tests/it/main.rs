@@ -14,4 +14,5 @@ mod secrets;
 mod support;
 mod systemd;
 mod token;
+mod token_manage;
 mod upload;
