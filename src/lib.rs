@@ -25,6 +25,7 @@ pub mod instruct;
 pub mod modbus;
 pub mod net;
 pub mod observe;
+pub mod pulse;
 pub mod queue;
 pub mod reader;
 pub mod refresh;

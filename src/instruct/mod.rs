@@ -28,7 +28,7 @@ mod step;
 pub mod task;
 
 pub use status::Status;
-pub use task::{Actuator, Instructor, NotStored, Results, Time};
+pub use task::{ACT_LIMIT, Actuator, Instructor, NotStored, Results, Time};
 
 #[cfg(test)]
 mod tests;
