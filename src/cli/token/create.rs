@@ -31,12 +31,12 @@ use crate::{
 /// Issue a token at SolarNetwork, and show its secret once or put its key into this device's store
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The usual way to set up a device: a token that may do what the configuration needs and nothing else, with
-its signing key stored here and its secret nowhere.
+The usual way to set up a device: a token that may do what the configuration needs and nothing else, \
+with its signing key stored here and its secret nowhere.
 
 Example:
-  solarnode-agent token create --for-config --as K7.mP-x_29QwErTyUiOp < manager.txt
-  solarnode-agent token create reports --type data --node 123 --source '/site/**' --expires 365d --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token create --for-config --as MANAGER < secret.txt
+  solarnode-agent token create reports --type data --node 123 --as MANAGER < secret.txt")]
 pub(super) struct Create {
     /// Its name at SolarNetwork, and in this device's store if it is installed [default with
     /// --for-config: the configured one]
