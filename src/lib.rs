@@ -27,6 +27,7 @@ pub mod needs;
 pub mod net;
 pub mod observe;
 pub mod policy;
+pub mod pulse;
 pub mod queue;
 pub mod reader;
 pub mod refresh;

@@ -1,40 +1,45 @@
 //! `check`: says whether the daemon would start on this configuration, and if not, all that is
 //! wrong; and whether the policy of its token, as it was last seen, allows what it needs.
 
+mod diff;
+mod token;
+
 use std::{io::Write, path::Path};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::Utc;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Exit, Failure};
 use crate::{
     app::{self, AppError},
     config::{self, ConfigError, Problem, Settings, Severity},
-    credential::Store,
     domain::Chain,
-    needs::{Needs, stops},
-    policy::{Member, Refused},
-    refresh::calls::POLICY_PATH,
 };
-
-/// How long before a token stops `check` begins to say so.
-const SOON: TimeDelta = TimeDelta::days(30);
 
 /// Check the configuration and name everything that is wrong with it
 ///
 /// Each complaint names the file, the line, the key, the value found and what would be right. The
 /// exit code is 78 where something is wrong; warnings alone are fine.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  solarnode-agent check --config agent.toml")]
+#[command(
+    after_help = "Examples:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
+)]
 pub struct Check {
-    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}
+    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; with --diff also
+    /// {"diff": {file, problems, needs_restart, changes: [{part, how, keys}]}}
     #[arg(long)]
     json: bool,
+    /// Ask the running daemon what a reload would restart; 78 if it would refuse
+    #[arg(long)]
+    diff: bool,
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
     problems: &'a [Problem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<&'a Value>,
 }
 
 impl Check {
@@ -42,14 +47,14 @@ impl Check {
     ///
     /// # Errors
     ///
-    /// If a file cannot be read or the output cannot be written. What is wrong in the files is the
-    /// command's output, not its failure.
+    /// If a file cannot be read, the output cannot be written, or no daemon says what a reload would do.
+    /// What is wrong in the files is the command's output, not its failure.
     pub fn run(self, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
         let (settings, problems) = match config::load(path) {
             Ok(loaded) => {
                 let refused = app::rehearse(&loaded.settings);
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
-                let token = token_problems(path, &loaded.settings, Utc::now());
+                let token = token::problems(path, &loaded.settings, Utc::now());
                 let problems = loaded.warnings.into_iter().chain(refused).chain(token).collect();
                 (Some(loaded.settings), problems)
             }
@@ -57,55 +62,28 @@ impl Check {
             Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         };
         let fine = problems.iter().all(|p| p.severity == Severity::Warning);
+        let settings = settings.filter(|_| fine);
+        let asked = settings.as_ref().filter(|_| self.diff);
+        let changes =
+            asked.map(|settings| diff::ask(path, &settings.control_socket)).transpose()?;
+        let changes = changes.as_ref();
         if self.json {
-            let report = serde_json::to_string_pretty(&Report { problems: &problems });
+            let report =
+                serde_json::to_string_pretty(&Report { problems: &problems, diff: changes });
             writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
         } else {
             for problem in &problems {
                 writeln!(out, "{problem}")?;
             }
-            if let Some(settings) = settings.filter(|_| fine) {
+            if let Some(settings) = settings {
                 writeln!(out, "{}: ok ({})", path.display(), summary(&settings))?;
             }
+            changes.map(|changes| write!(out, "{}", diff::render(changes))).transpose()?;
         }
         out.flush()?;
-        Ok(if fine { Exit::Ok } else { Exit::Config })
+        let taken = changes.is_none_or(|changes| diff::refusals(changes).is_empty());
+        Ok(if fine && taken { Exit::Ok } else { Exit::Config })
     }
-}
-
-/// What is known here, without asking anybody, of the configured token's policy against what the
-/// configuration needs. A store that is not ours to read says nothing.
-fn token_problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> Vec<Problem> {
-    let (store, name) = (Store::new(&settings.state_dir, None), &settings.solarnet.token);
-    let Ok(Some(credential)) = store.load_stored(name) else { return Vec::new() };
-    let Ok(Some(known)) = store.remembered(name, &credential.token_id) else { return Vec::new() };
-    let policy = known.policy();
-    let warning = |found: String, expected: String| Problem {
-        file: path.display().to_string(),
-        line: None,
-        key: "solarnet.token".to_owned(),
-        found,
-        expected,
-        severity: Severity::Warning,
-    };
-    let seen = known.seen.date_naive();
-    let lacks = |refused: Refused| {
-        warning(
-            format!("\"{name}\" ({}): {refused} (as of {seen})", credential.token_id),
-            "a policy that allows it; `solarnode-agent token check` asks SolarNetwork".to_owned(),
-        )
-    };
-    let stops = stops(&credential, Some(&policy)).into_iter();
-    let soon = stops.filter(|stop| stop.at < now + SOON).map(|stop| {
-        let expected = "a token that goes on: see `solarnode-agent token check`".to_owned();
-        warning(format!("\"{name}\": on {}, {}", stop.at.date_naive(), stop.because), expected)
-    });
-    let missing = Needs::of(settings).missing(&policy).into_iter();
-    // What stands against renewing the key is among what stops.
-    let missing = missing.filter(|refused| {
-        refused.member != Member::RefreshAllowed && refused.wanted != POLICY_PATH
-    });
-    missing.map(lacks).chain(soon).collect()
 }
 
 /// What one of the daemon's parts says that could not be made of the settings.
@@ -153,7 +131,7 @@ mod tests {
         let text = "[node]\nid = 1\n[solarnet]\ntoken = \"site\"\nca_file = \"ca.pem\"\n";
         std::fs::write(&path, text).expect("written");
         let mut out = Vec::new();
-        let exit = Check { json: true }.run(&path, &mut out).expect("an output");
+        let exit = Check { json: true, diff: false }.run(&path, &mut out).expect("an output");
         let report: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(exit, Exit::Config);
         let problems = report["problems"].as_array().expect("problems");
