@@ -17,8 +17,9 @@ use super::{
 use crate::{
     credential::{Credential, TokenSecret},
     domain::{TokenKind, TokenName},
-    policy::{Policy, Request},
-    refresh::{RefreshCalls, calls::POLICY_PATH, prove},
+    needs::renewal_refused,
+    policy::Policy,
+    refresh::{RefreshCalls, prove},
     solarnet::CallAs,
     tokens::{
         Issue, Listing, Manager, Token, TokensError,
@@ -194,9 +195,8 @@ impl Create {
         wanted: &Wanted,
         policy: &Policy,
     ) -> Result<(), Failure> {
-        let renewal =
-            policy.refuses(Request::Api(POLICY_PATH)).or(policy.refuses(Request::Refresh));
-        if let (true, false, Some(refused)) = (wanted.install, self.keep_secret, renewal) {
+        let renewed_here = self.keep_secret || !wanted.install;
+        if let (false, Some(refused)) = (renewed_here, renewal_refused(policy)) {
             writeln!(
                 streams.err,
                 "warning: the key on this device will end after a week, because {refused}; \
@@ -318,9 +318,7 @@ impl Create {
         credential: &Credential,
         policy: &Policy,
     ) -> Result<(), Failure> {
-        let refused =
-            policy.refuses(Request::Api(POLICY_PATH)).or(policy.refuses(Request::Refresh));
-        if refused.is_some() {
+        if renewal_refused(policy).is_some() {
             return Ok(());
         }
         match prove(calls, credential).await {
