@@ -174,7 +174,10 @@ impl TokenContext {
     fn remember(&self, token: &tokens::Token, seen: DateTime<Utc>) -> Result<(), Failure> {
         let seen = Remembered::new(&token.id, &token.kind, &token.policy, seen);
         let mut names = self.names_of(&token.id).into_iter();
-        names.try_for_each(|name| self.store().remember(&name, &seen)).or_store_exit()
+        names.try_for_each(|name| self.store().remember(&name, &seen)).or_store_exit()?;
+        // A daemon that does not hear of it reads it when it next reads the store.
+        drop(tell_credential_changed(&self.control_socket));
+        Ok(())
     }
 
     /// What the configuration needs; it is an error if it is not right.
