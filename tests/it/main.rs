@@ -12,3 +12,4 @@ mod secrets;
 mod support;
 mod token;
 mod upload;
+mod watchdog;
