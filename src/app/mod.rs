@@ -77,6 +77,8 @@ struct Daemon {
     uploader: Task,
     refresher: Task,
     control: Task,
+    /// Who keeps on disk what was learnt about the time.
+    keeper: Task,
     queue: QueueThread,
 }
 
@@ -165,6 +167,7 @@ impl Daemon {
             uploader: part::uploader(&base, &settings, &api),
             refresher: part::refresher(&base, &settings, &api),
             control: part::control(&base, socket, view.clone()),
+            keeper: part::keeper(&base),
             queue: thread,
             pulse,
             _watchdog: watchdog,
@@ -211,8 +214,13 @@ impl Daemon {
     /// Waits until any part ends on its own, and says which and why.
     async fn lost(&mut self) -> AppError {
         let buses = self.buses.values_mut().map(|bus| &mut bus.task);
-        let others =
-            [&mut self.instructor, &mut self.uploader, &mut self.refresher, &mut self.control];
+        let others = [
+            &mut self.instructor,
+            &mut self.uploader,
+            &mut self.refresher,
+            &mut self.control,
+            &mut self.keeper,
+        ];
         let mut tasks: Vec<&mut Task> = buses.chain(others).collect();
         let any = poll_fn(|context| {
             let lost = tasks.iter_mut().map(|task| task.poll_lost(context)).find(|p| p.is_ready());
@@ -231,7 +239,8 @@ impl Daemon {
 
     async fn stop(mut self) -> Result<(), AppError> {
         finish_all(self.front()).await;
-        finish_all([&mut self.uploader, &mut self.refresher, &mut self.control]).await;
+        let back = [&mut self.uploader, &mut self.refresher, &mut self.control, &mut self.keeper];
+        finish_all(back).await;
         Ok(self.queue.finish().await?)
     }
 }

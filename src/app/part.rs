@@ -16,7 +16,7 @@ use crate::{
     credential::{Signer, Store},
     domain::Datum,
     instruct::Instructor,
-    modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob},
+    modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob, ring::Recorded},
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
@@ -56,7 +56,7 @@ pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, Net
 /// A bus that is made and does nothing yet.
 #[derive(Debug)]
 pub(super) struct IdleBus {
-    poller: Poller<TcpLink>,
+    poller: Poller<Recorded<TcpLink>>,
     writes: mpsc::Sender<WriteJob>,
     pulse: Pulse,
     /// In a reload this takes as long as the parts that end need.
@@ -88,7 +88,7 @@ impl IdleBus {
         let (writes, taken) = mpsc::channel(WRITES);
         let channels =
             modbus::Channels { datum: base.datum.clone(), writes: taken, stop: stop.clone() };
-        let wire = modbus::wire(bus);
+        let wire = base.board.frames.on(&bus.name, modbus::wire(bus));
         let poller = Poller::new(bus, controls, wire, base.clock.clone(), channels)?;
         let poller = poller.for_task(&pulse);
         let waiting = pulse.enter("waiting to be started", Bound::Open);
@@ -177,6 +177,13 @@ pub(super) fn control(base: &Base, socket: ControlSocket, view: Arc<View>) -> Ta
     let (pulse, stop) = (base.pulses.of("control socket"), CancellationToken::new());
     let serving = socket.serve(view, pulse.clone(), stop.clone());
     Task::spawn_sure(&pulse, stop, serving)
+}
+
+/// Starts to keep on disk what is learnt about the time.
+pub(super) fn keeper(base: &Base) -> Task {
+    let (pulse, stop) = (base.pulses.of("clock"), CancellationToken::new());
+    let keeping = base.clock.clone().keep(pulse.clone(), stop.clone());
+    Task::spawn_sure(&pulse, stop, keeping)
 }
 
 /// The queue's thread, which ends last.

@@ -11,7 +11,7 @@ use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
     instruct,
-    modbus::{self, BusStatus},
+    modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
     queue::QueueStat,
@@ -29,6 +29,8 @@ pub(super) struct Board {
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
+    /// What passes on the buses.
+    pub(super) frames: Recorder,
 }
 
 impl Board {
@@ -40,6 +42,7 @@ impl Board {
             upload: watch::Sender::default(),
             credential: watch::Sender::default(),
             instructions: watch::Sender::default(),
+            frames: Recorder::new(ring::BYTES),
         }
     }
 }
@@ -126,6 +129,7 @@ impl Answers for View {
     async fn answer(&self, ask: Ask) -> Value {
         match ask {
             Ask::Status => self.status(),
+            Ask::Frames => json!(self.board.frames.dump(self.clock.trusted_now())),
             Ask::Changes => {
                 let config = self.board.config.borrow().clone();
                 json!(Preview::of(&config).await)

@@ -3,12 +3,14 @@
 //! Data goes to standard output, everything else to standard error. A subcommand is a struct of its
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
+mod bundle;
 mod check;
 pub mod exit;
 mod generate;
 pub mod instruction;
 pub mod queue;
 pub mod read;
+mod replay;
 mod run;
 mod status;
 pub mod token;
@@ -48,6 +50,8 @@ pub enum Command {
     Token(token::Token),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
+    Bundle(bundle::Bundle),
+    Replay(replay::Replay),
     #[command(hide = true)]
     Completions(generate::Completions),
     #[command(hide = true)]
@@ -83,6 +87,10 @@ impl Cli {
                 let local = config::load_local(&config)?;
                 instruction.run(&local.state_dir, &mut stdout().lock())
             }
+            Command::Bundle(bundle) => {
+                bundle.run(&config, chrono::Utc::now(), &mut stdout().lock())
+            }
+            Command::Replay(replay) => replay.run(&config, &mut stdout().lock(), &mut stderr()),
             Command::Completions(completions) => completions.run(&mut stdout().lock()),
             Command::Man(man) => man.run(),
         }

@@ -146,8 +146,14 @@ impl Store {
     /// nothing.
     #[must_use]
     pub fn new(state_dir: &Path, passed: Option<PathBuf>) -> Self {
-        let folder = state_dir.join("credentials");
+        let folder = Self::folder_below(state_dir);
         Self { state_dir: state_dir.to_owned(), folder, passed }
+    }
+
+    /// The folder of the store below `state_dir`.
+    #[must_use]
+    pub fn folder_below(state_dir: &Path) -> PathBuf {
+        state_dir.join("credentials")
     }
 
     /// The file of a token.

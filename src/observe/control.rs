@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! {"ask":"status"}              → the members of `status --json`
+//! {"ask":"frames"}              → the last Modbus exchanges, for `bundle`
 //! {"ask":"changes"}             → {"file":…,"problems":[…],"needs_restart":[…],"changes":[…]}: what a
 //!                                 reload would do now
 //! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again
@@ -54,6 +55,8 @@ const MAX_ASKERS: usize = 8;
 pub enum Ask {
     /// How is everything?
     Status,
+    /// What passed on the buses lately?
+    Frames,
     /// What would a reload do?
     Changes,
     /// The credential store was changed.

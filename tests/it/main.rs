@@ -1,5 +1,7 @@
 //! Every integration test, one binary.
 
+mod bundle;
+mod catalog;
 mod config;
 mod daemon;
 mod instruct;
@@ -10,6 +12,7 @@ mod reload;
 mod restart;
 mod secrets;
 mod support;
+mod systemd;
 mod token;
 mod upload;
 mod watchdog;

@@ -118,8 +118,16 @@ fn systemd_hears_that_all_is_well_as_long_as_it_is() {
     let tasks = status["tasks"].as_array().expect("tasks");
     let mut names: Vec<&str> = tasks.iter().filter_map(|task| task["task"].as_str()).collect();
     names.sort_unstable();
-    let all =
-        ["agent", "bus cabinet", "control socket", "instructor", "queue", "refresher", "uploader"];
+    let all = [
+        "agent",
+        "bus cabinet",
+        "clock",
+        "control socket",
+        "instructor",
+        "queue",
+        "refresher",
+        "uploader",
+    ];
     assert_eq!(names, all);
 
     daemon.pause();
