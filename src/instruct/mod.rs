@@ -27,6 +27,7 @@ pub mod status;
 mod step;
 pub mod task;
 
+pub use server::API_PATHS;
 pub use status::Status;
 pub use task::{ACT_LIMIT, Actuator, Instructor, NotStored, Results, Time};
 

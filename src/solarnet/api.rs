@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Answer, Application, Call, CallError, Caller, Cause,
+    Answer, Application, Call, CallAs, CallError, Caller, Cause,
     answer::{self, Received},
     pace::Pace,
 };
@@ -217,6 +217,16 @@ impl Api {
 
 fn failed(call: &Call, cause: Cause, detail: Option<String>) -> CallError {
     CallError { method: call.method.name(), path: call.path.clone(), cause, refusal: None, detail }
+}
+
+impl CallAs for Api {
+    fn server_time(&self) -> DateTime<Utc> {
+        self.now()
+    }
+
+    async fn call_as(&self, credential: &Credential, call: Call) -> Result<Answer, CallError> {
+        Self::call_as(self, credential, call).await
+    }
 }
 
 impl Caller for Api {

@@ -14,5 +14,6 @@ mod secrets;
 mod support;
 mod systemd;
 mod token;
+mod token_manage;
 mod upload;
 mod watchdog;
