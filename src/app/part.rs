@@ -182,7 +182,8 @@ pub(super) fn control(base: &Base, socket: ControlSocket, view: Arc<View>) -> Ta
 /// Starts to keep on disk what is learnt about the time.
 pub(super) fn keeper(base: &Base) -> Task {
     let (pulse, stop) = (base.pulses.of("clock"), CancellationToken::new());
-    Task::spawn_sure(&pulse, stop.clone(), base.clock.clone().keep(stop))
+    let keeping = base.clock.clone().keep(pulse.clone(), stop.clone());
+    Task::spawn_sure(&pulse, stop, keeping)
 }
 
 /// The queue's thread, which ends last.

@@ -156,7 +156,7 @@ fn instructions(instructions: &Value) -> Vec<String> {
 fn configuration(config: &Value) -> Vec<String> {
     let last = &config["last_reload"];
     if last["result"] != "refused" {
-        return vec![show(&config["file"])];
+        return Vec::new();
     }
     let line = format!("{}: reload refused, at {}", show(&config["file"]), show(&last["at"]));
     let problems = last["problems"].as_array().into_iter().flatten().map(show);

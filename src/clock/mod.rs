@@ -47,6 +47,7 @@ use self::core::TOLERANCE;
 pub use self::core::{Core, Now, Trust, build_date};
 use crate::domain::{BootId, Stamp};
 use crate::file;
+use crate::pulse::{Bound, Pulse};
 
 /// How often [`Clock::keep`] looks for NTP, and tries again to write what a disk did not take.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -196,14 +197,16 @@ impl Clock {
     }
 
     /// Writes new anchors to disk, and looks for NTP until the time is known. Runs until `stop`.
-    pub async fn keep(self, stop: CancellationToken) {
+    pub async fn keep(self, pulse: Pulse, stop: CancellationToken) {
         loop {
+            let waiting = pulse.enter("waiting for news of the time", Bound::Within(LOOK_EVERY));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 () = self.learnt.notified() => {}
                 () = sleep(LOOK_EVERY) => {}
             }
+            drop(waiting);
             if self.trust() == Trust::Unknown && ntp::is_in_step() {
                 self.change(Core::learn_synchronised);
                 info!(event = "clock.known", from = "ntp", "time known");

@@ -16,3 +16,4 @@ mod systemd;
 mod token;
 mod token_manage;
 mod upload;
+mod watchdog;

@@ -23,7 +23,7 @@ use crate::{
 /// exit code is 78 where something is wrong; warnings alone are fine.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
+    after_help = "Example:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
 )]
 pub struct Check {
     /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; with --diff also

@@ -264,6 +264,16 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a signal");
     }
 
+    /// Stops the whole process, until [`Daemon::resume`].
+    pub(crate) fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).expect("a signal");
+    }
+
+    /// Lets a paused process go on.
+    pub(crate) fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("a signal");
+    }
+
     /// Sends SIGHUP and waits until the reload is over; gives the event that says how.
     pub(crate) fn reload(&self) -> String {
         let outcomes = ["config.reloaded", "config.unchanged", "config.refused"];
