@@ -448,5 +448,8 @@ fn save(path: &Path, open: Vec<Batch>) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
+#[path = "outage_tests.rs"]
+mod outage_tests;
+#[cfg(test)]
 #[path = "task_tests.rs"]
 mod tests;
