@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     process::Command,
     sync::{Arc, Mutex},
 };
@@ -185,6 +186,7 @@ async fn month() {
         key_changed,
         status,
         stop: stop.clone(),
+        pulse: Pulse::unheard(),
     };
     let worker = tokio::spawn(worker.run(stop.child_token()));
     let uploader = tokio::spawn(uploader.run());
