@@ -16,6 +16,7 @@ as_root() {
 missing=
 command -v mbpoll >/dev/null || missing="$missing mbpoll"
 command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
+command -v strace >/dev/null || missing="$missing strace"
 command -v losetup >/dev/null || missing="$missing mount"
 command -v systemd-analyze >/dev/null || missing="$missing systemd"
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

@@ -41,6 +41,9 @@ const MAX_PENDING_BYTES: usize = 512 * 1024;
 const GATHER_PART: u32 = 4;
 const GATHER: Duration = Duration::from_millis(250);
 
+/// In place of a sequence number for what arrived while there was no handle to give one.
+const NO_NUMBER: u64 = u64::MAX;
+
 /// What is taken from the channels before the next commit is looked at.
 const AT_ONCE: usize = 256;
 
@@ -303,8 +306,7 @@ impl Worker {
                 self.commit(true);
             }
         }
-        let full =
-            self.uncommitted.len() >= MAX_PENDING || self.uncommitted_bytes >= MAX_PENDING_BYTES;
+        let full = self.memory_is_full();
         let due = self.commit_due.is_some_and(|due| due <= now);
         if self.retry_due.is_none() {
             if due || full || !self.durably.is_empty() {
@@ -345,7 +347,11 @@ impl Worker {
 
     fn append_payload(&mut self, payload: Vec<u8>) -> Result<(), StoreError> {
         let Some(spool) = &mut self.spool else {
-            return Err(StoreError::Failed { reason: "it is being opened again".to_owned() });
+            if self.memory_is_full() {
+                return Err(StoreError::Failed { reason: "it is being opened again".to_owned() });
+            }
+            self.keep(NO_NUMBER, payload);
+            return Ok(());
         };
         let mut appended = spool.append(&payload);
         if let Err(spool::Error::Uncommitted { .. }) = appended {
@@ -356,14 +362,24 @@ impl Worker {
         }
         match appended {
             Ok(seq) => {
-                self.uncommitted_bytes += payload.len();
-                self.uncommitted.push_back((seq, payload));
+                self.keep(seq, payload);
                 let due = Instant::now() + self.at_risk - self.gather();
                 self.commit_due.get_or_insert(due);
                 Ok(())
             }
             Err(error) => Err(self.failed(error)),
         }
+    }
+
+    /// Keeps what a failed handle would lose.
+    fn keep(&mut self, seq: u64, payload: Vec<u8>) {
+        self.uncommitted_bytes += payload.len();
+        self.uncommitted.push_back((seq, payload));
+    }
+
+    /// Whether no more may be kept uncommitted.
+    fn memory_is_full(&self) -> bool {
+        self.uncommitted.len() >= MAX_PENDING || self.uncommitted_bytes >= MAX_PENDING_BYTES
     }
 
     /// Commits; `all` writes acknowledgements even where there is no record to write.
@@ -492,7 +508,10 @@ impl Worker {
                 }
                 self.commit(false);
             }
-            Err(_) => self.retry_due = Some(Instant::now() + AGAIN),
+            Err(error) => {
+                let error = self.failed(error);
+                self.durably.drain(..).for_each(|reply| drop(reply.send(Err(error.clone()))));
+            }
         }
     }
 
@@ -629,5 +648,39 @@ mod tests {
         worker.acknowledge(&Ranges::from_iter([row.seq]));
         worker.reopen(Reopen::Failed);
         assert_eq!(worker.claim(10, 1 << 20), [row]);
+    }
+
+    #[tokio::test]
+    async fn what_arrives_while_the_disk_has_failed_is_kept_in_memory_and_stored_later() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        worker.take(datum(1), None);
+        drop(worker.failed(spool::Error::Poisoned));
+        worker.take(datum(2), None);
+        let (reply, mut durably) = oneshot::channel();
+        worker.take(datum(3), Some(reply));
+        // Somebody else has it: opening fails, and who waits is told.
+        let lock = Spool::open(&folder(dir.path()), worker.options).expect("free");
+        worker.reopen(Reopen::Failed);
+        assert!(matches!(durably.try_recv(), Ok(Err(StoreError::Failed { .. }))));
+        drop(lock);
+        worker.reopen(Reopen::Failed);
+        let rows = worker.claim(10, 1 << 20);
+        assert_eq!(rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((worker.refused, worker.uncommitted.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_while_the_disk_has_failed_is_bounded_and_the_rest_counted() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        drop(worker.failed(spool::Error::Poisoned));
+        for at in 0..MAX_PENDING as i64 + 10 {
+            worker.take(datum(at), None);
+        }
+        assert_eq!((worker.uncommitted.len(), worker.refused), (MAX_PENDING, 10));
+        worker.reopen(Reopen::Failed);
+        assert_eq!(worker.spool.as_ref().map(|spool| spool.stat().records), Some(4096));
+        assert!(worker.uncommitted.is_empty(), "all durable");
     }
 }

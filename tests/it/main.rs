@@ -4,6 +4,7 @@ mod bundle;
 mod catalog;
 mod config;
 mod daemon;
+mod failed_sync;
 mod instruct;
 mod modbus;
 mod readme;
