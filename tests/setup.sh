@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the integration tests need and cargo does not bring: mbpoll, systemd's tools (to judge the unit), and
-# pymodbus in a virtual environment below target/test-tools. Safe to run again; as root, or with sudo at hand.
+# Installs what the integration tests need and cargo does not bring: mbpoll, libfaketime, systemd's tools (to judge the unit),
+# and pymodbus in a virtual environment below target/test-tools. Safe to run again; as root, or with sudo at hand.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,6 +13,7 @@ as_root() {
 
 missing=
 command -v mbpoll >/dev/null || missing="$missing mbpoll"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
 command -v systemd-analyze >/dev/null || missing="$missing systemd"
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then

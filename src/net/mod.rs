@@ -286,11 +286,7 @@ fn classify(error: &reqwest::Error) -> SendError {
     let mut deepest = error.to_string();
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(e) = cause {
-        let inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = e
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()));
-        if let Some(tls) = tls {
+        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return if verifier::is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
             } else {
@@ -298,7 +294,12 @@ fn classify(error: &reqwest::Error) -> SendError {
             };
         }
         deepest = e.to_string();
-        cause = e.source();
+        // What an I/O error wraps is not its source, and may be another I/O error.
+        let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => e.source(),
+        };
     }
     if error.is_timeout() {
         deepest = "no answer in time".to_owned();

@@ -1,5 +1,6 @@
 //! Every integration test, one binary.
 
+mod clock;
 mod config;
 mod daemon;
 mod instruct;

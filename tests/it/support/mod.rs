@@ -1,5 +1,6 @@
 //! What several topics share, one file each.
 
 pub(crate) mod agent;
+pub(crate) mod faketime;
 pub(crate) mod ledger;
 pub(crate) mod modbus;
