@@ -237,7 +237,11 @@ impl<'a> Reader<'a> {
     pub(super) fn tables(&self, name: &str) -> Vec<&'a Table> {
         let Some(node) = self.table.get(name) else { return Vec::new() };
         let heading = self.inner(name).section.heading;
-        let expected = || format!("tables under the heading {heading}, with two brackets");
+        let expected = || {
+            format!(
+                "tables under the heading {heading}, with two brackets, before the tables inside it"
+            )
+        };
         let Value::List(nodes) = &node.value else {
             self.problems.error(&node.place, node.value.shown(), expected());
             return Vec::new();
