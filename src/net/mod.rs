@@ -150,7 +150,7 @@ impl Net {
         };
         let undated_verifier = Arc::new(Verifier::new(verifier.clone(), Dates::Ignored));
         let verifier = Arc::new(Verifier::new(verifier, Dates::Checked));
-        let client = |verifier: Arc<Verifier>| {
+        let client = |verifier: Arc<Verifier>, idle_connections| {
             let config = config.clone().dangerous().with_custom_certificate_verifier(verifier);
             let mut config = config.with_no_client_auth();
             // A session taken up again is not verified again; each client has its own, and so each
@@ -163,13 +163,15 @@ impl Net {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(timeout)
                 .http1_only()
+                .pool_max_idle_per_host(idle_connections)
                 .build()
                 .map_err(NetError::Client)
         };
         Ok(Self {
-            client: client(verifier.clone())?,
+            client: client(verifier.clone(), usize::MAX)?,
             verifier,
-            undated: client(undated_verifier.clone())?,
+            // Each question for the time sees the certificate that is shown now.
+            undated: client(undated_verifier.clone(), 0)?,
             undated_verifier,
             clock,
         })
