@@ -5,6 +5,7 @@ mod config;
 mod daemon;
 mod instruct;
 mod modbus;
+mod outage;
 mod readme;
 mod refresh;
 mod restart;
