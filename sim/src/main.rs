@@ -13,7 +13,8 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value, json};
 use solarnet_sim::{
-    Authority, Certificate, Identity, Seed, SeedError, Sim, Site, StartError, Unit, Versions,
+    Authority, Certificate, FileRepository, FileToken, Identity, Profile, Seed, SeedError, Sim, Site,
+    StartError, Unit, Versions,
 };
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,9 +29,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays SolarUser and SolarQuery over HTTP or HTTPS.
+    /// Plays SolarUser and SolarQuery over HTTP or HTTPS, and File Repository on a port of its own where asked.
     ///
-    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json
+    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json --file-repository
     Serve {
         /// Address to listen on; port 0 takes a free one, which is printed.
         #[arg(long, default_value = "127.0.0.1:0")]
@@ -40,6 +41,19 @@ enum Command {
         seed: PathBuf,
         #[command(flatten)]
         tls: Tls,
+        /// Plays File Repository too, as this generation of it: V2A, V2B or V3. Its address and the token of its
+        /// administrator are printed.
+        #[arg(
+            long,
+            value_name = "PROFILE",
+            num_args = 0..=1,
+            default_missing_value = "V2A",
+            value_parser = |text: &str| text.parse::<Profile>(),
+        )]
+        file_repository: Option<Profile>,
+        /// Address that File Repository listens on; port 0 takes a free one.
+        #[arg(long, default_value = "127.0.0.1:0", requires = "file_repository")]
+        file_repository_listen: SocketAddr,
     },
     /// Plays a site's devices behind one Modbus TCP port. Prints what was read and written when it ends.
     ///
@@ -133,7 +147,10 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Serve { listen, seed, tls } => serve(listen, &seed, tls),
+        Command::Serve { listen, seed, tls, file_repository, file_repository_listen } => {
+            let files = file_repository.map(|profile| (profile, file_repository_listen));
+            serve(listen, &seed, tls, files)
+        }
         Command::Site { listen, meters, relays } => site(listen, &meters, &relays),
         Command::Quickstart { agent, forever } => quickstart::run(&agent, forever),
     };
@@ -162,7 +179,12 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn serve(listen: SocketAddr, seed: &std::path::Path, tls: Tls) -> anyhow::Result<()> {
+fn serve(
+    listen: SocketAddr,
+    seed: &std::path::Path,
+    tls: Tls,
+    files: Option<(Profile, SocketAddr)>,
+) -> anyhow::Result<()> {
     let end = End::watch()?;
     let seed = Seed::load(seed)?;
     let sim = match tls.identity()? {
@@ -170,6 +192,15 @@ fn serve(listen: SocketAddr, seed: &std::path::Path, tls: Tls) -> anyhow::Result
         Some(identity) => Sim::start_tls(seed, listen, identity)?,
     };
     announce(&format!("listening on {}", sim.url()))?;
+    let files = files.map(|(profile, listen)| FileRepository::start_at(profile, listen));
+    let files = files.transpose()?;
+    if let Some(files) = &files {
+        let token = files.add_token(FileToken::with_roles(&["security.administrator"]));
+        announce(&format!(
+            "file repository listening on {}, token of its administrator: {token}",
+            files.url()
+        ))?;
+    }
     end.wait();
     Ok(())
 }

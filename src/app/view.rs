@@ -11,8 +11,9 @@ use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
     instruct,
-    modbus::{self, BusStatus},
+    modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
+    pulse::{Pulses, Sample},
     queue::QueueStat,
     refresh,
     upload::UploadStatus,
@@ -28,6 +29,8 @@ pub(super) struct Board {
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
+    /// What passes on the buses.
+    pub(super) frames: Recorder,
 }
 
 impl Board {
@@ -39,6 +42,7 @@ impl Board {
             upload: watch::Sender::default(),
             credential: watch::Sender::default(),
             instructions: watch::Sender::default(),
+            frames: Recorder::new(ring::BYTES),
         }
     }
 }
@@ -48,6 +52,7 @@ pub(super) struct View {
     pub(super) clock: Clock,
     pub(super) board: Board,
     pub(super) queue: watch::Receiver<QueueStat>,
+    pub(super) pulses: Pulses,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
 }
@@ -64,6 +69,7 @@ impl View {
             "credentials": [*self.board.credential.borrow()],
             "instructions": *self.board.instructions.borrow(),
             "config": *self.board.config.borrow(),
+            "tasks": self.tasks(),
         })
     }
 
@@ -78,6 +84,17 @@ impl View {
             bus.sources.iter().map(named).collect::<Vec<_>>()
         };
         self.board.buses.borrow().iter().flat_map(of_bus).collect()
+    }
+
+    fn tasks(&self) -> Vec<Value> {
+        let shown = |sample: Sample| {
+            json!({
+                "task": sample.task,
+                "doing": sample.doing,
+                "since_ms": u64::try_from(sample.lasts.as_millis()).unwrap_or(u64::MAX),
+            })
+        };
+        self.pulses.samples().into_iter().map(shown).collect()
     }
 
     fn clock_status(&self) -> Value {
@@ -112,6 +129,7 @@ impl Answers for View {
     async fn answer(&self, ask: Ask) -> Value {
         match ask {
             Ask::Status => self.status(),
+            Ask::Frames => json!(self.board.frames.dump(self.clock.trusted_now())),
             Ask::Changes => {
                 let config = self.board.config.borrow().clone();
                 json!(Preview::of(&config).await)

@@ -82,7 +82,6 @@ pub(super) trait Described: Sync {
     fn example(&self) -> &'static str;
     fn doc(&self) -> &'static str;
     /// Whether the key would take this value.
-    #[cfg(test)]
     fn takes(&self, value: &Value) -> bool;
 }
 
@@ -108,7 +107,6 @@ impl<F: Form> Described for Key<F> {
     fn doc(&self) -> &'static str {
         self.doc
     }
-    #[cfg(test)]
     fn takes(&self, value: &Value) -> bool {
         self.form.read(value).is_ok()
     }

@@ -1,5 +1,7 @@
 //! Every integration test, one binary.
 
+mod bundle;
+mod catalog;
 mod clock;
 mod config;
 mod daemon;
@@ -8,8 +10,11 @@ mod modbus;
 mod outage;
 mod readme;
 mod refresh;
+mod reload;
 mod restart;
 mod secrets;
 mod support;
+mod systemd;
 mod token;
+mod token_manage;
 mod upload;

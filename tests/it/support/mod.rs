@@ -4,3 +4,4 @@ pub(crate) mod agent;
 pub(crate) mod faketime;
 pub(crate) mod ledger;
 pub(crate) mod modbus;
+pub(crate) mod systemd;
