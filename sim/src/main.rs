@@ -13,8 +13,8 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value, json};
 use solarnet_sim::{
-    Authority, Certificate, FileRepository, FileToken, Identity, Profile, Seed, SeedError, Sim, Site,
-    StartError, Unit, Versions,
+    Authority, Certificate, FileRepository, FileToken, Identity, Profile, Seed, SeedError, Sim,
+    Site, StartError, Unit, Versions,
 };
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
