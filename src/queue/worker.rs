@@ -57,6 +57,9 @@ const PREPARE_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to prepare where there is nothing to do or no room.
 const PREPARE_REST: Duration = Duration::from_secs(60);
 
+/// Between two looks whether the time is known, while datum wait for it.
+const PLACE_EVERY: Duration = Duration::from_secs(2);
+
 /// Unplaced datum dropped at a time when the limit is reached.
 const DROP_AT_ONCE: usize = 256;
 
@@ -271,7 +274,9 @@ impl Worker {
             Some(retry) => [Some(retry), None],
             None => [self.commit_due, self.acknowledged_due],
         };
-        due.into_iter().flatten().fold(self.prepare_due, Instant::min)
+        let due = due.into_iter().flatten().fold(self.prepare_due, Instant::min);
+        // Nobody tells this thread that the time became known.
+        if self.unplaced.is_empty() { due } else { due.min(Instant::now() + PLACE_EVERY) }
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -320,6 +325,7 @@ impl Worker {
             self.prepare(now);
         }
         self.tell_losses();
+        self.place_again();
         self.drop_unplaced();
         self.publish();
     }
@@ -662,6 +668,21 @@ mod tests {
         assert_eq!(first.len(), 1, "the oldest, which has its time, is still there");
         let next = worker.unplaced[&boot].first().expect("some are left");
         assert_eq!(next, 2 + stat.dropped, "the oldest without one went first");
+    }
+
+    #[tokio::test]
+    async fn datum_can_be_claimed_once_the_time_is_known_though_no_other_comes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let clock = Clock::untold();
+        let mut worker = Worker { clock: clock.clone(), ..worker(dir.path(), mpsc::channel(1).1) };
+        worker.take(Datum { stamp: clock.stamp(), ..datum(0) }, None);
+        assert_eq!(worker.claim(10, 1 << 20), []);
+        worker.tick(Instant::now());
+        assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (0, 1));
+
+        clock.learn_server(chrono::Utc::now());
+        worker.tick(Instant::now());
+        assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (1, 0));
     }
 
     #[tokio::test]
