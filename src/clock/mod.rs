@@ -168,7 +168,8 @@ impl Clock {
         let after = self.trust();
         if let Trust::Server { ahead } = after {
             let differs = ahead.abs() > TOLERANCE;
-            if std::mem::replace(&mut self.lock().differs, differs) < differs {
+            let said = std::mem::replace(&mut self.lock().differs, differs);
+            if differs && !said {
                 warn!(
                     event = "clock.differs",
                     ahead_secs = ahead.num_seconds(),
