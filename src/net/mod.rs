@@ -150,7 +150,7 @@ impl Net {
         };
         let undated_verifier = Arc::new(Verifier::new(verifier.clone(), Dates::Ignored));
         let verifier = Arc::new(Verifier::new(verifier, Dates::Checked));
-        let client = |verifier: Arc<Verifier>| {
+        let client = |verifier: Arc<Verifier>, idle_connections| {
             let config = config.clone().dangerous().with_custom_certificate_verifier(verifier);
             let mut config = config.with_no_client_auth();
             // A session taken up again is not verified again; each client has its own, and so each
@@ -163,13 +163,15 @@ impl Net {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(timeout)
                 .http1_only()
+                .pool_max_idle_per_host(idle_connections)
                 .build()
                 .map_err(NetError::Client)
         };
         Ok(Self {
-            client: client(verifier.clone())?,
+            client: client(verifier.clone(), usize::MAX)?,
             verifier,
-            undated: client(undated_verifier.clone())?,
+            // Each question for the time sees the certificate that is shown now.
+            undated: client(undated_verifier.clone(), 0)?,
             undated_verifier,
             clock,
         })
@@ -286,11 +288,7 @@ fn classify(error: &reqwest::Error) -> SendError {
     let mut deepest = error.to_string();
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(e) = cause {
-        let inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = e
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()));
-        if let Some(tls) = tls {
+        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return if verifier::is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
             } else {
@@ -298,7 +296,12 @@ fn classify(error: &reqwest::Error) -> SendError {
             };
         }
         deepest = e.to_string();
-        cause = e.source();
+        // What an I/O error wraps is not its source, and may be another I/O error.
+        let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => e.source(),
+        };
     }
     if error.is_timeout() {
         deepest = "no answer in time".to_owned();

@@ -2,11 +2,13 @@
 
 mod bundle;
 mod catalog;
+mod clock;
 mod config;
 mod daemon;
 mod failed_sync;
 mod instruct;
 mod modbus;
+mod outage;
 mod readme;
 mod refresh;
 mod reload;
