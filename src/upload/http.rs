@@ -54,6 +54,19 @@ pub fn jobs(data: &Value) -> Vec<Job> {
     data.as_array().into_iter().flatten().filter_map(job).collect()
 }
 
+/// The IDs of the jobs in the answer to [`list`] that are under way and of this group, or of one of its
+/// kind.
+#[must_use]
+pub fn open_jobs(data: &Value, group: &str) -> Vec<String> {
+    let of_group = |job: &&Value| {
+        let rest = job["groupKey"].as_str().and_then(|key| key.strip_prefix(group));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let all = data.as_array().into_iter().flatten();
+    let open = all.filter(of_group).filter_map(job).filter(|job| job.state == JobState::Pending);
+    open.map(|job| job.id).collect()
+}
+
 /// The job in the answer to [`status`].
 #[must_use]
 pub fn job(data: &Value) -> Option<Job> {
