@@ -142,4 +142,20 @@ mod tests {
         assert_eq!(receipt(&Value::Null), None);
         assert_eq!(status("5d0f").path, "/api/v1/sec/user/import/jobs/5d0f");
     }
+
+    #[test]
+    fn open_jobs_are_those_of_the_node_that_are_under_way() {
+        let jobs: Vec<Value> = [
+            ("a", "agent-12", "Executing"),
+            ("b", "agent-12-3", "Queued"),
+            ("c", "agent-12", "Completed"),
+            ("d", "agent-123", "Executing"),
+            ("e", "other", "Queued"),
+            ("f", "agent-12", "Retracted"),
+        ]
+        .map(|(id, group, state)| json!({"jobId": id, "groupKey": group, "jobState": state}))
+        .into();
+        assert_eq!(open_jobs(&json!(jobs), "agent-12"), ["a", "b"]);
+        assert_eq!(open_jobs(&json!({}), "agent-12"), [""; 0]);
+    }
 }

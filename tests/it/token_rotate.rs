@@ -239,12 +239,32 @@ fn a_successor_whose_secret_got_lost_is_deleted_after_asking() {
     bench.rotate(&[]).fails(69, "run the same command again");
     assert!(bench.record());
     assert_eq!(bench.tokens().len(), 2);
-    let nobody = bench.manage(&["rotate"]).fails(64, "--yes");
-    assert!(nobody.err.contains("not finished"), "{nobody:#?}");
+    bench.manage(&["rotate"]).fails(64, "--yes");
     let again = bench.rotate(&[]).ok();
     assert!(again.err.contains("nobody has the secret"), "{again:#?}");
     assert!(again.err.contains("no daemon is running"), "{again:#?}");
     bench.assert_rotated_from(&bench.token.id);
+}
+
+#[test]
+fn a_second_rotation_is_kept_away_and_one_that_an_import_has_overtaken_is_given_up() {
+    let bench = Bench::new(&[]);
+    let generate = format!("{TOKENS}/generate");
+    bench.sim.misbehave(Misbehaviour::new(&generate, Act::Slow { ms: 1500 }).times(1));
+    let mut first = bench.start(&["rotate", "--yes"], TOKEN, SECRET);
+    eventually("the first has begun", || bench.record());
+    bench.rotate(&[]).fails(69, "is being rotated by another command");
+    first.kill().expect("killed");
+    first.wait().expect("it ends");
+
+    let other = bench.sim.issue_token(USER, TokenKind::User, &json!({}));
+    bench.agent.import(&other.id, &other.secret, &[]);
+    let given_up = bench.rotate(&[]).fails(64, "put in by hand");
+    assert!(given_up.err.contains(&bench.token.id), "{given_up:#?}");
+    assert!(!bench.record());
+    assert_eq!(bench.stored()["token_id"], other.id.as_str());
+    assert!(bench.tokens().iter().all(|token| token["status"] == "Active"), "nothing was done");
+    bench.rotate(&[]).ok();
 }
 
 #[test]
@@ -254,9 +274,10 @@ fn an_old_token_without_which_the_daemon_does_not_work_is_enabled_again() {
     bench.fresh_readings_arrive();
     // While the old one is being disabled, everything that the daemon calls begins to fail.
     let status = format!("{TOKENS}/status");
-    bench.sim.misbehave(Misbehaviour::new(&status, Act::Slow { ms: 2000 }).times(1));
-    let child = bench.start(&["rotate", "--yes", "--wait", "4"], TOKEN, SECRET);
-    eventually("it is being disabled", || bench.sim.count_requests("POST", &status) == 1);
+    bench.sim.misbehave(Misbehaviour::new(&status, Act::Slow { ms: 1000 }).times(1));
+    let child = bench.start(&["rotate", "--yes", "--wait", "6"], TOKEN, SECRET);
+    let state = || bench.sim.token(&bench.token.id).map(|token| token["status"].clone());
+    eventually("it is being disabled", || state() == Some(json!("Disabled")));
     for path in [REFRESH, JOBS, "/solaruser/api/v1/sec/instr"] {
         bench.sim.misbehave(Misbehaviour::new(path, Act::Status { status: 500 }));
     }
