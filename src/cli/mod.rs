@@ -5,6 +5,7 @@
 
 mod check;
 pub mod exit;
+pub mod files;
 mod generate;
 pub mod instruction;
 pub mod queue;
@@ -46,6 +47,7 @@ pub enum Command {
     Read(read::Read),
     Status(status::Status),
     Token(token::Token),
+    Files(files::Files),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
     #[command(hide = true)]
@@ -75,6 +77,11 @@ impl Cli {
                     token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
                 token.run(&mut streams, || token_context(&config), token::connect)
             }
+            Command::Files(files) => {
+                let mut streams =
+                    token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
+                files.run(&mut streams, &files_context(&config)?)
+            }
             Command::Queue(queue) => {
                 let local = config::load_local(&config)?;
                 queue.run(&local.state_dir, &mut stdout().lock())
@@ -87,6 +94,18 @@ impl Cli {
             Command::Man(man) => man.run(),
         }
     }
+}
+
+/// What `files` needs of the configuration.
+fn files_context(config: &Path) -> Result<files::Context, Failure> {
+    let local = config::load_local(config)?;
+    let solarnet = local.solarnet()?;
+    Ok(files::Context {
+        repository: local.repository()?.cloned(),
+        ca_file: solarnet.ca_file.clone(),
+        timeout: solarnet.timeout,
+        state_dir: local.state_dir,
+    })
 }
 
 /// What `token` needs of the configuration.

@@ -23,4 +23,7 @@ pub mod store;
 pub use key::{Credential, InvalidKey, InvalidSecret, SigningKey, TokenSecret};
 pub use sign::{Request, SignError, Signed, encode_query, http_date, sign, signing_key};
 pub use signer::Signer;
-pub use store::Store;
+pub use store::{
+    Store,
+    repository::{RepositoryCredential, RepositoryToken},
+};

@@ -24,6 +24,8 @@
 //!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
+pub mod repository;
+
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read},
@@ -104,6 +106,17 @@ pub enum StoreError {
          Import the token again with `solarnode-agent token import`", path.display()
     )]
     Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in words of ours.
+        reason: String,
+    },
+    /// The file of a File Repository token cannot be understood.
+    #[error(
+        "{} is not a File Repository token: {reason}; it was left as it is. \
+         Import the token again with `solarnode-agent files token import`", path.display()
+    )]
+    CorruptRepositoryToken {
         /// The file.
         path: PathBuf,
         /// What is wrong, in words of ours.
@@ -285,10 +298,14 @@ impl Store {
         name: &TokenName,
         credential: &Credential,
     ) -> Result<(), StoreError> {
-        let path = self.path(name);
+        self.write_file(folder, &self.path(name), &render(credential))
+    }
+
+    /// Replaces a file of the folder; it belongs to the folder's owner.
+    fn write_file(&self, folder: &File, path: &Path, contents: &[u8]) -> Result<(), StoreError> {
         let meta = folder.metadata().map_err(failed("read", &self.folder))?;
         let owner = as_root().then_some((meta.uid(), meta.gid()));
-        file::replace_for(&path, &render(credential), 0o600, owner).map_err(failed("write", &path))
+        file::replace_for(path, contents, 0o600, owner).map_err(failed("write", path))
     }
 
     /// The folder, if it is there and ours alone.

@@ -119,7 +119,9 @@ impl Api {
                 SendError::CertificateDates(detail) | SendError::Tls(detail) => {
                     (Cause::Tls, detail)
                 }
-                SendError::Unreachable(detail) => (Cause::Unreachable, detail),
+                SendError::Unreachable(detail) | SendError::Content(detail) => {
+                    (Cause::Unreachable, detail)
+                }
             };
             failed(call, cause, Some(format!("{}: {detail}", endpoint.host)))
         })?;
