@@ -1,8 +1,10 @@
 #!/bin/sh
-# Installs what the integration tests need and cargo does not bring: mbpoll, systemd's tools (to judge the unit), and
-# pymodbus in a virtual environment below target/test-tools. Safe to run again; as root, or with sudo at hand.
+# Installs what the integration tests need and cargo does not bring: mbpoll, systemd's tools (to judge the unit), loop
+# devices and ext4 (to fill them and cut their power), and pymodbus in a virtual environment below target/test-tools.
+# Safe to run again; as root, or with sudo at hand.
 set -eu
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
 
 pymodbus=3.16.1
 venv=target/test-tools/venv
@@ -13,6 +15,8 @@ as_root() {
 
 missing=
 command -v mbpoll >/dev/null || missing="$missing mbpoll"
+command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
+command -v losetup >/dev/null || missing="$missing mount"
 command -v systemd-analyze >/dev/null || missing="$missing systemd"
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then

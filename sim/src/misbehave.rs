@@ -158,6 +158,11 @@ pub enum Act {
         /// How many.
         rows: usize,
     },
+    /// The job reports success and every row loaded, and has dropped the first ones without a word.
+    JobDropsRows {
+        /// How many.
+        rows: usize,
+    },
     /// The job is forgotten as soon as it exists: `UNKNOWN_OBJECT` ever after. No row is stored.
     JobVanishes,
     /// The job executes for ever.
@@ -189,6 +194,7 @@ impl Act {
             | Self::JobFails { .. }
             | Self::JobMiscounts { .. }
             | Self::JobLosesRows { .. }
+            | Self::JobDropsRows { .. }
             | Self::JobVanishes
             | Self::JobHangs => false,
         }

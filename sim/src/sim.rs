@@ -110,6 +110,16 @@ impl Sim {
         self.world(|world| world.ledger.rows().get(&key).cloned())
     }
 
+    /// Loses a datum that was accepted, as a server must not; false when there is none.
+    pub fn lose_datum(&self, node: i64, source: &str, ms: i64) -> bool {
+        self.world(|world| world.ledger.lose(&Key { node, source: source.to_owned(), ms }))
+    }
+
+    /// How long an accepted datum takes to show up in SolarQuery.
+    pub fn set_query_delay(&self, delay: TimeDelta) {
+        self.world(|world| world.query_delay = delay);
+    }
+
     /// Requests seen so far, oldest first; those to `/sim/` are not kept.
     pub fn requests(&self) -> Vec<Seen> {
         self.world(|world| world.seen().cloned().collect())
@@ -214,6 +224,36 @@ impl Sim {
     /// Deletes a token; false when there was none.
     pub fn delete_token(&self, id: &str) -> bool {
         self.world(|world| world.tokens.remove(id).is_some())
+    }
+
+    /// A token as the API shows it.
+    pub fn token(&self, id: &str) -> Option<Value> {
+        self.world(|world| {
+            let now = world.clock.now();
+            world.tokens.get(id).map(|token| token.to_json(now, false))
+        })
+    }
+
+    /// Sets a node's metadata, an object with `m`, `pm`, `t`; false when there is no such node.
+    pub fn set_node_metadata(&self, node: i64, metadata: Value) -> bool {
+        self.world(|world| match world.nodes.get_mut(&node) {
+            Some(node) => {
+                node.metadata = metadata;
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// Sets an account's metadata, an object with `m`, `pm`, `t`; false when there is no such account.
+    pub fn set_user_metadata(&self, user: i64, metadata: Value) -> bool {
+        self.world(|world| match world.users.get_mut(&user) {
+            Some(user) => {
+                user.metadata = metadata;
+                true
+            }
+            None => false,
+        })
     }
 
     /// All import jobs that are remembered, as the API shows them, in order of submission.

@@ -4,12 +4,14 @@
 use std::{io::Write, path::Path};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Exit, Failure};
 use crate::{
     app::{self, AppError},
     config::{self, ConfigError, Problem, Settings, Severity},
     domain::Chain,
+    observe::control::{self, Ask},
 };
 
 /// Check the configuration and name everything that is wrong with it
@@ -17,16 +19,24 @@ use crate::{
 /// Each complaint names the file, the line, the key, the value found and what would be right. The
 /// exit code is 78 where something is wrong; warnings alone are fine.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  solarnode-agent check --config agent.toml")]
+#[command(
+    after_help = "Examples:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
+)]
 pub struct Check {
-    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}
+    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; with --diff also
+    /// {"diff": {file, problems, needs_restart, changes: [{part, how, keys}]}}
     #[arg(long)]
     json: bool,
+    /// Ask the running daemon what a reload would restart; 78 if it would refuse
+    #[arg(long)]
+    diff: bool,
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
     problems: &'a [Problem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<&'a Value>,
 }
 
 impl Check {
@@ -34,8 +44,8 @@ impl Check {
     ///
     /// # Errors
     ///
-    /// If a file cannot be read or the output cannot be written. What is wrong in the files is the
-    /// command's output, not its failure.
+    /// If a file cannot be read, the output cannot be written, or no daemon says what a reload would do.
+    /// What is wrong in the files is the command's output, not its failure.
     pub fn run(self, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
         let (settings, problems) = match config::load(path) {
             Ok(loaded) => {
@@ -48,20 +58,66 @@ impl Check {
             Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         };
         let fine = problems.iter().all(|p| p.severity == Severity::Warning);
+        let settings = settings.filter(|_| fine);
+        let asked = settings.as_ref().filter(|_| self.diff);
+        let diff = asked.map(|settings| ask(path, &settings.control_socket)).transpose()?;
+        let diff = diff.as_ref();
         if self.json {
-            let report = serde_json::to_string_pretty(&Report { problems: &problems });
+            let report = serde_json::to_string_pretty(&Report { problems: &problems, diff });
             writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
         } else {
             for problem in &problems {
                 writeln!(out, "{problem}")?;
             }
-            if let Some(settings) = settings.filter(|_| fine) {
+            if let Some(settings) = settings {
                 writeln!(out, "{}: ok ({})", path.display(), summary(&settings))?;
             }
+            diff.map(|diff| write!(out, "{}", render(diff))).transpose()?;
         }
         out.flush()?;
-        Ok(if fine { Exit::Ok } else { Exit::Config })
+        let taken = diff.is_none_or(|diff| refusals(diff).is_empty());
+        Ok(if fine && taken { Exit::Ok } else { Exit::Config })
     }
+}
+
+/// What the daemon at `socket` would do if it read its configuration, `path`, again.
+fn ask(path: &Path, socket: &Path) -> Result<Value, Failure> {
+    let diff = control::ask(socket, Ask::Changes)?;
+    let its = diff["file"].as_str().map(Path::new).unwrap_or_else(|| Path::new(""));
+    let same = its.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b);
+    if same {
+        return Ok(diff);
+    }
+    let (its, path) = (its.display(), path.display());
+    let message = format!("the running daemon reads {its}: a reload does not look at {path}");
+    Err(Failure::new(Exit::Usage, message))
+}
+
+/// Why the daemon would refuse the reload.
+fn refusals(diff: &Value) -> Vec<String> {
+    let list = |key: &str| diff[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let restart = list("needs_restart").map(|key| format!("{key} needs a restart of the daemon"));
+    list("problems").map(str::to_owned).chain(restart).collect()
+}
+
+/// What people read.
+fn render(diff: &Value) -> String {
+    let refusals = refusals(diff);
+    if !refusals.is_empty() {
+        return refusals.iter().fold("a reload would be refused:\n".to_owned(), |text, reason| {
+            text + "  " + reason + "\n"
+        });
+    }
+    let changes = diff["changes"].as_array().map_or(&[][..], Vec::as_slice);
+    if changes.is_empty() {
+        return "a reload would change nothing\n".to_owned();
+    }
+    changes.iter().fold("a reload would:\n".to_owned(), |text, change| {
+        let word = |key: &str| change[key].as_str().unwrap_or("-").to_owned();
+        let keys = change["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let keys: Vec<&str> = keys.collect();
+        text + &format!("  {} {} ({})\n", word("how"), word("part"), keys.join(", "))
+    })
 }
 
 /// What one of the daemon's parts says that could not be made of the settings.
@@ -109,7 +165,7 @@ mod tests {
         let text = "[node]\nid = 1\n[solarnet]\ntoken = \"site\"\nca_file = \"ca.pem\"\n";
         std::fs::write(&path, text).expect("written");
         let mut out = Vec::new();
-        let exit = Check { json: true }.run(&path, &mut out).expect("an output");
+        let exit = Check { json: true, diff: false }.run(&path, &mut out).expect("an output");
         let report: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(exit, Exit::Config);
         let problems = report["problems"].as_array().expect("problems");

@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! {"ask":"status"}              → the members of `status --json`
+//! {"ask":"changes"}             → {"file":…,"problems":[…],"needs_restart":[…],"changes":[…]}: what a
+//!                                 reload would do now
 //! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again
 //! anything else                 → {"error":"…"}
 //! ```
@@ -50,6 +52,8 @@ const MAX_ASKERS: usize = 8;
 pub enum Ask {
     /// How is everything?
     Status,
+    /// What would a reload do?
+    Changes,
     /// The credential store was changed.
     CredentialChanged,
 }
@@ -93,8 +97,8 @@ pub enum BindError {
 
 /// Answers asks. Implemented by the daemon.
 pub trait Answers: Send + Sync + 'static {
-    /// The answer to one ask; immediate.
-    fn answer(&self, ask: Ask) -> Value;
+    /// The answer to one ask, given well within five seconds.
+    fn answer(&self, ask: Ask) -> impl Future<Output = Value> + Send;
 }
 
 /// The listening socket; its file is removed when dropped.
@@ -125,7 +129,7 @@ impl ControlSocket {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, answers: Arc<dyn Answers>, stop: CancellationToken) {
+    pub async fn serve<A: Answers>(self, answers: Arc<A>, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(MAX_ASKERS));
         loop {
             let accepted = tokio::select! {
@@ -175,13 +179,13 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn converse(stream: UnixStream, answers: &dyn Answers) -> io::Result<()> {
+async fn converse(stream: UnixStream, answers: &impl Answers) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut read = tokio::io::BufReader::new(read.take(MAX_REQUEST_BYTES));
     read.read_until(b'\n', &mut line).await?;
     let answer = match serde_json::from_slice(&line) {
-        Ok(ask) => answers.answer(ask),
+        Ok(ask) => answers.answer(ask).await,
         Err(error) => json!({ "error": format!("not an ask that this daemon knows: {error}") }),
     };
     let mut text = answer.to_string();
@@ -234,7 +238,7 @@ mod tests {
     struct Fixed;
 
     impl Answers for Fixed {
-        fn answer(&self, ask: Ask) -> Value {
+        async fn answer(&self, ask: Ask) -> Value {
             json!({ "asked": ask })
         }
     }

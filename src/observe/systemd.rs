@@ -1,13 +1,21 @@
-//! What systemd is told: ready, stopping, and one line of state for `systemctl status`.
+//! What systemd is told: ready, reloading, stopping, and one line of state for `systemctl status`.
 //!
 //! Without systemd (`NOTIFY_SOCKET` unset) all of this does nothing.
 
 use sd_notify::NotifyState;
 use tracing::debug;
 
-/// Every task is running.
+/// Every task is running, after a start or a reload.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
+}
+
+/// The daemon reads its configuration again; [`ready`] ends that.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => debug!(%error, "no monotonic clock"),
+    }
 }
 
 /// The daemon was asked to stop and finishes what is under way.

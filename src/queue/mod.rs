@@ -172,6 +172,8 @@ enum Ask {
     Acknowledge(Ranges),
     Release(Ranges),
     Reject { seq: u64, reason: String },
+    ReleaseAll,
+    Adjust(settings::Queue),
 }
 
 /// The handle that everybody holds. After the queue has stopped, asking does nothing and gives nothing.
@@ -246,6 +248,16 @@ impl Queue {
     /// These rows may be claimed again.
     pub async fn release(&self, seqs: Ranges) {
         self.tell(Ask::Release(seqs)).await;
+    }
+
+    /// Every row may be claimed again: whoever claimed has ended.
+    pub async fn release_all(&self) {
+        self.tell(Ask::ReleaseAll).await;
+    }
+
+    /// Goes on with other settings. What waits stays; a lower limit is kept to as if it were reached.
+    pub async fn adjust(&self, settings: settings::Queue) {
+        self.tell(Ask::Adjust(settings)).await;
     }
 
     /// The server will not take this row: it is kept in the file of the rejected and leaves the queue.

@@ -34,6 +34,12 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const MAX_PENDING: usize = 4096;
 const MAX_PENDING_BYTES: usize = 512 * 1024;
 
+/// After readings were taken, the next ones are left in their channel for this part of `at_risk`, and
+/// this long at most: then many cost the thread, and those who watch its status, one wake-up. The
+/// commit is due earlier by as much.
+const GATHER_PART: u32 = 4;
+const GATHER: Duration = Duration::from_millis(250);
+
 /// What is taken from the channels before the next commit is looked at.
 const AT_ONCE: usize = 256;
 
@@ -69,6 +75,8 @@ pub struct Worker {
     uncommitted_bytes: usize,
     /// Those who wait for the next commit.
     durably: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    /// Readings are looked at again from here on.
+    gathered: Instant,
     commit_due: Option<Instant>,
     acknowledged_due: Option<Instant>,
     prepare_due: Instant,
@@ -85,6 +93,13 @@ pub struct Worker {
     refused: u64,
     refusing: bool,
     dropped_told: u64,
+}
+
+/// Why the spool is opened anew.
+#[derive(Debug, Clone, Copy)]
+enum Reopen {
+    Failed,
+    Adjusted,
 }
 
 impl std::fmt::Debug for Worker {
@@ -129,6 +144,7 @@ impl Worker {
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             durably: Vec::new(),
+            gathered: Instant::now(),
             commit_due: None,
             acknowledged_due: None,
             prepare_due: Instant::now() + PREPARE_EVERY,
@@ -177,12 +193,19 @@ impl Worker {
     /// If the last commit failed.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), QueueError> {
         loop {
-            let wake = self.wake();
+            let (wake, gathered) = (self.wake(), self.gathered);
+            let readings = async {
+                sleep_until(gathered).await;
+                self.readings.recv().await
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(ask) = self.asks.recv() => self.ask(ask),
-                Some(datum) = self.readings.recv() => self.take(datum, None),
+                Some(datum) = readings => {
+                    self.take(datum, None);
+                    self.gathered = Instant::now() + self.gather();
+                }
                 () = sleep_until(wake) => {}
             }
             self.drain();
@@ -193,7 +216,7 @@ impl Worker {
             self.tick(Instant::now());
         }
         if self.spool.is_none() {
-            self.reopen();
+            self.reopen(Reopen::Failed);
         }
         self.tick(Instant::now());
         match self.spool.take() {
@@ -217,6 +240,10 @@ impl Worker {
             any = true;
         }
         any
+    }
+
+    fn gather(&self) -> Duration {
+        (self.at_risk / GATHER_PART).min(GATHER)
     }
 
     fn wake(&self) -> Instant {
@@ -243,6 +270,11 @@ impl Worker {
             Ask::Acknowledge(seqs) => self.acknowledge(&seqs),
             Ask::Release(seqs) => self.release(&seqs),
             Ask::Reject { seq, reason } => self.reject(seq, &reason),
+            Ask::ReleaseAll => {
+                let all = std::mem::take(&mut self.claimed);
+                self.release(&all);
+            }
+            Ask::Adjust(settings) => self.adjust(&settings),
         }
     }
 
@@ -250,7 +282,7 @@ impl Worker {
         if self.retry_due.is_some_and(|due| due <= now) {
             self.retry_due = None;
             if self.spool.is_none() {
-                self.reopen();
+                self.reopen(Reopen::Failed);
             } else {
                 self.commit(true);
             }
@@ -310,7 +342,8 @@ impl Worker {
             Ok(seq) => {
                 self.uncommitted_bytes += payload.len();
                 self.uncommitted.push_back((seq, payload));
-                self.commit_due.get_or_insert(Instant::now() + self.at_risk);
+                let due = Instant::now() + self.at_risk - self.gather();
+                self.commit_due.get_or_insert(due);
                 Ok(())
             }
             Err(error) => Err(self.failed(error)),
@@ -392,8 +425,28 @@ impl Worker {
         }
     }
 
+    /// Other settings: the length of segments follows from the limit, so another limit means to open
+    /// the spool anew.
+    fn adjust(&mut self, settings: &settings::Queue) {
+        self.at_risk = settings.at_risk;
+        let soonest = Instant::now() + self.at_risk;
+        self.commit_due = self.commit_due.map(|due| due.min(soonest));
+        let options = Options::new(settings.limit_bytes);
+        if std::mem::replace(&mut self.options, options) == options {
+            return;
+        }
+        self.commit(true);
+        // Of one that failed meanwhile, the next attempt takes the new limit.
+        if let Some(spool) = self.spool.take() {
+            match spool.close() {
+                Ok(()) => self.reopen(Reopen::Adjusted),
+                Err(error) => drop(self.failed(error)),
+            }
+        }
+    }
+
     /// Opens the spool anew and appends what was not committed once more.
-    fn reopen(&mut self) {
+    fn reopen(&mut self, because: Reopen) {
         match Spool::open(&self.folder, self.options) {
             Ok((spool, _)) => {
                 let next = spool.stat().next;
@@ -402,14 +455,18 @@ impl Worker {
                 // what was not committed: everything that nobody has claimed is looked at again.
                 self.scanned_to = 0;
                 self.unplaced.clear();
+                self.prepare_due = Instant::now() + PREPARE_EVERY;
                 let again = std::mem::take(&mut self.uncommitted);
                 self.uncommitted_bytes = 0;
-                warn!(
-                    event = "queue.reopened",
-                    uncommitted = again.len(),
-                    next,
-                    "queue opened again after a failure"
-                );
+                match because {
+                    Reopen::Failed => warn!(
+                        event = "queue.reopened",
+                        uncommitted = again.len(),
+                        next,
+                        "queue opened again after a failure"
+                    ),
+                    Reopen::Adjusted => debug!(next, "queue opened with other settings"),
+                }
                 for (_, payload) in again {
                     if let Err(error) = self.append_payload(payload) {
                         self.refuse(&error);
@@ -551,7 +608,7 @@ mod tests {
         let row = worker.claim(10, 1 << 20).pop().expect("a row");
         drop(worker.failed(spool::Error::Poisoned));
         worker.acknowledge(&Ranges::from_iter([row.seq]));
-        worker.reopen();
+        worker.reopen(Reopen::Failed);
         assert_eq!(worker.claim(10, 1 << 20), [row]);
     }
 }

@@ -1,18 +1,19 @@
-//! SolarQuery: key refresh, nodes, sources, and datum as far as it takes to check uploads. Aggregation is not
-//! played, nor is the response cache.
+//! SolarQuery: key refresh, nodes, sources, metadata, and datum as far as it takes to check uploads. The response
+//! cache is not played; how late a datum shows up is set with `query_delay`.
 
 use std::collections::BTreeSet;
 
 use chrono::{NaiveDate, NaiveTime};
 use serde_json::{Map, Value, json};
 
-use super::Call;
+use super::{Call, aggregate};
 use crate::answer::{Answer, Refusal};
 use crate::auth;
 use crate::ledger::{Entry, Key};
 use crate::misbehave::Act;
-use crate::policy::{Policy, ant};
+use crate::policy::{Aggregation, Owner, Policy, ant};
 use crate::world::World;
+use crate::world::token::TokenKind;
 use crate::{random, time};
 
 /// Rows of one page when the request says nothing, and at most.
@@ -45,6 +46,12 @@ impl World {
             }
             ("GET", "/datum/mostRecent") => self.most_recent(call),
             ("GET", "/datum/list") => self.list(call),
+            ("GET", "/users/meta") => self.user_metadata(call),
+            ("GET", path) => match path.strip_prefix("/nodes/meta/").map(str::parse) {
+                Some(Ok(node)) => self.node_metadata(node, call),
+                Some(Err(_)) => Err(Refusal::illegal_argument("nodeId is not a number")),
+                None => Err(Refusal::not_found()),
+            },
             _ => Err(Refusal::not_found()),
         }
     }
@@ -69,6 +76,23 @@ impl World {
             _ => hex::encode(auth::signing_key(&token.secret, day)),
         };
         Ok(Answer::data(json!({ "key": key })))
+    }
+
+    fn node_metadata(&self, node: i64, call: &Call<'_>) -> Result<Answer, Refusal> {
+        self.check_node(&call.caller, node)?;
+        let known = self.nodes.get(&node).ok_or_else(Refusal::unknown_object)?;
+        metadata(call, Owner::Node, ("nodeId", node), &known.metadata)
+    }
+
+    fn user_metadata(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
+        let caller = &call.caller;
+        if caller.kind == TokenKind::ReadNodeData
+            && !caller.policy.as_ref().is_some_and(Policy::lists_user_metadata)
+        {
+            return Err(Refusal::access_denied());
+        }
+        let user = self.users.get(&caller.user).ok_or_else(Refusal::unknown_object)?;
+        metadata(call, Owner::User, ("userId", caller.user), &user.metadata)
     }
 
     /// The stored datum that the request may see, ordered by node, source, time.
@@ -110,20 +134,24 @@ impl World {
                 && start.is_none_or(|start| key.ms >= start)
                 && end.is_none_or(|end| key.ms < end)
         };
-        Ok(self.ledger.rows().iter().filter(|(key, _)| fits(key)).collect())
+        let late = |entry: &Entry| {
+            !self.query_delay.is_zero() && entry.accepted + self.query_delay > call.now
+        };
+        let rows = self.ledger.rows().iter();
+        Ok(rows.filter(|(key, entry)| fits(key) && !late(entry)).collect())
     }
 
     fn most_recent(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
-        let mut latest: Vec<(&Key, &Entry)> = Vec::new();
-        for row in self.rows(call)? {
-            match latest.last_mut() {
-                Some(last) if (last.0.node, &last.0.source) == (row.0.node, &row.0.source) => {
-                    *last = row;
-                }
-                _ => latest.push(row),
+        let rows = self.rows(call)?;
+        let stream = |row: &Value| (row["nodeId"].clone(), row["sourceId"].clone());
+        let mut latest: Vec<Value> = Vec::new();
+        for row in folded(&rows, level(call)?)? {
+            match latest.last_mut().filter(|last| stream(last) == stream(&row)) {
+                Some(last) => *last = row,
+                None => latest.push(row),
             }
         }
-        Ok(page(0, latest.len(), &latest))
+        Ok(page(0, latest.len(), latest))
     }
 
     fn list(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
@@ -135,13 +163,59 @@ impl World {
         };
         let (offset, max) = (number("offset", 0)?, number("max", PAGE)?.min(PAGE));
         let rows = self.rows(call)?;
-        let shown: Vec<(&Key, &Entry)> = rows.iter().skip(offset).take(max).copied().collect();
-        Ok(page(offset, rows.len(), &shown))
+        Ok(match level(call)? {
+            // Only the page is written out: there may be a million of them.
+            None => {
+                let shown: Vec<_> = rows.iter().skip(offset).take(max).copied().collect();
+                page(offset, rows.len(), folded(&shown, None)?)
+            }
+            level => {
+                let all = folded(&rows, level)?;
+                page(offset, all.len(), all.into_iter().skip(offset).take(max).collect())
+            }
+        })
     }
 }
 
-fn page(offset: usize, total: usize, rows: &[(&Key, &Entry)]) -> Answer {
-    let results: Vec<Value> = rows.iter().filter_map(|(key, entry)| datum(key, entry)).collect();
+/// The level of aggregation that is asked for, or enforced; `None` for raw datum.
+fn level(call: &Call<'_>) -> Result<Option<Aggregation>, Refusal> {
+    let requested = match call.parameter("aggregation").filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => {
+            let level = Aggregation::named(text);
+            Some(level.ok_or_else(|| Refusal::illegal_argument(format!("No aggregation {text}")))?)
+        }
+    };
+    let everything = Policy::default();
+    let policy = call.caller.policy.as_ref().unwrap_or(&everything);
+    let served = policy.effective_aggregation(requested).map_err(|_| Refusal::access_denied())?;
+    Ok(served.filter(|level| *level != Aggregation::NONE))
+}
+
+fn folded(rows: &[(&Key, &Entry)], level: Option<Aggregation>) -> Result<Vec<Value>, Refusal> {
+    match level {
+        None => Ok(rows.iter().filter_map(|(key, entry)| datum(key, entry)).collect()),
+        Some(level) => aggregate::fold(rows, level)
+            .ok_or_else(|| Refusal::illegal_argument(format!("{} is not simulated", level.name()))),
+    }
+}
+
+/// A metadata object, its owner's ID in front, as far as the policy shows it.
+fn metadata(
+    call: &Call<'_>,
+    owner: Owner,
+    (name, id): (&str, i64),
+    stored: &Value,
+) -> Result<Answer, Refusal> {
+    let everything = Policy::default();
+    let policy = call.caller.policy.as_ref().unwrap_or(&everything);
+    let shown = policy.effective_metadata(owner, stored).ok_or_else(Refusal::access_denied)?;
+    let mut out = Map::from_iter([(name.to_owned(), id.into())]);
+    out.extend(shown.as_object().cloned().unwrap_or_default());
+    Ok(Answer::data(Value::Object(out)))
+}
+
+fn page(offset: usize, total: usize, results: Vec<Value>) -> Answer {
     Answer::data(json!({
         "totalResults": total,
         "startingOffset": offset,
