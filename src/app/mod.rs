@@ -70,6 +70,7 @@ struct Daemon {
     /// Who sends them on, and who answers questions.
     uploader: Task,
     refresher: Task,
+    files: Task,
     control: Task,
     queue: QueueThread,
 }
@@ -156,6 +157,7 @@ impl Daemon {
             instructor: part::instructor(&base, &settings, &api, &buses),
             uploader: part::uploader(&base, &settings, &api),
             refresher: part::refresher(&base, &settings, &api),
+            files: part::files(&base, &settings, &api),
             control: part::control(socket, view.clone()),
             queue: thread,
             buses,
@@ -200,8 +202,13 @@ impl Daemon {
     /// Waits until any part ends on its own, and says which and why.
     async fn lost(&mut self) -> AppError {
         let buses = self.buses.values_mut().map(|bus| &mut bus.task);
-        let others =
-            [&mut self.instructor, &mut self.uploader, &mut self.refresher, &mut self.control];
+        let others = [
+            &mut self.instructor,
+            &mut self.uploader,
+            &mut self.refresher,
+            &mut self.files,
+            &mut self.control,
+        ];
         let mut tasks: Vec<&mut Task> = buses.chain(others).collect();
         let any = poll_fn(|context| {
             let lost = tasks.iter_mut().map(|task| task.poll_lost(context)).find(|p| p.is_ready());
@@ -220,7 +227,8 @@ impl Daemon {
 
     async fn stop(mut self) -> Result<(), AppError> {
         finish_all(self.front()).await;
-        finish_all([&mut self.uploader, &mut self.refresher, &mut self.control]).await;
+        finish_all([&mut self.uploader, &mut self.refresher, &mut self.files, &mut self.control])
+            .await;
         Ok(self.queue.finish().await?)
     }
 }

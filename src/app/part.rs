@@ -15,6 +15,7 @@ use crate::{
     config::{Settings, settings},
     credential::{Signer, Store},
     domain::Datum,
+    files::{self, FileUploader},
     instruct::Instructor,
     modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob},
     net::{Net, NetError},
@@ -158,6 +159,28 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
         stop: stop.clone(),
     };
     Task::spawn_sure("refresher", stop, refresher.run())
+}
+
+/// Starts to upload files, where any are configured.
+pub(super) fn files(base: &Base, settings: &Settings, api: &Api) -> Task {
+    let stop = CancellationToken::new();
+    let folders = settings.files.clone();
+    let Some(repository) = settings.repository.clone().filter(|_| !folders.is_empty()) else {
+        base.board.files.send_replace(files::Status::default());
+        return Task::spawn_sure("files", stop.clone(), stop.cancelled_owned());
+    };
+    let uploader = FileUploader {
+        repository,
+        folders,
+        state_dir: settings.state_dir.clone(),
+        store: base.store.clone(),
+        net: api.net().clone(),
+        clock: base.clock.clone(),
+        reports: Outcomes(base.queue.clone()),
+        status: base.board.files.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn_sure("files", stop, uploader.run())
 }
 
 /// Starts to answer `status` and its like.

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
-    instruct,
+    files, instruct,
     modbus::{self, BusStatus},
     observe::control::{Answers, Ask},
     queue::QueueStat,
@@ -28,6 +28,7 @@ pub(super) struct Board {
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
+    pub(super) files: watch::Sender<files::Status>,
 }
 
 impl Board {
@@ -39,6 +40,7 @@ impl Board {
             upload: watch::Sender::default(),
             credential: watch::Sender::default(),
             instructions: watch::Sender::default(),
+            files: watch::Sender::default(),
         }
     }
 }
@@ -63,6 +65,7 @@ impl View {
             "clock": self.clock_status(),
             "credentials": [*self.board.credential.borrow()],
             "instructions": *self.board.instructions.borrow(),
+            "files": *self.board.files.borrow(),
             "config": *self.board.config.borrow(),
         })
     }

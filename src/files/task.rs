@@ -44,12 +44,15 @@ use crate::{
     clock::Clock,
     config::settings::{After, FileFolder, RepositorySettings},
     credential::{RepositoryCredential, Store},
-    domain::{Datum, Samples},
+    domain::{Chain, Datum, Samples},
     net::{Net, SendError},
 };
 
 /// Failures of the server with one file, while it took others, before that file is set aside.
 const MAX_FAILURES: u32 = 5;
+
+/// How long a journal that cannot be opened is left alone.
+const JOURNAL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a datum is not committed.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +125,7 @@ enum Stuck {
 
 impl From<JournalError> for Stuck {
     fn from(error: JournalError) -> Self {
-        Self::Retry(crate::domain::Chain(&error).to_string())
+        Self::Retry(Chain(&error).to_string())
     }
 }
 
@@ -130,25 +133,12 @@ impl From<JournalError> for Stuck {
 type Shared = Arc<Mutex<Journal>>;
 
 impl<R: Reports> FileUploader<R> {
-    /// Runs until it is told to stop. An upload under way is abandoned then, and looked after at the next start.
-    ///
-    /// # Errors
-    ///
-    /// If the journal cannot be opened.
-    pub async fn run(self) -> Result<(), JournalError> {
-        let path = of_daemon(&self.state_dir);
-        let opened = spawn_blocking({
-            let path = path.clone();
-            move || Journal::open(path)
-        });
-        let (journal, damaged) =
-            opened.await.expect("opening does not panic and is not aborted")?;
-        if damaged > 0 {
-            warn!(event = "files.journal_damaged", path = %path.display(), count = damaged, "damaged lines of the journal of files dropped");
-        }
-        let journal = Arc::new(Mutex::new(journal));
+    /// Runs until it is told to stop. An upload under way is abandoned then, and looked after at the
+    /// next start.
+    pub async fn run(self) {
         let begun = Instant::now();
         let mut folders: Vec<Watched> = self.folders.iter().cloned().map(Watched::new).collect();
+        let Some(journal) = self.open(&mut folders, begun).await else { return };
         loop {
             self.tell_all(&journal).await;
             for folder in &mut folders {
@@ -160,8 +150,40 @@ impl<R: Reports> FileUploader<R> {
             self.publish(&folders);
             let next = folders.iter().map(|folder| folder.due).min().unwrap_or(Duration::MAX);
             tokio::select! {
-                () = self.stop.cancelled() => return Ok(()),
+                () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(next.saturating_sub(begun.elapsed())) => {}
+            }
+        }
+    }
+
+    /// The journal, as soon as it can be opened; `None` if the daemon stops before that.
+    async fn open(&self, folders: &mut [Watched], begun: Instant) -> Option<Shared> {
+        let path = of_daemon(&self.state_dir);
+        loop {
+            let path = path.clone();
+            let opened = spawn_blocking(move || Journal::open(path)).await;
+            match opened.expect("opening does not panic and is not aborted") {
+                Ok((journal, damaged)) => {
+                    if damaged > 0 {
+                        warn!(
+                            event = "files.journal_damaged",
+                            count = damaged,
+                            "damaged lines of the journal of files dropped"
+                        );
+                    }
+                    return Some(Arc::new(Mutex::new(journal)));
+                }
+                Err(error) => {
+                    let reason = Chain(&error).to_string();
+                    for folder in &mut *folders {
+                        folder.fail(State::Stopped, reason.clone(), begun.elapsed());
+                    }
+                    self.publish(folders);
+                }
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return None,
+                () = tokio::time::sleep(JOURNAL_AGAIN) => {}
             }
         }
     }
@@ -245,10 +267,7 @@ impl<R: Reports> FileUploader<R> {
     /// The token as it stands in the store now.
     fn ready(&self) -> Result<Ready, String> {
         let name = &self.repository.token;
-        let stored = self
-            .store
-            .load_repository(name)
-            .map_err(|error| crate::domain::Chain(&error).to_string())?;
+        let stored = self.store.load_repository(name).map_err(|error| Chain(&error).to_string())?;
         let Some(RepositoryCredential { token, user_agent, known }) = stored else {
             return Err(format!(
                 "no File Repository token `{name}` on this device; \
@@ -455,7 +474,7 @@ impl<R: Reports> FileUploader<R> {
                 }
             }
             if let Err(error) = note(journal, Line::Told { sha256: stored.sha256 }, false).await {
-                debug!(error = %crate::domain::Chain(&error), "not noted that a datum is stored");
+                debug!(error = %Chain(&error), "not noted that a datum is stored");
                 return;
             }
         }
@@ -533,7 +552,7 @@ impl Watched {
         let fate = Fate::Aside { reason: reason.clone(), rules: self.rules.clone() };
         let noted = Noted { path: file.path.clone(), shape: file.shape, fate };
         if let Err(error) = note(journal, Line::File(noted), false).await {
-            warn!(event = "files.not_noted", error = %crate::domain::Chain(&error), "what became of a file could not be written down");
+            warn!(event = "files.not_noted", error = %Chain(&error), "what became of a file could not be written down");
         }
         self.failures.remove(&file.path);
         self.status.aside += 1;

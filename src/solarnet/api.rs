@@ -79,6 +79,12 @@ impl Api {
         Self { net, clock, signer, shared: Arc::new(shared) }
     }
 
+    /// The client below, for calls to other servers: the authorities and connections are the same.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
     /// The server's time as far as it is known: what calls are dated with.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
