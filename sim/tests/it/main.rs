@@ -1,6 +1,7 @@
 //! The simulator over the wire, as its users meet it.
 
 mod client;
+mod files;
 mod import;
 mod program;
 mod servers;

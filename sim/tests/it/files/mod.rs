@@ -1,0 +1,3 @@
+//! File Repository over the wire.
+
+mod vectors;
