@@ -148,12 +148,24 @@ pub fn read(call: Call, answer: Answer<'_>) -> Result<Accepted, Refusal> {
         if has_result(call, members) {
             return Ok(Accepted { body, profiles });
         }
-        let sentence =
-            "the answer is JSON, but not a File Repository's: check the address".to_owned();
-        return refuse(Cause::Foreign, sentence, profiles);
+        return refuse(Cause::Foreign, FOREIGN.to_owned(), profiles);
     }
-    let (cause, sentence) = explain(status, members);
+    let (cause, sentence) = if is_its_own(members) {
+        explain(status, members)
+    } else if status >= 500 {
+        (Cause::Trouble, "the server failed without an answer of its own".to_owned())
+    } else {
+        (Cause::Foreign, FOREIGN.to_owned())
+    };
     refuse(cause, sentence, profiles)
+}
+
+const FOREIGN: &str = "the answer is JSON, but not a File Repository's: check the address";
+
+/// Whether this is how the repository refuses: always with a status and a code.
+fn is_its_own(members: &Map<String, Value>) -> bool {
+    let codes = ["http_code", "exit_code", "error_code", "code"];
+    members.contains_key("status") && codes.iter().any(|code| members.contains_key(*code))
 }
 
 /// Whether no code inside the body contradicts a success. Where there is none it says nothing; some

@@ -7,9 +7,9 @@
 //! One process holds a journal at a time.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -97,6 +97,10 @@ impl Journal {
     ///
     /// If another process holds it, or the disk fails.
     pub fn open(path: PathBuf) -> Result<(Self, usize), JournalError> {
+        if let Some(folder) = path.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o750).create(folder);
+            made.map_err(failed("make the folder of", &path))?;
+        }
         let file = open(&path).map_err(failed("open", &path))?;
         hold(&file, &path)?;
         let (ledger, lines, damaged) = read(&path).map_err(failed("read", &path))?;

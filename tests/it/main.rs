@@ -2,6 +2,7 @@
 
 mod config;
 mod daemon;
+mod files;
 mod instruct;
 mod modbus;
 mod readme;
