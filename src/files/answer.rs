@@ -258,8 +258,9 @@ fn explain(status: u16, members: &Map<String, Value>) -> (Cause, String) {
     if let Some(Value::Object(fields)) = members.get("fields") {
         return (Cause::Invalid, fields_sentence(fields));
     }
-    let texts = ["status", "message"].into_iter().filter_map(|name| members.get(name)?.as_str());
-    let text = texts.filter(|text| *text != "OK").last().unwrap_or_default();
+    let mut texts =
+        ["status", "message"].into_iter().filter_map(|name| members.get(name)?.as_str());
+    let text = texts.find(|text| *text != "OK").unwrap_or_default();
     if let Some((cause, sentence)) = known_text(text) {
         return (cause, sentence);
     }

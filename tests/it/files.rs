@@ -428,7 +428,7 @@ fn what_the_token_does_not_allow_is_not_sent() {
 
 #[test]
 fn memory_does_not_grow_with_the_file() {
-    const BYTES: u64 = 96 << 20;
+    const BYTES: u64 = 64 << 20;
     let place = Place::new(Profile::V2A);
     place.install(&["--role", "upload.all"]);
     let path = place.agent.path("in").join("large.bin");
