@@ -30,3 +30,17 @@ if ! "$venv/bin/python" -c "import pymodbus; assert pymodbus.__version__ == '$py
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet "pymodbus==$pymodbus"
 fi
+
+# A small Debian with a real systemd, for the tests that boot one. Only root can make and boot it.
+box=target/test-tools/box
+if [ "$(id -u)" = 0 ] && [ ! -e "$box/complete" ]; then
+    command -v debootstrap >/dev/null && command -v systemd-nspawn >/dev/null || {
+        apt-get update -q
+        apt-get install -qy --no-install-recommends debootstrap systemd-container
+    }
+    mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
+        awk '$2 !~ /-/ { print $1; exit }')
+    rm -rf "$box"
+    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus bookworm "$box" "$mirror"
+    touch "$box/complete"
+fi

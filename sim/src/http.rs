@@ -9,6 +9,7 @@ use hyper::body::Incoming as HyperBody;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::admin;
 use crate::answer::{Answer, Refusal};
@@ -30,10 +31,16 @@ pub(crate) fn lock(world: &Shared) -> MutexGuard<'_, World> {
 }
 
 /// Serves one connection until it ends.
-pub(crate) async fn connection(stream: tokio::net::TcpStream, world: Shared, orders: Orders) {
+pub(crate) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    world: Shared,
+    orders: Orders,
+) {
     let service = hyper::service::service_fn(|request| respond(&world, &orders, request));
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let mut http = hyper::server::conn::http1::Builder::new();
+    // The date is the simulator's, or missing on demand.
+    http.auto_date_header(false);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     // An error is a client that left, or a cut that was asked for.
     drop(connection.await);
 }
@@ -86,7 +93,8 @@ async fn respond(
     if let Some(Act::WrongDate { offset_ms }) = act {
         now += TimeDelta::milliseconds(*offset_ms);
     }
-    Ok(reply(answer, Some(date::format(now)), act))
+    let date = (act != Some(&Act::NoDate)).then(|| date::format(now));
+    Ok(reply(answer, date, act))
 }
 
 async fn read_body(

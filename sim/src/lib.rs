@@ -1,7 +1,7 @@
 //! Plays SolarNetwork's servers and a site's devices, strictly, for tests and for use by hand.
 //!
 //! - [`Sim`] plays SolarUser (tokens, import jobs, instructions) and SolarQuery (key refresh, nodes, datum) over
-//!   HTTP/1.1. It verifies signatures and policies with code of its own, answers in the servers' own words,
+//!   HTTP/1.1, or HTTPS with certificates of an [`Authority`] of its own. It verifies signatures and policies with code of its own, answers in the servers' own words,
 //!   keeps a ledger of every datum that it accepted, and misbehaves on demand ([`Misbehaviour`]).
 //! - [`Site`] plays meters and relays behind one Modbus TCP port, counts readings, and remembers writes.
 //!
@@ -15,7 +15,7 @@
 //!
 //! What is exact: status, envelope, headers and messages of every refusal that the reference documents;
 //! the signature's canonical form; the path matcher; numbers, which are kept as they were written. What is
-//! not played: SolarIn, MQTT, File Repository, TLS, aggregation, other answer formats than JSON, time zones
+//! not played: SolarIn, MQTT, File Repository, aggregation, other answer formats than JSON, time zones
 //! other than fixed offsets, the `preview` of a staged import, `exec` of an instruction.
 
 mod admin;
@@ -38,6 +38,7 @@ mod server;
 mod sim;
 mod site;
 mod time;
+mod tls;
 mod world;
 
 pub use auth::signing_key_hex;
@@ -51,6 +52,7 @@ pub use server::StartError;
 pub use sim::{IssuedToken, Sim};
 pub use site::Site;
 pub use site::unit::{Fault, METER_BLOCK, MeterReading, Table, Unit, Write};
+pub use tls::{Authority, Certificate, Identity, TlsError, Versions};
 pub use world::instruction::{Instruction, NewInstruction, State as InstructionState};
 pub use world::job::{ImportDelays, JobState};
 pub use world::token::TokenKind;

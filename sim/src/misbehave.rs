@@ -146,6 +146,8 @@ pub enum Act {
         /// Milliseconds, negative for the past.
         offset_ms: i64,
     },
+    /// No `Date` header.
+    NoDate,
     /// The refresh call answers a key that is not the token's.
     RefreshWrongKey,
     /// Instruction lists name each instruction twice.
@@ -200,6 +202,7 @@ impl Act {
             | Self::CutAfter
             | Self::CutMidBody
             | Self::WrongDate { .. }
+            | Self::NoDate
             | Self::RefreshWrongKey
             | Self::DuplicateInstruction
             | Self::ReplayInstruction

@@ -11,8 +11,9 @@ use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
     files, instruct,
-    modbus::{self, BusStatus},
+    modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
+    pulse::{Pulses, Sample},
     queue::QueueStat,
     refresh,
     upload::UploadStatus,
@@ -29,6 +30,8 @@ pub(super) struct Board {
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
+    /// What passes on the buses.
+    pub(super) frames: Recorder,
 }
 
 impl Board {
@@ -41,6 +44,7 @@ impl Board {
             credential: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
+            frames: Recorder::new(ring::BYTES),
         }
     }
 }
@@ -50,6 +54,7 @@ pub(super) struct View {
     pub(super) clock: Clock,
     pub(super) board: Board,
     pub(super) queue: watch::Receiver<QueueStat>,
+    pub(super) pulses: Pulses,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
 }
@@ -67,6 +72,7 @@ impl View {
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
             "config": *self.board.config.borrow(),
+            "tasks": self.tasks(),
         })
     }
 
@@ -81,6 +87,17 @@ impl View {
             bus.sources.iter().map(named).collect::<Vec<_>>()
         };
         self.board.buses.borrow().iter().flat_map(of_bus).collect()
+    }
+
+    fn tasks(&self) -> Vec<Value> {
+        let shown = |sample: Sample| {
+            json!({
+                "task": sample.task,
+                "doing": sample.doing,
+                "since_ms": u64::try_from(sample.lasts.as_millis()).unwrap_or(u64::MAX),
+            })
+        };
+        self.pulses.samples().into_iter().map(shown).collect()
     }
 
     fn clock_status(&self) -> Value {
@@ -115,6 +132,7 @@ impl Answers for View {
     async fn answer(&self, ask: Ask) -> Value {
         match ask {
             Ask::Status => self.status(),
+            Ask::Frames => json!(self.board.frames.dump(self.clock.trusted_now())),
             Ask::Changes => {
                 let config = self.board.config.borrow().clone();
                 json!(Preview::of(&config).await)

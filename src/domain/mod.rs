@@ -10,6 +10,7 @@ mod files;
 mod id;
 mod instruction;
 pub mod number;
+mod token;
 
 pub use chain::Chain;
 pub use control::{ControlWrite, WriteError, WriteReport};
@@ -17,3 +18,4 @@ pub use datum::{BootId, Datum, Kind, Samples, Stamp};
 pub use files::{Pattern, is_file_tag};
 pub use id::{InvalidId, NodeId, SourceId, TokenId, TokenName};
 pub use instruction::{Instruction, InstructionId, InstructionState, Parameter};
+pub use token::TokenKind;

@@ -46,6 +46,7 @@ use crate::{
     credential::{RepositoryCredential, Store},
     domain::{Chain, Datum, Samples},
     net::{Net, SendError},
+    pulse::{Bound, Pulse},
 };
 
 /// Failures of the server with one file, while it took others, before that file is set aside.
@@ -83,6 +84,8 @@ pub struct FileUploader<R> {
     pub reports: R,
     /// Published.
     pub status: watch::Sender<Status>,
+    /// What the task does, for the watchdog.
+    pub pulse: Pulse,
     /// Ends the task.
     pub stop: CancellationToken,
 }
@@ -149,9 +152,11 @@ impl<R: Reports> FileUploader<R> {
             }
             self.publish(&folders);
             let next = folders.iter().map(|folder| folder.due).min().unwrap_or(Duration::MAX);
+            let left = next.saturating_sub(begun.elapsed());
+            let _waiting = self.pulse.enter("waiting for the next look", Bound::Within(left));
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(next.saturating_sub(begun.elapsed())) => {}
+                () = tokio::time::sleep(left) => {}
             }
         }
     }
@@ -181,6 +186,8 @@ impl<R: Reports> FileUploader<R> {
                     self.publish(folders);
                 }
             }
+            let _waiting =
+                self.pulse.enter("waiting for the journal", Bound::Within(JOURNAL_AGAIN));
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 () = tokio::time::sleep(JOURNAL_AGAIN) => {}
@@ -234,7 +241,12 @@ impl<R: Reports> FileUploader<R> {
             Err(reason) => return folder.fail(State::Stopped, reason, begun.elapsed()),
         };
         for file in folder.by_failures(settled) {
-            match self.handle(folder, &file, &ready, journal).await {
+            // As large as it is, as slow as the disk and the link are: the client gives up by itself when
+            // nothing moves.
+            let busy = self.pulse.enter("hashing or uploading a file", Bound::Open);
+            let handled = self.handle(folder, &file, &ready, journal).await;
+            drop(busy);
+            match handled {
                 Ok(()) => {
                     folder.status.waiting = folder.status.waiting.saturating_sub(1);
                     folder.failures.remove(&file.path);
@@ -333,7 +345,7 @@ impl<R: Reports> FileUploader<R> {
             folder.status.uploaded += 1;
         }
         folder.status.last_upload = self.clock.trusted_now();
-        info!(
+        debug!(
             event = "files.uploaded",
             folder = %settings.folder.display(), file = file.name, bytes = print.bytes,
             was_there = kept.was_there,

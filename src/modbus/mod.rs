@@ -15,6 +15,7 @@
 //! | [`plan`], [`round`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
 //! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
 //! | [`reading`]: values to a datum | [`poller`]: the task of a bus |
+//! | [`recording`], [`playback`]: what was kept, read again | [`ring`]: keeps the last minutes of every bus |
 //!
 //! Guarantees: one request at a time a bus; a value is read whole or not at all; one failed request
 //! costs only its own values; a silent unit costs its neighbours at most 5 % of their turns; a write
@@ -27,8 +28,11 @@ mod float;
 pub mod frame;
 pub mod link;
 pub mod plan;
+pub mod playback;
 pub mod poller;
 pub mod reading;
+pub mod recording;
+pub mod ring;
 pub mod round;
 pub mod source;
 pub mod status;
@@ -40,6 +44,7 @@ pub use link::{TcpLink, Wire};
 pub use plan::{Plan, PlanError};
 pub use poller::{Channels, PollError, Poller};
 pub use reading::{Failed, Outcome};
+pub use ring::Recorder;
 pub use status::{BusStatus, SourceState, SourceStatus};
 pub use write::WriteJob;
 

@@ -1,5 +1,7 @@
 //! Every integration test, one binary.
 
+mod bundle;
+mod catalog;
 mod config;
 mod daemon;
 mod files;
@@ -7,8 +9,11 @@ mod instruct;
 mod modbus;
 mod readme;
 mod refresh;
+mod reload;
 mod restart;
 mod secrets;
 mod support;
+mod systemd;
 mod token;
+mod token_manage;
 mod upload;

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::TimeDelta;
 use hyper::body::Incoming as HyperBody;
 use hyper::{Request as HyperRequest, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answer::{self, Answer, Content};
 use super::fetch;
@@ -22,14 +22,18 @@ use crate::ledger::Seen;
 use crate::misbehave::{Act, Misbehaviour};
 use crate::reading::Reading;
 use crate::reply::{Cut, Parts, Reply, reply};
-use crate::server::Orders;
 
 /// Serves one connection until it ends.
-pub(super) async fn connection(stream: TcpStream, repository: Shared, _orders: Orders) {
-    let Ok(peer) = stream.peer_addr() else { return };
-    let service = hyper::service::service_fn(|request| respond(&repository, peer.ip(), request));
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+pub(super) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: IpAddr,
+    repository: Shared,
+) {
+    let service = hyper::service::service_fn(|request| respond(&repository, peer, request));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    // The date is the server's, or missing on demand.
+    http.auto_date_header(false);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     // An error is a client that left, or a cut that was asked for.
     drop(connection.await);
 }
@@ -63,9 +67,9 @@ async fn respond(
             return;
         }
         let mut repository = lock(repository);
-        let time = Utc::now() + repository.clock_offset;
+        let time = repository.clock.now();
         // A token's ID is all that there is to it, so it is not told.
-        let (method, path, query) = (method.clone(), path.clone(), query.clone());
+        let (method, path, query) = (method.clone(), path.clone(), masked(&query));
         repository.remember(Seen { time, method, path, query, token: None, status });
     };
     let cut = |_| {
@@ -88,20 +92,31 @@ async fn respond(
         _ => {}
     }
     remember(Some(answer.status));
-    let (profile, offset) = {
+    let (profile, clock) = {
         let repository = lock(repository);
-        (repository.profile, repository.clock_offset)
+        (repository.profile, repository.clock)
     };
-    let mut now = Utc::now() + offset;
+    let mut now = clock.now();
     if let Some(Act::WrongDate { offset_ms }) = act {
-        now += chrono::TimeDelta::milliseconds(*offset_ms);
+        now += TimeDelta::milliseconds(*offset_ms);
     }
     let mut parts = written(answer, profile);
-    parts.headers.push(("date", date::format(now)));
+    if act != Some(&Act::NoDate) {
+        parts.headers.push(("date", date::format(now)));
+    }
     if act == Some(&Act::Garbage) {
         parts.body = Bytes::from_static(b"{\"status\":\"O");
     }
     Ok(reply(parts, act))
+}
+
+/// A query without the secrets in it; that there were some can still be seen.
+fn masked(query: &str) -> String {
+    let shown = |piece: &str| match piece.split_once('=') {
+        Some((name @ ("_token" | "password"), _)) => format!("{name}=***"),
+        _ => piece.to_owned(),
+    };
+    query.split('&').map(shown).collect::<Vec<_>>().join("&")
 }
 
 async fn spool(

@@ -102,7 +102,7 @@ fn zip(head: &[u8]) -> &'static str {
         let kind = OPEN_DOCUMENTS.into_iter().find(|name| kind.starts_with(name.as_bytes()));
         return kind.unwrap_or("application/zip");
     }
-    let contains = |needle: &[u8]| head.windows(needle.len()).any(|window| window == needle);
+    let contains = |needle: &[u8]| memchr::memmem::find(head, needle).is_some();
     if entry.starts_with(b"[Content_Types].xml") && contains(b"word/") {
         return "application/vnd.openxmlformats-officedocument.wordprocessingml.document";
     }

@@ -33,11 +33,12 @@ mod token;
 mod upload;
 mod version;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::json;
+use tokio::net::TcpStream;
 
 pub use profile::{Profile, UnknownProfile};
 
@@ -45,6 +46,7 @@ use crate::ledger::Seen;
 use crate::misbehave::Misbehaviour;
 use crate::random;
 use crate::server::{Server, StartError};
+use crate::tls::Identity;
 use repository::{Repository, Shared, Stored, lock};
 use token::Token;
 
@@ -130,6 +132,16 @@ pub struct FileRepository {
     server: Server,
 }
 
+fn shared(profile: Profile, scheme: &'static str) -> Result<Shared, StartError> {
+    let repository = Repository::new(profile, scheme).map_err(StartError::Folder)?;
+    Ok(Shared::new(repository.into()))
+}
+
+/// The address of the other end. Without one the connection is over, and no token is bound to this.
+fn peer(stream: &TcpStream) -> IpAddr {
+    stream.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip())
+}
+
 impl FileRepository {
     /// Starts on a free port of the loopback interface.
     ///
@@ -146,11 +158,36 @@ impl FileRepository {
     ///
     /// When the address cannot be listened on, or there is no folder to be had.
     pub fn start_at(profile: Profile, address: SocketAddr) -> Result<Self, StartError> {
-        let repository = Repository::new(profile).map_err(StartError::Folder)?;
-        let repository = Shared::new(repository.into());
+        let repository = shared(profile, "http")?;
         let served = repository.clone();
-        let server = Server::start("file-repository", address, move |stream, orders| {
-            http::connection(stream, served.clone(), orders)
+        let server = Server::start("file-repository", address, move |stream, _| {
+            let (repository, peer) = (served.clone(), peer(&stream));
+            http::connection(stream, peer, repository)
+        })?;
+        Ok(Self { repository, server })
+    }
+
+    /// Starts on an address with HTTPS.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be listened on, or there is no folder to be had.
+    pub fn start_tls(
+        profile: Profile,
+        address: SocketAddr,
+        identity: Identity,
+    ) -> Result<Self, StartError> {
+        let repository = shared(profile, "https")?;
+        let served = repository.clone();
+        let server = Server::start("file-repository", address, move |stream, _| {
+            let (repository, peer) = (served.clone(), peer(&stream));
+            let accepted = identity.acceptor().accept(stream);
+            async move {
+                // An error is a client that does not like the certificate.
+                if let Ok(stream) = accepted.await {
+                    http::connection(stream, peer, repository).await;
+                }
+            }
         })?;
         Ok(Self { repository, server })
     }
@@ -160,9 +197,9 @@ impl FileRepository {
         self.server.address()
     }
 
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address())
+        format!("{}://{}", lock(&self.repository).scheme, self.address())
     }
 
     /// Adds a token without a call; gives its ID.
@@ -220,7 +257,7 @@ impl FileRepository {
 
     /// Sets the server's clock off the machine's.
     pub fn set_clock_offset(&self, offset: TimeDelta) {
-        lock(&self.repository).clock_offset = offset;
+        lock(&self.repository).clock.offset = offset;
     }
 
     /// Goes away: the port refuses connections, open ones are cut. What is stored stays.

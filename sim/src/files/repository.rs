@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chrono::{NaiveDateTime, TimeDelta};
+use chrono::NaiveDateTime;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -15,9 +15,10 @@ use super::collection::Collection;
 use super::profile::Profile;
 use super::request::Request;
 use super::role;
-use super::token::{Token, wall_clock};
+use super::token::Token;
 use crate::ledger::Seen;
 use crate::misbehave::Switches;
+use crate::time::Clock;
 
 /// Tokens that the server honours in every environment, which an operator has to block in front of it.
 const FIXED_TOKENS: [&str; 2] = ["test-token-full-permissions", "internal-console-token"];
@@ -53,7 +54,9 @@ pub(super) struct Stored {
 
 pub(super) struct Repository {
     pub(super) profile: Profile,
-    pub(super) clock_offset: TimeDelta,
+    /// `http` or `https`: how its addresses begin.
+    pub(super) scheme: &'static str,
+    pub(super) clock: Clock,
     pub(super) tokens: BTreeMap<String, Token>,
     pub(super) files: BTreeMap<u64, Stored>,
     pub(super) collections: BTreeMap<String, Collection>,
@@ -71,10 +74,11 @@ impl fmt::Debug for Repository {
 }
 
 impl Repository {
-    pub(super) fn new(profile: Profile) -> std::io::Result<Self> {
+    pub(super) fn new(profile: Profile, scheme: &'static str) -> std::io::Result<Self> {
         Ok(Self {
             profile,
-            clock_offset: TimeDelta::zero(),
+            scheme,
+            clock: Clock::default(),
             tokens: BTreeMap::new(),
             files: BTreeMap::new(),
             collections: BTreeMap::new(),
@@ -87,7 +91,7 @@ impl Repository {
 
     /// The clock on the wall, by which tokens expire.
     pub(super) fn now(&self) -> NaiveDateTime {
-        wall_clock(self.clock_offset)
+        self.clock.now().naive_utc()
     }
 
     pub(super) fn folder(&self) -> &Path {

@@ -62,11 +62,6 @@ impl Request {
         matches!(self.parameter("simulate"), Some("true" | "1"))
     }
 
-    /// The address of this server, as the client wrote it.
-    pub(super) fn base_url(&self) -> String {
-        format!("http://{}", self.header("host").unwrap_or("localhost"))
-    }
-
     /// The body's bytes where it is read as JSON.
     pub(super) fn json(&self) -> Vec<u8> {
         // A body that cannot be read is as good as none.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use memchr::memmem;
 use ring::digest::{Context, SHA256};
 use tempfile::NamedTempFile;
 
@@ -77,7 +78,7 @@ impl Spooled {
         let mut reader = BufReader::with_capacity(CHUNK, self.open()?);
         let begin = reader.fill_buf()?;
         if begin.starts_with(b"data:")
-            && let Some(at) = begin.windows(8).take(256).position(|window| window == b";base64,")
+            && let Some(at) = memmem::find(&begin[..begin.len().min(256)], b";base64,")
         {
             reader.consume(at + 8);
         }
@@ -188,7 +189,7 @@ fn copy_until(
         let length = chunk.len();
         held.extend_from_slice(chunk);
         reader.consume(length);
-        if let Some(at) = find(&held, delimiter) {
+        if let Some(at) = memmem::find(&held, delimiter) {
             out.write(&held[..at])?;
             let behind = held.len() - at - delimiter.len();
             reader.seek(SeekFrom::Current(-(behind as i64)))?;
@@ -203,12 +204,6 @@ fn copy_until(
         out.write(&held[..keep])?;
         held.drain(..keep);
     }
-}
-
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    let first = *wanted.first()?;
-    let starts = text.iter().enumerate().filter(|(_, byte)| **byte == first);
-    starts.map(|(at, _)| at).find(|at| text[*at..].starts_with(wanted))
 }
 
 /// A parameter of a header, in quotes or without.

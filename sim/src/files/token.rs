@@ -1,6 +1,6 @@
 //! Tokens of File Repository: what they hold, and the calls that make, show and end them.
 
-use chrono::{NaiveDateTime, Utc};
+use chrono::{NaiveDateTime, SubsecRound};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -68,7 +68,7 @@ impl Token {
 
     /// Works during its final second too.
     fn is_expired(&self, now: NaiveDateTime) -> bool {
-        self.expires < chrono::SubsecRound::trunc_subsecs(now, 0)
+        self.expires < now.trunc_subsecs(0)
     }
 
     /// Whether the token stands for its roles in this request; if not, it stands for nobody.
@@ -428,9 +428,4 @@ pub(super) fn is_uuid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
         && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
-}
-
-/// The clock on the server's wall, which shows UTC.
-pub(super) fn wall_clock(offset: chrono::TimeDelta) -> NaiveDateTime {
-    (Utc::now() + offset).naive_utc()
 }

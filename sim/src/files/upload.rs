@@ -195,7 +195,8 @@ impl Repository {
     pub(super) fn public_url(&self, request: &Request, filename: &str) -> String {
         let name =
             if self.profile.is_v3() { filename.replace(' ', "") } else { filename.to_owned() };
-        format!("{}/repository/file/{name}", request.base_url())
+        let host = request.header("host").unwrap_or("localhost");
+        format!("{}://{host}/repository/file/{name}", self.scheme)
     }
 
     fn read_wish(&self, request: &Request) -> Result<Wish, Answer> {

@@ -1,9 +1,6 @@
 //! `files token show` and `files token revoke`: what the repository knows of a token, and its end.
 
-use std::{
-    io::{IsTerminal, stdin},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -152,20 +149,10 @@ impl Revoke {
     }
 
     fn ask(&self, streams: &mut Streams<'_>) -> Result<(), Failure> {
-        if self.yes {
-            return Ok(());
-        }
-        let can_ask = self.caller.with_itself || self.caller.manager.manager_file.is_some();
-        if !can_ask || !stdin().is_terminal() {
-            return Err(Failure::new(Exit::Usage, "a revoked token is gone for good: say --yes"));
-        }
-        write!(streams.err, "Revoke the token for good? Type yes: ")?;
-        streams.err.flush()?;
-        let mut answer = String::new();
-        stdin().read_line(&mut answer)?;
-        if answer.trim() != "yes" {
-            return Err(Failure::new(Exit::Usage, "nothing was done"));
-        }
-        Ok(())
+        let agreed = self.yes || {
+            let answer = (streams.confirm)("A revoked token is gone for good. Revoke it?")?;
+            answer.ok_or_else(|| Failure::new(Exit::Usage, "nobody is there to ask; say --yes"))?
+        };
+        if agreed { Ok(()) } else { Err(Failure::new(Exit::Usage, "nothing was done")) }
     }
 }

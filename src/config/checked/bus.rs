@@ -43,7 +43,7 @@ static NAME: Key<Parsed<String>> = Key {
 static TCP: Key<Endpoint> = Key {
     name: "tcp",
     form: Endpoint {
-        expected: "a host and perhaps a port, such as \"192.0.2.7:502\" or \"[2001:db8::7]:502\"",
+        expected: "a host and perhaps a port of 1 to 65535, such as \"192.0.2.7:502\" or \"[2001:db8::7]:502\"",
     },
     presence: Presence::Required,
     example: "\"192.0.2.7:502\"",

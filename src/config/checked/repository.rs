@@ -20,7 +20,7 @@ pub(super) static SECTION: Section = Section {
 
 static URL: Key<Url> = Key {
     name: "url",
-    form: Url,
+    form: Url { example: "https://files.example.com" },
     presence: Presence::Required,
     example: "\"https://files.example.com\"",
     doc: "Where the repository answers.",

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::{Store, StoreError, failed, read, refuse_wide, remove};
+use super::{MAX_FILE_BYTES, Store, StoreError, failed, read, refuse_wide, remove};
 use crate::{domain::TokenName, file};
 
 const ENDING: &str = ".files-token";
@@ -115,14 +115,15 @@ impl Store {
     ) -> Result<Option<RepositoryCredential>, StoreError> {
         let path = self.repository_path(name);
         if self.open_folder()?.is_some()
-            && let Some(bytes) = read(&path, |file| refuse_wide(&path, file, 0o600))?
+            && let Some(bytes) =
+                read(&path, MAX_FILE_BYTES, |file| refuse_wide(&path, file, 0o600))?
         {
             return parse(&bytes, false).map(Some).map_err(|reason| corrupt(&path, reason));
         }
         let Some(path) = self.passed.as_ref().map(|folder| folder.join(name.as_str())) else {
             return Ok(None);
         };
-        let Some(bytes) = read(&path, |_| Ok(()))? else { return Ok(None) };
+        let Some(bytes) = read(&path, MAX_FILE_BYTES, |_| Ok(()))? else { return Ok(None) };
         parse(&bytes, true).map(Some).map_err(|reason| corrupt(&path, reason))
     }
 
@@ -197,7 +198,7 @@ fn render(credential: &RepositoryCredential) -> Zeroizing<Vec<u8>> {
         known: credential.known.clone(),
     };
     // Room for all that is usual: a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(super::MAX_FILE_BYTES as usize));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
     serde_json::to_writer(&mut *bytes, &stored).expect("text makes JSON, and memory takes it");
     bytes.push(b'\n');
     bytes

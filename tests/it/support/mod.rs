@@ -3,3 +3,4 @@
 pub(crate) mod agent;
 pub(crate) mod ledger;
 pub(crate) mod modbus;
+pub(crate) mod systemd;
