@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod daemon;
 mod failed_sync;
+mod files;
 mod instruct;
 mod modbus;
 mod outage;
