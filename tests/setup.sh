@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the integration tests need and cargo does not bring: mbpoll, systemd's tools (to judge the unit), loop
-# devices and ext4 (to fill them and cut their power), and pymodbus in a virtual environment below target/test-tools.
+# devices and ext4 (to fill them and cut their power), libfaketime, and pymodbus in a virtual environment below target/test-tools.
 # Safe to run again; as root, or with sudo at hand.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,6 +18,7 @@ command -v mbpoll >/dev/null || missing="$missing mbpoll"
 command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
 command -v losetup >/dev/null || missing="$missing mount"
 command -v systemd-analyze >/dev/null || missing="$missing systemd"
+[ -e "$(echo /usr/lib/*/faketime/libfaketime.so.1)" ] || missing="$missing faketime"
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
     as_root apt-get update -q

@@ -47,7 +47,10 @@ pub fn start(level: LevelFilter, to_journal: bool) {
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
-                .event_format(Rationed { ration: Ration::new(), format: format::format().with_target(false) })
+                .event_format(Rationed {
+                    ration: Ration::new(),
+                    format: format::format().with_target(false),
+                })
                 .with_filter(wanted),
         ),
     };

@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod instruct;
 mod modbus;
+mod quiet;
 mod readme;
 mod refresh;
 mod restart;
