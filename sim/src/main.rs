@@ -11,7 +11,9 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value, json};
-use solarnet_sim::{Seed, SeedError, Sim, Site, StartError, Unit};
+use solarnet_sim::{
+    FileRepository, FileToken, Profile, Seed, SeedError, Sim, Site, StartError, Unit,
+};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -25,9 +27,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays SolarUser and SolarQuery over HTTP.
+    /// Plays SolarUser and SolarQuery over HTTP, and File Repository on a port of its own where asked.
     ///
-    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json
+    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json --file-repository
     Serve {
         /// Address to listen on; port 0 takes a free one, which is printed.
         #[arg(long, default_value = "127.0.0.1:0")]
@@ -35,6 +37,19 @@ enum Command {
         /// Accounts, nodes, tokens and instructions to start with, as JSON.
         #[arg(long)]
         seed: PathBuf,
+        /// Plays File Repository too, as this generation of it: V2A, V2B or V3. Its address and the token of its
+        /// administrator are printed.
+        #[arg(
+            long,
+            value_name = "PROFILE",
+            num_args = 0..=1,
+            default_missing_value = "V2A",
+            value_parser = |text: &str| text.parse::<Profile>(),
+        )]
+        file_repository: Option<Profile>,
+        /// Address that File Repository listens on; port 0 takes a free one.
+        #[arg(long, default_value = "127.0.0.1:0", requires = "file_repository")]
+        file_repository_listen: SocketAddr,
     },
     /// Plays a site's devices behind one Modbus TCP port. Prints what was read and written when it ends.
     ///
@@ -77,7 +92,9 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Serve { listen, seed } => serve(listen, &seed),
+        Command::Serve { listen, seed, file_repository, file_repository_listen } => {
+            serve(listen, &seed, file_repository.map(|profile| (profile, file_repository_listen)))
+        }
         Command::Site { listen, meters, relays } => site(listen, &meters, &relays),
         Command::Quickstart { agent, forever } => quickstart::run(&agent, forever),
     };
@@ -106,10 +123,23 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn serve(listen: SocketAddr, seed: &std::path::Path) -> anyhow::Result<()> {
+fn serve(
+    listen: SocketAddr,
+    seed: &std::path::Path,
+    files: Option<(Profile, SocketAddr)>,
+) -> anyhow::Result<()> {
     let end = End::watch()?;
     let sim = Sim::start_at(Seed::load(seed)?, listen)?;
     announce(&format!("listening on {}", sim.url()))?;
+    let files = files.map(|(profile, listen)| FileRepository::start_at(profile, listen));
+    let files = files.transpose()?;
+    if let Some(files) = &files {
+        let token = files.add_token(FileToken::with_roles(&["security.administrator"]));
+        announce(&format!(
+            "file repository listening on {}, token of its administrator: {token}",
+            files.url()
+        ))?;
+    }
     end.wait();
     Ok(())
 }

@@ -98,6 +98,17 @@ pub enum Act {
     },
     /// The connection is cut before the body is read. Nothing is carried out.
     CutBefore,
+    /// The connection is cut when so much of the body was read. Nothing is carried out. A body that is shorter
+    /// comes through.
+    CutUpload {
+        /// Bytes.
+        after: u64,
+    },
+    /// The body is read with pauses, and then carried out.
+    SlowUpload {
+        /// Milliseconds after each piece, which is up to some hundred kilobytes.
+        ms: u64,
+    },
     /// The request is carried out, then the connection is cut without an answer.
     CutAfter,
     /// The request is carried out, the connection is cut in the middle of the answer's body.
@@ -185,6 +196,8 @@ impl Act {
             | Self::SuccessNonsense
             | Self::Garbage => true,
             Self::Slow { .. }
+            | Self::CutUpload { .. }
+            | Self::SlowUpload { .. }
             | Self::Trickle { .. }
             | Self::CutAfter
             | Self::CutMidBody

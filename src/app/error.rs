@@ -35,6 +35,9 @@ pub enum AppError {
     /// A unit cannot be read as configured.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The watchdog's thread could not be started.
+    #[error("could not start the watchdog's thread")]
+    Watchdog(#[source] io::Error),
     /// A task ended although nobody asked it to.
     #[error("the task `{task}` ended on its own: {reason}")]
     TaskLost {

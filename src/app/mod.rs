@@ -41,7 +41,8 @@ use crate::{
     config::{Settings, settings},
     credential::{Signer, Store},
     domain::{Chain, Datum},
-    observe::{control::ControlSocket, systemd},
+    observe::{control::ControlSocket, systemd, watchdog::Watchdog},
+    pulse::{Bound, Pulse, Pulses},
     queue::{self, Queue},
     solarnet::Api,
 };
@@ -59,11 +60,16 @@ const GRACE: Duration = Duration::from_secs(30);
 /// How often systemd's status line is renewed, if it changed.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
+/// The main loop's turns come at least so often.
+const TICK: Bound = Bound::Within(STATUS_EVERY);
+
 /// The whole daemon, built and running.
 struct Daemon {
     base: Base,
     view: Arc<View>,
+    pulse: Pulse,
     api: Api,
+    _watchdog: Watchdog,
     /// Who produces datum: the buses, by name, and the instructor.
     buses: BTreeMap<String, Bus>,
     instructor: Task,
@@ -102,7 +108,8 @@ pub async fn run(
     systemd::status(&daemon.view.line());
     info!(event = "agent.started", version = env!("CARGO_PKG_VERSION"), "agent started");
 
-    let lost = daemon.until(hangup, shutdown).await;
+    let pulse = daemon.pulse.clone();
+    let lost = pulse.watched(daemon.until(hangup, shutdown)).await;
     systemd::stopping();
     let stopped = timeout(GRACE, daemon.stop()).await.unwrap_or(Err(AppError::GraceOver));
     match lost {
@@ -119,6 +126,9 @@ pub async fn run(
 
 impl Daemon {
     fn start(beginning: Beginning) -> Result<Self, AppError> {
+        let pulses = Pulses::default();
+        let watchdog = Watchdog::start(pulses.clone()).map_err(AppError::Watchdog)?;
+        let pulse = pulses.of("agent");
         let settings = Arc::new(beginning.settings);
         make_state_dir(&settings.state_dir)?;
         let socket = ControlSocket::bind(&settings.control_socket)?;
@@ -134,7 +144,7 @@ impl Daemon {
         let file = std::path::absolute(&beginning.file).unwrap_or(beginning.file);
         let config = Configuration { file, settings: settings.clone(), last_reload: None };
         let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
-        let base = Base { clock, store, signer, queue, datum, board, credential_changed };
+        let base = Base { clock, store, signer, queue, datum, board, pulses, credential_changed };
 
         let api = part::api(&base, &settings.solarnet)?;
         let idle = |bus: &settings::Bus| {
@@ -145,22 +155,22 @@ impl Daemon {
             clock: base.clock.clone(),
             board: base.board.clone(),
             queue: base.queue.stat(),
+            pulses: base.pulses.clone(),
             credential_changed: base.credential_changed.clone(),
         });
-        let thread = QueueThread::start(worker)?;
-        let start = |(name, bus): (String, IdleBus)| {
-            let bus = bus.start(&name);
-            (name, bus)
-        };
-        let buses: BTreeMap<_, _> = idle.into_iter().map(start).collect();
+        let thread = QueueThread::start(worker.for_task(base.pulses.of("queue")))?;
+        let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
+        let buses: BTreeMap<String, Bus> = buses.collect();
         part::show_buses(&base.board, &settings, &buses);
         Ok(Self {
             instructor: part::instructor(&base, &settings, &api, &buses),
             uploader: part::uploader(&base, &settings, &api),
             refresher: part::refresher(&base, &settings, &api),
-            control: part::control(socket, view.clone()),
+            control: part::control(&base, socket, view.clone()),
             keeper: part::keeper(&base),
             queue: thread,
+            pulse,
+            _watchdog: watchdog,
             buses,
             api,
             view,
@@ -182,6 +192,7 @@ impl Daemon {
         let mut renew = tokio::time::interval(STATUS_EVERY);
         let mut shown = String::new();
         loop {
+            let _waiting = self.pulse.enter("watching over the others", TICK);
             tokio::select! {
                 () = &mut shutdown => return None,
                 lost = self.lost() => return Some(lost),

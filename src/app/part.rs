@@ -19,6 +19,7 @@ use crate::{
     modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob, ring::Recorded},
     net::{Net, NetError},
     observe::control::ControlSocket,
+    pulse::{Bound, During, Pulse, Pulses},
     queue::{Queue, QueueError, Worker},
     refresh::Refresher,
     solarnet::Api,
@@ -38,6 +39,7 @@ pub(super) struct Base {
     /// Readings: a bus waits when the queue's thread is behind, so none is lost between them.
     pub(super) datum: mpsc::Sender<Datum>,
     pub(super) board: Board,
+    pub(super) pulses: Pulses,
     pub(super) credential_changed: Arc<Notify>,
 }
 
@@ -56,6 +58,9 @@ pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, Net
 pub(super) struct IdleBus {
     poller: Poller<Recorded<TcpLink>>,
     writes: mpsc::Sender<WriteJob>,
+    pulse: Pulse,
+    /// In a reload this takes as long as the parts that end need.
+    waiting: During,
     stop: CancellationToken,
 }
 
@@ -78,19 +83,23 @@ impl IdleBus {
         bus: &settings::Bus,
         controls: &[settings::Control],
     ) -> Result<Self, PlanError> {
+        let pulse = base.pulses.of(format!("bus {}", bus.name));
         let stop = CancellationToken::new();
         let (writes, taken) = mpsc::channel(WRITES);
         let channels =
             modbus::Channels { datum: base.datum.clone(), writes: taken, stop: stop.clone() };
         let wire = base.board.frames.on(&bus.name, modbus::wire(bus));
         let poller = Poller::new(bus, controls, wire, base.clock.clone(), channels)?;
-        Ok(Self { poller, writes, stop })
+        let poller = poller.for_task(&pulse);
+        let waiting = pulse.enter("waiting to be started", Bound::Open);
+        Ok(Self { poller, writes, pulse, waiting, stop })
     }
 
     /// Begins to read.
-    pub(super) fn start(self, name: &str) -> Bus {
+    pub(super) fn start(self) -> Bus {
+        drop(self.waiting);
         let status = self.poller.status();
-        let task = Task::spawn(format!("bus {name}"), self.stop, self.poller.run());
+        let task = Task::spawn(&self.pulse, self.stop, self.poller.run());
         Bus { task, status, writes: self.writes }
     }
 }
@@ -108,68 +117,72 @@ pub(super) fn instructor(
     api: &Api,
     buses: &BTreeMap<String, Bus>,
 ) -> Task {
-    let stop = CancellationToken::new();
+    let (pulse, stop) = (base.pulses.of("instructor"), CancellationToken::new());
     let end = |control: &settings::Control| {
         buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
     };
     let instructor = Instructor {
-        caller: api.clone(),
+        caller: api.for_task(&pulse),
         actuator: Buses(settings.controls.iter().filter_map(end).collect()),
-        results: Outcomes(base.queue.clone()),
+        results: Outcomes(base.queue.for_task(&pulse)),
         time: base.clock.clone(),
         node: settings.node,
         controls: settings.controls.clone(),
         settings: settings.instructions.clone(),
         state_dir: settings.state_dir.clone(),
         status: base.board.instructions.clone(),
+        pulse: pulse.clone(),
         stop: stop.clone(),
     };
-    Task::spawn("instructor", stop, instructor.run())
+    Task::spawn(&pulse, stop, instructor.run())
 }
 
 /// Starts to send what is in the queue.
 pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
-    let stop = CancellationToken::new();
+    let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
     let uploader = Uploader {
         node: settings.node,
         settings: settings.upload.clone(),
         state_dir: settings.state_dir.clone(),
-        caller: api.clone(),
-        queue: base.queue.clone(),
+        caller: api.for_task(&pulse),
+        queue: base.queue.for_task(&pulse),
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),
+        pulse: pulse.clone(),
         stop: stop.clone(),
     };
-    Task::spawn("uploader", stop, uploader.run())
+    Task::spawn(&pulse, stop, uploader.run())
 }
 
 /// Starts to keep the signing key alive.
 pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
-    let stop = CancellationToken::new();
+    let (pulse, stop) = (base.pulses.of("refresher"), CancellationToken::new());
     let refresher = Refresher {
         name: settings.solarnet.token.clone(),
         store: base.store.clone(),
         signer: base.signer.clone(),
         clock: base.clock.clone(),
-        calls: api.clone(),
+        calls: api.for_task(&pulse),
         reload: base.credential_changed.clone(),
         status: base.board.credential.clone(),
+        pulse: pulse.clone(),
         stop: stop.clone(),
     };
-    Task::spawn_sure("refresher", stop, refresher.run())
+    Task::spawn_sure(&pulse, stop, refresher.run())
 }
 
 /// Starts to answer `status` and its like.
-pub(super) fn control(socket: ControlSocket, view: Arc<View>) -> Task {
-    let stop = CancellationToken::new();
-    Task::spawn_sure("control socket", stop.clone(), socket.serve(view, stop))
+pub(super) fn control(base: &Base, socket: ControlSocket, view: Arc<View>) -> Task {
+    let (pulse, stop) = (base.pulses.of("control socket"), CancellationToken::new());
+    let serving = socket.serve(view, pulse.clone(), stop.clone());
+    Task::spawn_sure(&pulse, stop, serving)
 }
 
 /// Starts to keep on disk what is learnt about the time.
 pub(super) fn keeper(base: &Base) -> Task {
-    let stop = CancellationToken::new();
-    Task::spawn_sure("clock", stop.clone(), base.clock.clone().keep(stop))
+    let (pulse, stop) = (base.pulses.of("clock"), CancellationToken::new());
+    Task::spawn_sure(&pulse, stop.clone(), base.clock.clone().keep(stop))
 }
 
 /// The queue's thread, which ends last.

@@ -35,9 +35,14 @@ use super::{
 use crate::{
     config::{self, ConfigError, Loaded, Problem, Settings},
     domain::Chain,
+    instruct::ACT_LIMIT,
     observe::systemd,
+    pulse::Bound,
     solarnet::Api,
 };
+
+/// An instruction under way is waited for; the other parts end in a few seconds.
+const LONGEST: Bound = Bound::Within(ACT_LIMIT);
 
 /// What the daemon runs on, and what came of the last attempt to change that: `config` in `status`.
 #[derive(Debug, Clone, Serialize)]
@@ -170,6 +175,7 @@ impl Daemon {
     }
 
     async fn replace_changed(&mut self) -> Result<Changes, Vec<String>> {
+        let _reloading = self.pulse.enter("reloading", LONGEST);
         let config = self.base.board.config.borrow().clone();
         let Loaded { settings: new, warnings } = read(&config.file).await?;
         for problem in &warnings {
@@ -223,8 +229,7 @@ impl Daemon {
             self.base.queue.adjust(new.queue.clone()).await;
         }
         for (name, bus) in replacement.buses {
-            let bus = bus.start(&name);
-            self.buses.insert(name, bus);
+            self.buses.insert(name, bus.start());
         }
         part::show_buses(&self.base.board, new, &self.buses);
         if changes(Part::Instructor) {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::AppError;
-use crate::domain::Chain;
+use crate::{domain::Chain, pulse::Pulse};
 
 type Ended = Result<Result<(), String>, JoinError>;
 
@@ -25,19 +25,20 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Starts `work`, which ends when `stop` is cancelled.
+    /// Starts `work`, which ends when `stop` is cancelled. It is called as its pulse is.
     pub(super) fn spawn<E: Error>(
-        name: impl Into<String>,
+        pulse: &Pulse,
         stop: CancellationToken,
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) -> Self {
         let work = async move { work.await.map_err(|error| Chain(&error).to_string()) };
-        Self { name: name.into(), stop, running: Some(tokio::spawn(work)) }
+        let name = pulse.sample().task;
+        Self { name, stop, running: Some(tokio::spawn(pulse.watched(work))) }
     }
 
     /// As [`Task::spawn`], for work that cannot fail.
     pub(super) fn spawn_sure(
-        name: impl Into<String>,
+        pulse: &Pulse,
         stop: CancellationToken,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
@@ -45,7 +46,7 @@ impl Task {
             work.await;
             Ok::<(), std::convert::Infallible>(())
         };
-        Self::spawn(name, stop, work)
+        Self::spawn(pulse, stop, work)
     }
 
     /// Asks it to stop, without waiting.

@@ -13,6 +13,7 @@ use crate::{
     instruct,
     modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
+    pulse::{Pulses, Sample},
     queue::QueueStat,
     refresh,
     upload::UploadStatus,
@@ -51,6 +52,7 @@ pub(super) struct View {
     pub(super) clock: Clock,
     pub(super) board: Board,
     pub(super) queue: watch::Receiver<QueueStat>,
+    pub(super) pulses: Pulses,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
 }
@@ -67,6 +69,7 @@ impl View {
             "credentials": [*self.board.credential.borrow()],
             "instructions": *self.board.instructions.borrow(),
             "config": *self.board.config.borrow(),
+            "tasks": self.tasks(),
         })
     }
 
@@ -81,6 +84,17 @@ impl View {
             bus.sources.iter().map(named).collect::<Vec<_>>()
         };
         self.board.buses.borrow().iter().flat_map(of_bus).collect()
+    }
+
+    fn tasks(&self) -> Vec<Value> {
+        let shown = |sample: Sample| {
+            json!({
+                "task": sample.task,
+                "doing": sample.doing,
+                "since_ms": u64::try_from(sample.lasts.as_millis()).unwrap_or(u64::MAX),
+            })
+        };
+        self.pulses.samples().into_iter().map(shown).collect()
     }
 
     fn clock_status(&self) -> Value {

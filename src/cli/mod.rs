@@ -13,16 +13,17 @@ pub mod read;
 mod replay;
 mod run;
 mod status;
+pub mod terminal;
 pub mod token;
 
 use std::{
-    io::{stderr, stdin, stdout},
+    io::{stderr, stdout},
     path::{Path, PathBuf},
 };
 
 use clap::{Parser, Subcommand};
 
-use crate::config;
+use crate::{config, needs::Needs};
 pub use exit::{Exit, Failure, OrExit};
 
 /// Read meters, keep what they say, send it to SolarNetwork with proof, and obey safely
@@ -75,8 +76,12 @@ impl Cli {
             }
             Command::Check(check) => check.run(&config, &mut stdout().lock()),
             Command::Token(token) => {
-                let mut streams =
-                    token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
+                let mut streams = token::Streams {
+                    input: &mut terminal::Input::default(),
+                    out: &mut stdout(),
+                    err: &mut stderr(),
+                    confirm: &mut terminal::confirm,
+                };
                 token.run(&mut streams, || token_context(&config), token::connect)
             }
             Command::Queue(queue) => {
@@ -105,5 +110,7 @@ fn token_context(config: &Path) -> Result<token::TokenContext, Failure> {
         state_dir: local.state_dir,
         control_socket: local.control_socket,
         solarnet,
+        // A slip in the section of a meter does not keep anybody from repairing a token.
+        needs: config::load(config).ok().map(|loaded| Needs::of(&loaded.settings)),
     })
 }

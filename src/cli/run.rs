@@ -90,7 +90,8 @@ fn exit_of(error: &AppError) -> Exit {
         AppError::StateDir { .. }
         | AppError::Control(BindError::Io { .. })
         | AppError::Clock(_)
-        | AppError::Queue(_) => Exit::Io,
+        | AppError::Queue(_)
+        | AppError::Watchdog(_) => Exit::Io,
     }
 }
 

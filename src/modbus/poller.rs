@@ -43,6 +43,7 @@ use crate::{
     clock::Clock,
     config::settings::{Bus, Control, Phase, Unit},
     domain::Datum,
+    pulse::{Bound, Pulse},
     reader::{
         health::Budget,
         schedule::{Moment, Rhythm},
@@ -111,6 +112,9 @@ pub struct Poller<W> {
     epoch: Instant,
     /// When the last request was over.
     quiet_since: Option<Duration>,
+    /// How long one request may take, silence and a new connection included.
+    longest: Bound,
+    pulse: Pulse,
 }
 
 /// A source and when it is due.
@@ -120,6 +124,14 @@ struct Turn {
     rhythm: Rhythm,
     due: Duration,
     journal: Journal,
+}
+
+/// How long one request may take, silence and a new connection included.
+fn longest(bus: &Bus, controls: &[Control]) -> Bound {
+    let units = bus.units.iter().map(|unit| unit.timeout + unit.pause);
+    let writes = controls.iter().filter(|control| control.bus == bus.name).map(|c| c.timeout);
+    let slowest = units.chain(writes).max().unwrap_or_default();
+    Bound::Within(bus.pause + bus.connect_timeout + slowest)
 }
 
 impl<W: Wire> Poller<W> {
@@ -160,7 +172,15 @@ impl<W: Wire> Poller<W> {
             budget: Budget::default(),
             epoch: Instant::now(),
             quiet_since: None,
+            longest: longest(bus, controls),
+            pulse: Pulse::unheard(),
         })
+    }
+
+    /// The same with a pulse that shows what the bus does.
+    #[must_use]
+    pub fn for_task(self, pulse: &Pulse) -> Self {
+        Self { pulse: pulse.clone(), ..self }
     }
 
     /// The bus's state, as it changes.
@@ -230,6 +250,7 @@ impl<W: Wire> Poller<W> {
     /// meanwhile, it may be called again.
     async fn send(&mut self) -> Result<(), PollError> {
         if self.unsent.is_some() {
+            let _waiting = self.pulse.enter("waiting for the queue", Bound::Open);
             let room = self.channels.datum.reserve().await;
             let room = room.map_err(|_| PollError::NoTaker { bus: self.name.clone() })?;
             if let Some(datum) = self.unsent.take() {
@@ -260,6 +281,7 @@ impl<W: Wire> Poller<W> {
     }
 
     async fn step_write(&mut self, writing: Writing) {
+        let _writing = self.pulse.enter("writing", self.longest);
         self.keep_silence(Duration::ZERO).await;
         let epoch = self.epoch;
         self.writing = writing.step(&mut self.wire, || epoch.elapsed()).await;
@@ -315,6 +337,8 @@ impl<W: Wire> Poller<W> {
             }
         };
         let listen = self.writes_open && self.writing.is_none();
+        let left = wake.map(|wake| wake.saturating_sub(self.running()));
+        let _waiting = self.pulse.enter("waiting for the next turn", Bound::until(left));
         select! {
             biased;
             () = stop.cancelled() => {}
@@ -330,6 +354,7 @@ impl<W: Wire> Poller<W> {
 
     /// One request to a unit, and what follows from it.
     async fn take_turn(&mut self, index: usize) -> Result<(), PollError> {
+        let _asking = self.pulse.enter("asking a unit", self.longest);
         let pause = self.turns[index].source.unit().pause;
         self.keep_silence(pause).await;
         if self.turns[index].source.health().is_up() {

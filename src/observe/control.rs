@@ -38,6 +38,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::pulse::{Bound, Pulse};
+
 /// Longest request line; ours have 30 bytes.
 const MAX_REQUEST_BYTES: u64 = 4096;
 
@@ -132,13 +134,15 @@ impl ControlSocket {
     }
 
     /// Answers until `stop`.
-    pub async fn serve<A: Answers>(self, answers: Arc<A>, stop: CancellationToken) {
+    pub async fn serve<A: Answers>(self, answers: Arc<A>, pulse: Pulse, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(MAX_ASKERS));
         loop {
+            let waiting = pulse.enter("waiting to be asked", Bound::Open);
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
             };
+            drop(waiting);
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -150,14 +154,14 @@ impl ControlSocket {
             };
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let answers = answers.clone();
-            tokio::spawn(async move {
+            tokio::spawn(pulse.watched(async move {
                 match timeout(PATIENCE, converse(stream, answers.as_ref())).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%error, "control connection broke"),
                     Err(_) => debug!("control connection timed out"),
                 }
                 drop(place);
-            });
+            }));
         }
     }
 }
@@ -263,7 +267,7 @@ mod tests {
         let path = dir.path().join("control.sock");
         let socket = ControlSocket::bind(&path).expect("bound");
         let stop = CancellationToken::new();
-        let server = tokio::spawn(socket.serve(Arc::new(Fixed), stop.clone()));
+        let server = tokio::spawn(socket.serve(Arc::new(Fixed), Pulse::unheard(), stop.clone()));
 
         let status = asked(path.clone(), "{\"ask\":\"status\"}\n").await;
         assert_eq!(status["asked"]["ask"], "status");

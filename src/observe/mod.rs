@@ -5,3 +5,4 @@ pub mod journal;
 pub mod log;
 mod ration;
 pub mod systemd;
+pub mod watchdog;

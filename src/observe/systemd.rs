@@ -1,6 +1,8 @@
-//! What systemd is told: ready, reloading, stopping, and one line of state for `systemctl status`.
+//! What systemd is told: ready, reloading, alive, stopping, and one line of state for `systemctl status`.
 //!
 //! Without systemd (`NOTIFY_SOCKET` unset) all of this does nothing.
+
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tracing::debug;
@@ -21,6 +23,17 @@ pub fn reloading() {
 /// The daemon was asked to stop and finishes what is under way.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
+}
+
+/// How often systemd wants to hear that the daemon is alive, if it does.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|period| !period.is_zero())
+}
+
+/// Every task makes progress.
+pub fn alive() {
+    tell(&[NotifyState::Watchdog]);
 }
 
 /// One line for `systemctl status`.

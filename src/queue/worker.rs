@@ -24,6 +24,7 @@ use crate::{
     clock::Clock,
     config::settings,
     domain::{BootId, Chain, Datum},
+    pulse::{Bound, Pulse},
 };
 
 /// Records that one look into the spool hands over.
@@ -59,6 +60,10 @@ const PREPARE_REST: Duration = Duration::from_secs(60);
 /// Unplaced datum dropped at a time when the limit is reached.
 const DROP_AT_ONCE: usize = 1024;
 
+/// How long a disk that is well takes: nothing worth the name. What a bad one may take is up to the
+/// watchdog.
+const AT_ITS_BEST: Bound = Bound::Within(Duration::ZERO);
+
 /// The work of the queue's thread.
 pub struct Worker {
     folder: PathBuf,
@@ -68,6 +73,7 @@ pub struct Worker {
     asks: mpsc::Receiver<Ask>,
     readings: mpsc::Receiver<Datum>,
     publish: watch::Sender<QueueStat>,
+    pulse: Pulse,
     /// `None` after a failure, until it could be opened again.
     spool: Option<Spool>,
     /// What a failed handle would lose.
@@ -140,6 +146,7 @@ impl Worker {
             asks,
             readings,
             publish,
+            pulse: Pulse::unheard(),
             spool: Some(spool),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
@@ -162,6 +169,12 @@ impl Worker {
         };
         worker.publish();
         Ok(worker)
+    }
+
+    /// The same with a pulse that shows what the thread does.
+    #[must_use]
+    pub fn for_task(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// Runs in a thread of its own until `stop` fires. Cancel it last: who stops before it can still
@@ -198,6 +211,8 @@ impl Worker {
                 sleep_until(gathered).await;
                 self.readings.recv().await
             };
+            let left = Bound::Within(wake.saturating_duration_since(Instant::now()));
+            let waiting = self.pulse.enter("waiting for datum", left);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -208,6 +223,7 @@ impl Worker {
                 }
                 () = sleep_until(wake) => {}
             }
+            drop(waiting);
             self.drain();
             self.tick(Instant::now());
         }
@@ -353,6 +369,7 @@ impl Worker {
     /// Commits; `all` writes acknowledgements even where there is no record to write.
     fn commit(&mut self, all: bool) {
         let note = self.clock.trusted_now().and_then(|now| now.timestamp_millis().try_into().ok());
+        let _committing = self.pulse.enter("committing to the disk", AT_ITS_BEST);
         let Some(spool) = &mut self.spool else { return };
         spool.set_note(note.unwrap_or(0));
         let result = if all { spool.sync() } else { spool.commit() };
@@ -447,6 +464,7 @@ impl Worker {
 
     /// Opens the spool anew and appends what was not committed once more.
     fn reopen(&mut self, because: Reopen) {
+        let _opening = self.pulse.enter("opening the queue's files", AT_ITS_BEST);
         match Spool::open(&self.folder, self.options) {
             Ok((spool, _)) => {
                 let next = spool.stat().next;
@@ -480,6 +498,7 @@ impl Worker {
 
     fn prepare(&mut self, now: Instant) {
         self.prepare_due = now + PREPARE_REST;
+        let _preparing = self.pulse.enter("preparing a segment on the disk", AT_ITS_BEST);
         let Some(spool) = &mut self.spool else { return };
         match spool.prepare() {
             Ok(true) => self.prepare_due = now + PREPARE_EVERY,

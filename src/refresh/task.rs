@@ -32,6 +32,7 @@ use crate::{
         store::{Origin, Saved, StoreError},
     },
     domain::{Chain, TokenName},
+    pulse::{Bound, Pulse},
 };
 
 /// Keeps the key of one token alive.
@@ -51,6 +52,8 @@ pub struct Refresher<C> {
     pub reload: Arc<Notify>,
     /// Where things stand, for `status`.
     pub status: watch::Sender<Status>,
+    /// Shows what it does.
+    pub pulse: Pulse,
     /// Ends the task.
     pub stop: CancellationToken,
 }
@@ -115,6 +118,8 @@ impl<C: RefreshCalls> Keeper<C> {
             self.report();
             let event = match step {
                 Step::Wait(wait) => {
+                    let left = Bound::Within(wait);
+                    let _waiting = self.parts.pulse.enter("waiting for the next renewal", left);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {
                             if self.without_key() {

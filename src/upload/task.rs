@@ -27,6 +27,7 @@ use crate::{
     clock::Clock,
     config::settings,
     domain::NodeId,
+    pulse::{Bound, Pulse},
     queue::{Queue, QueueStat, Ranges, Row},
     solarnet::{Answer, Call, CallError, Caller, Next},
 };
@@ -89,6 +90,8 @@ pub struct Uploader<C, K> {
     pub key_changed: watch::Receiver<K>,
     /// How it stands.
     pub status: watch::Sender<UploadStatus>,
+    /// Shows what it does.
+    pub pulse: Pulse,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -213,6 +216,9 @@ impl<C: Caller, K> Run<C, K> {
 
     /// Waits for time, rows or a key. `None`: the queue has ended, so there is nothing left to do.
     async fn wait(&mut self, until: Option<Duration>) -> Option<()> {
+        let left = until.map(|until| until.saturating_sub(self.began.elapsed()));
+        let _waiting =
+            self.parts.pulse.enter("waiting for datum, time or a key", Bound::until(left));
         let deadline = until.map(|until| self.began + until);
         let key_changed = &mut self.parts.key_changed;
         tokio::select! {

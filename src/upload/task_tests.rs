@@ -146,6 +146,7 @@ impl Node {
         let (status, status_seen) = watch::channel(UploadStatus::default());
         let (key, key_changed) = watch::channel(0);
         let uploader = Uploader {
+            pulse: Pulse::unheard(),
             node: NodeId::try_from(123).expect("a node"),
             settings: settings::Upload {
                 via: settings::Via::Import,

@@ -147,7 +147,9 @@ fn what_stays_wrong_for_a_day_costs_few_lines_of_the_log() {
             let bench = Bench::new();
             // No server, so that only the meter makes lines.
             let url = bench.sim.url();
-            bench.configure(|text| text.replace(&url, "http://127.0.0.1:9"));
+            bench.configure(|text| {
+                text.replace(&url, "http://127.0.0.1:9").replace("every = \"5m\"", "every = \"1m\"")
+            });
             let log = bench.day(|round| {
                 let refuses = Some(Fault::Exception(4)).filter(|_| round % 2 == 0);
                 bench.site.set_fault(1, refuses);

@@ -110,6 +110,7 @@ impl Site {
         let (status, receiver) = watch::channel(Status::default());
         (self.signer, self.status) = (Signer::new(None), receiver);
         let refresher = Refresher {
+            pulse: crate::pulse::Pulse::unheard(),
             name: name(),
             store: self.store.clone(),
             signer: self.signer.clone(),

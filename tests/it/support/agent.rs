@@ -264,6 +264,19 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a signal");
     }
 
+    /// Sends SIGHUP and waits until the reload is over; gives the event that says how.
+    pub(crate) fn reload(&self) -> String {
+        let outcomes = ["config.reloaded", "config.unchanged", "config.refused"];
+        let said = || outcomes.iter().flat_map(|event| self.events(event)).count();
+        let before = said();
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a signal");
+        eventually_within(Duration::from_secs(90), "the reload is over", || said() > before);
+        let is_outcome = |line: &String| {
+            outcomes.iter().any(|event| line.contains(&format!("event=\"{event}\"")))
+        };
+        self.log().into_iter().rev().find(is_outcome).expect("just seen")
+    }
+
     /// Waits for its end, at most the daemon's own grace period and a bit.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut ended = None;

@@ -1,8 +1,12 @@
 //! `check`: says whether the daemon would start on this configuration, and if not, all that is
-//! wrong.
+//! wrong; and whether the policy of its token, as it was last seen, allows what it needs.
+
+mod diff;
+mod token;
 
 use std::{io::Write, path::Path};
 
+use chrono::Utc;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -11,7 +15,6 @@ use crate::{
     app::{self, AppError},
     config::{self, ConfigError, Problem, Settings, Severity},
     domain::Chain,
-    observe::control::{self, Ask},
 };
 
 /// Check the configuration and name everything that is wrong with it
@@ -51,7 +54,8 @@ impl Check {
             Ok(loaded) => {
                 let refused = app::rehearse(&loaded.settings);
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
-                let problems = loaded.warnings.into_iter().chain(refused).collect();
+                let token = token::problems(path, &loaded.settings, Utc::now());
+                let problems = loaded.warnings.into_iter().chain(refused).chain(token).collect();
                 (Some(loaded.settings), problems)
             }
             Err(ConfigError::Invalid(problems)) => (None, problems),
@@ -60,10 +64,12 @@ impl Check {
         let fine = problems.iter().all(|p| p.severity == Severity::Warning);
         let settings = settings.filter(|_| fine);
         let asked = settings.as_ref().filter(|_| self.diff);
-        let diff = asked.map(|settings| ask(path, &settings.control_socket)).transpose()?;
-        let diff = diff.as_ref();
+        let changes =
+            asked.map(|settings| diff::ask(path, &settings.control_socket)).transpose()?;
+        let changes = changes.as_ref();
         if self.json {
-            let report = serde_json::to_string_pretty(&Report { problems: &problems, diff });
+            let report =
+                serde_json::to_string_pretty(&Report { problems: &problems, diff: changes });
             writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
         } else {
             for problem in &problems {
@@ -72,52 +78,12 @@ impl Check {
             if let Some(settings) = settings {
                 writeln!(out, "{}: ok ({})", path.display(), summary(&settings))?;
             }
-            diff.map(|diff| write!(out, "{}", render(diff))).transpose()?;
+            changes.map(|changes| write!(out, "{}", diff::render(changes))).transpose()?;
         }
         out.flush()?;
-        let taken = diff.is_none_or(|diff| refusals(diff).is_empty());
+        let taken = changes.is_none_or(|changes| diff::refusals(changes).is_empty());
         Ok(if fine && taken { Exit::Ok } else { Exit::Config })
     }
-}
-
-/// What the daemon at `socket` would do if it read its configuration, `path`, again.
-fn ask(path: &Path, socket: &Path) -> Result<Value, Failure> {
-    let diff = control::ask(socket, Ask::Changes)?;
-    let its = diff["file"].as_str().map(Path::new).unwrap_or_else(|| Path::new(""));
-    let same = its.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    if same {
-        return Ok(diff);
-    }
-    let (its, path) = (its.display(), path.display());
-    let message = format!("the running daemon reads {its}: a reload does not look at {path}");
-    Err(Failure::new(Exit::Usage, message))
-}
-
-/// Why the daemon would refuse the reload.
-fn refusals(diff: &Value) -> Vec<String> {
-    let list = |key: &str| diff[key].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let restart = list("needs_restart").map(|key| format!("{key} needs a restart of the daemon"));
-    list("problems").map(str::to_owned).chain(restart).collect()
-}
-
-/// What people read.
-fn render(diff: &Value) -> String {
-    let refusals = refusals(diff);
-    if !refusals.is_empty() {
-        return refusals.iter().fold("a reload would be refused:\n".to_owned(), |text, reason| {
-            text + "  " + reason + "\n"
-        });
-    }
-    let changes = diff["changes"].as_array().map_or(&[][..], Vec::as_slice);
-    if changes.is_empty() {
-        return "a reload would change nothing\n".to_owned();
-    }
-    changes.iter().fold("a reload would:\n".to_owned(), |text, change| {
-        let word = |key: &str| change[key].as_str().unwrap_or("-").to_owned();
-        let keys = change["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let keys: Vec<&str> = keys.collect();
-        text + &format!("  {} {} ({})\n", word("how"), word("part"), keys.join(", "))
-    })
 }
 
 /// What one of the daemon's parts says that could not be made of the settings.
