@@ -10,6 +10,7 @@ mod files;
 mod instruct;
 mod modbus;
 mod outage;
+mod quiet;
 mod readme;
 mod refresh;
 mod reload;
