@@ -144,6 +144,12 @@ pub fn can_upload(kind: &str) -> bool {
     kind == TokenKind::User.name()
 }
 
+/// Why a key of a token with this policy cannot be renewed, if it cannot.
+#[must_use]
+pub fn renewal_refused(policy: &Policy) -> Option<Refused> {
+    policy.refuses(Request::Refresh).or_else(|| policy.refuses(Request::Api(POLICY_PATH)))
+}
+
 /// On which dates what stops, the first one first, under the policy as far as it is known.
 #[must_use]
 pub fn stops(credential: &Credential, policy: Option<&Policy>) -> Vec<Stop> {
@@ -153,9 +159,7 @@ pub fn stops(credential: &Credential, policy: Option<&Policy>) -> Vec<Stop> {
         let because = "the token ends (its policy's `notAfter`): uploads and instructions stop";
         stops.push(Stop { at, because: because.to_owned() });
     }
-    let refused = policy.and_then(|policy| {
-        policy.refuses(Request::Refresh).or(policy.refuses(Request::Api(POLICY_PATH)))
-    });
+    let refused = policy.and_then(renewal_refused);
     if let (Some(refused), None) = (refused, &credential.secret) {
         let because = format!(
             "the signing key ends and cannot be renewed ({refused}): uploads and instructions stop \

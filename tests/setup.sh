@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the integration tests need and cargo does not bring: mbpoll, systemd's tools (to judge the unit), loop
-# devices and ext4 (to fill them and cut their power), strace (to let a sync fail), and pymodbus in a virtual environment below
-# target/test-tools. Safe to run again; as root, or with sudo at hand.
+# Installs what the integration tests need and cargo does not bring: mbpoll, libfaketime, systemd's tools (to judge the
+# unit), loop devices and ext4 (to fill them and cut their power), strace (to let a sync fail), and pymodbus in a virtual
+# environment below target/test-tools. Safe to run again; as root, or with sudo at hand.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -15,6 +15,7 @@ as_root() {
 
 missing=
 command -v mbpoll >/dev/null || missing="$missing mbpoll"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
 command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
 command -v strace >/dev/null || missing="$missing strace"
 command -v losetup >/dev/null || missing="$missing mount"

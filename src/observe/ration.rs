@@ -36,7 +36,7 @@ const EVERY: Duration = Duration::from_mins(30);
 const MOST: usize = 2048;
 
 /// Fields that tell apart what an event is about.
-const SUBJECTS: [&str; 4] = ["source_id", "token", "instruction_id", "bus"];
+const SUBJECTS: [&str; 5] = ["source_id", "token", "instruction_id", "bus", "folder"];
 
 /// What is left of every event's ration.
 #[derive(Debug)]

@@ -60,8 +60,11 @@ const PREPARE_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to prepare where there is nothing to do or no room.
 const PREPARE_REST: Duration = Duration::from_secs(60);
 
+/// Between two looks whether the time is known, while datum wait for it.
+const PLACE_EVERY: Duration = Duration::from_secs(2);
+
 /// Unplaced datum dropped at a time when the limit is reached.
-const DROP_AT_ONCE: usize = 1024;
+const DROP_AT_ONCE: usize = 256;
 
 /// How long a disk that is well takes: nothing worth the name. What a bad one may take is up to the
 /// watchdog.
@@ -99,6 +102,8 @@ pub struct Worker {
     oldest: Option<(u64, Option<i64>)>,
     undecodable: u64,
     unplaced_dropped: u64,
+    /// No unplaced datum is dropped before this number is given out.
+    drop_again: u64,
     refused: u64,
     refusing: bool,
     dropped_told: u64,
@@ -166,6 +171,7 @@ impl Worker {
             oldest: None,
             undecodable: 0,
             unplaced_dropped: 0,
+            drop_again: 0,
             refused: 0,
             refusing: false,
             dropped_told,
@@ -271,7 +277,9 @@ impl Worker {
             Some(retry) => [Some(retry), None],
             None => [self.commit_due, self.acknowledged_due],
         };
-        due.into_iter().flatten().fold(self.prepare_due, Instant::min)
+        let due = due.into_iter().flatten().fold(self.prepare_due, Instant::min);
+        // Nobody tells this thread that the time became known.
+        if self.unplaced.is_empty() { due } else { due.min(Instant::now() + PLACE_EVERY) }
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -319,6 +327,8 @@ impl Worker {
             self.prepare(now);
         }
         self.tell_losses();
+        self.place_again();
+        self.drop_unplaced();
         self.publish();
     }
 
@@ -521,28 +531,46 @@ impl Worker {
         let Some(spool) = &mut self.spool else { return };
         match spool.prepare() {
             Ok(true) => self.prepare_due = now + PREPARE_EVERY,
-            Ok(false) if spool.stat().spares == 0 => self.drop_unplaced(),
             Ok(false) | Err(spool::Error::Full) => {}
             Err(error) => drop(self.failed(error)),
         }
     }
 
-    /// The limit is reached: what can never be sent goes before what can.
+    /// Where the next segment would cost the oldest one, datum without a time go before those that can be
+    /// sent, the oldest first: until a segment is free, or enough that the spool can carry the rest of two
+    /// into one.
     fn drop_unplaced(&mut self) {
-        let seqs: Ranges =
-            self.unplaced.values().flat_map(Ranges::iter).flatten().take(DROP_AT_ONCE).collect();
-        if seqs.is_empty() {
-            return;
+        let (mut dropped, mut most) = (0, u64::MAX);
+        while let Some(stat) = self.spool.as_ref().map(Spool::stat) {
+            let segments = u64::try_from(stat.segments).unwrap_or(u64::MAX).max(1);
+            // One for the next, one that the spool keeps for itself.
+            let full = stat.bytes + 2 * (stat.bytes / segments) > stat.limit;
+            let in_one = stat.records / segments + 1;
+            if dropped == 0 {
+                most = 2 * in_one;
+            }
+            if !full || self.unplaced.is_empty() || stat.next < self.drop_again {
+                break;
+            }
+            if dropped >= most {
+                self.drop_again = stat.next + in_one;
+                break;
+            }
+            let mut ranges: Vec<_> = self.unplaced.values().flat_map(Ranges::iter).collect();
+            ranges.sort_by_key(|range| *range.start());
+            let seqs: Ranges = ranges.into_iter().flatten().take(DROP_AT_ONCE).collect();
+            dropped += seqs.count();
+            self.acknowledge(&seqs);
         }
-        self.unplaced_dropped += seqs.count();
-        error!(
-            event = "queue.dropped",
-            datum_count = seqs.count(),
-            reason = "unplaced",
-            "datum without a known time dropped at the queue's limit"
-        );
-        self.acknowledge(&seqs);
-        self.prepare_due = Instant::now() + PREPARE_EVERY;
+        if dropped > 0 {
+            self.unplaced_dropped += dropped;
+            error!(
+                event = "queue.dropped",
+                datum_count = dropped,
+                reason = "unplaced",
+                "datum without a known time dropped at the queue's limit"
+            );
+        }
     }
 
     fn tell_losses(&mut self) {
@@ -635,6 +663,45 @@ mod tests {
         worker(dir.path(), readings).run(stop).await.expect("a clean end");
         let (spool, _) = Spool::open(&folder(dir.path()), Options::new(1 << 20)).expect("a queue");
         assert_eq!(spool.stat().records, super::super::READINGS as u64);
+    }
+
+    #[tokio::test]
+    async fn at_the_limit_datum_without_a_time_go_before_older_ones_that_have_one() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        worker.take(datum(1), None);
+        let boot = BootId([9; 16]);
+        for since_boot_ms in 0..=40_000 {
+            worker.take(Datum { stamp: Stamp::Boot { boot, since_boot_ms }, ..datum(0) }, None);
+            if since_boot_ms % 40 == 0 {
+                worker.commit(false);
+                worker.claim(10, 1 << 20);
+                worker.tick(Instant::now());
+            }
+        }
+        let stat = *worker.publish.borrow();
+        assert_eq!(stat.records + stat.dropped, 40_002, "{stat:?}");
+        assert_eq!(stat.dropped, worker.unplaced_dropped, "{stat:?}");
+        assert!(stat.bytes > stat.limit / 2, "no more than needed: {stat:?}");
+        let first = worker.rows(&Ranges::from_iter([1]));
+        assert_eq!(first.len(), 1, "the oldest, which has its time, is still there");
+        let next = worker.unplaced[&boot].first().expect("some are left");
+        assert_eq!(next, 2 + stat.dropped, "the oldest without one went first");
+    }
+
+    #[tokio::test]
+    async fn datum_can_be_claimed_once_the_time_is_known_though_no_other_comes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let clock = Clock::untold();
+        let mut worker = Worker { clock: clock.clone(), ..worker(dir.path(), mpsc::channel(1).1) };
+        worker.take(Datum { stamp: clock.stamp(), ..datum(0) }, None);
+        assert_eq!(worker.claim(10, 1 << 20), []);
+        worker.tick(Instant::now());
+        assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (0, 1));
+
+        clock.learn_server(chrono::Utc::now());
+        worker.tick(Instant::now());
+        assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (1, 0));
     }
 
     #[tokio::test]

@@ -223,21 +223,19 @@ fn a_recording_tells_what_another_configuration_would_have_read() {
     let before = lines(&bench.replay(&["--json"]));
 
     // Fewer registers, in other blocks, with another factor, and some that nobody asked for.
-    let other = format!(
-        r#"
+    let other = r#"
 [[modbus.unit]]
 id = 1
 source = "/other"
 every = "1s"
 property = [
-    {{ name = "kilowatts", kind = "instantaneous", register = {{ table = "input", address = 0, type = "f32" }}, multiply = 0.001 }},
-    {{ name = "high", kind = "instantaneous", register = {{ table = "input", address = 8, type = "u16" }} }},
-    {{ name = "unknown", kind = "instantaneous", register = {{ table = "input", address = 17, type = "u32" }} }},
-    {{ name = "elsewhere", kind = "instantaneous", register = {{ table = "holding", address = 0, type = "u16" }} }},
+    { name = "kilowatts", kind = "instantaneous", register = { table = "input", address = 0, type = "f32" }, multiply = 0.001 },
+    { name = "high", kind = "instantaneous", register = { table = "input", address = 8, type = "u16" } },
+    { name = "unknown", kind = "instantaneous", register = { table = "input", address = 17, type = "u32" } },
+    { name = "elsewhere", kind = "instantaneous", register = { table = "holding", address = 0, type = "u16" } },
 ]
-"#
-    );
-    bench.agent.configure(&(solarnet(&bench.sim) + &link(&bench.site) + &other));
+"#;
+    bench.agent.configure(&(solarnet(&bench.sim) + &link(&bench.site) + other));
     let output = bench.replay(&["--json"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");

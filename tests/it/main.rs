@@ -2,11 +2,14 @@
 
 mod bundle;
 mod catalog;
+mod clock;
 mod config;
 mod daemon;
 mod failed_sync;
+mod files;
 mod instruct;
 mod modbus;
+mod outage;
 mod readme;
 mod refresh;
 mod reload;
@@ -17,3 +20,4 @@ mod systemd;
 mod token;
 mod token_manage;
 mod upload;
+mod watchdog;

@@ -280,11 +280,21 @@ fn every_command_named_anywhere_exists() {
 
 /// A word that is a command, and not the rest of a sentence.
 fn is_command(word: &str) -> bool {
-    let top =
-        ["run", "check", "read", "status", "token", "queue", "instruction", "completions", "man"];
+    let top = [
+        "run",
+        "check",
+        "read",
+        "status",
+        "token",
+        "files",
+        "queue",
+        "instruction",
+        "completions",
+        "man",
+    ];
     let below = [
         "import", "show", "check", "refresh", "forget", "sign", "stat", "peek", "export", "list",
-        "create", "update", "policy", "enable", "disable", "delete",
+        "create", "update", "policy", "enable", "disable", "delete", "put",
     ];
     top.contains(&word) || below.contains(&word)
 }

@@ -36,7 +36,7 @@ impl World {
                 Ok(Answer::data(listed.collect()))
             }
             ("GET", "/nodes/sources" | "/range/sources") => {
-                let rows = self.rows(call)?;
+                let rows = self.rows(call, Sources::Requested)?;
                 let sources: BTreeSet<&str> =
                     rows.iter().map(|(key, _)| key.source.as_str()).collect();
                 Ok(Answer::data(sources.into_iter().collect()))
@@ -96,7 +96,7 @@ impl World {
     }
 
     /// The stored datum that the request may see, ordered by node, source, time.
-    fn rows(&self, call: &Call<'_>) -> Result<Vec<(&Key, &Entry)>, Refusal> {
+    fn rows(&self, call: &Call<'_>, when_none: Sources) -> Result<Vec<(&Key, &Entry)>, Refusal> {
         let requested = call.ids(&["nodeId", "nodeIds"])?;
         let everything = Policy::default();
         let policy = call.caller.policy.as_ref().unwrap_or(&everything);
@@ -110,8 +110,13 @@ impl World {
         if nodes.is_empty() {
             return Err(Refusal::access_denied());
         }
-        let sources: Vec<String> =
+        let mut sources: Vec<String> =
             call.list(&["sourceId", "sourceIds"]).into_iter().map(str::to_owned).collect();
+        if sources.is_empty() && when_none == Sources::Available {
+            let keys = self.ledger.rows().keys().filter(|key| nodes.contains(&key.node));
+            let available: BTreeSet<&String> = keys.map(|key| &key.source).collect();
+            sources = available.into_iter().cloned().collect();
+        }
         let sources = policy.effective_sources(&sources).ok_or_else(Refusal::access_denied)?;
         let wanted = |source: &str| {
             sources.is_empty()
@@ -142,7 +147,7 @@ impl World {
     }
 
     fn most_recent(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
-        let rows = self.rows(call)?;
+        let rows = self.rows(call, Sources::Available)?;
         let stream = |row: &Value| (row["nodeId"].clone(), row["sourceId"].clone());
         let mut latest: Vec<Value> = Vec::new();
         for row in folded(&rows, level(call)?)? {
@@ -162,7 +167,7 @@ impl World {
                 .map_err(|_| Refusal::illegal_argument(format!("{name} is not a number: {text}"))),
         };
         let (offset, max) = (number("offset", 0)?, number("max", PAGE)?.min(PAGE));
-        let rows = self.rows(call)?;
+        let rows = self.rows(call, Sources::Available)?;
         Ok(match level(call)? {
             // Only the page is written out: there may be a million of them.
             None => {
@@ -175,6 +180,15 @@ impl World {
             }
         })
     }
+}
+
+/// What a request without source IDs stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sources {
+    /// The sources that there are, so that a policy which leaves none of them denies.
+    Available,
+    /// Whatever the policy lists.
+    Requested,
 }
 
 /// The level of aggregation that is asked for, or enforced; `None` for raw datum.

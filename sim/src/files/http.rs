@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answer::{self, Answer, Content};
-use super::fetch;
+use super::by_url;
 use super::profile::Profile;
 use super::repository::{Shared, lock};
 use super::request::{self, Request};
@@ -153,9 +153,9 @@ async fn process(repository: &Shared, request: Request, switch: Option<&Misbehav
 }
 
 async fn answered(repository: &Shared, request: Request) -> Answer {
-    let by_url = request.method == "POST"
+    let is_by_url = request.method == "POST"
         && matches!(&request.segments()[..], [first, _, last] if first == "repository" && last == "add-by-url");
-    if !by_url {
+    if !is_by_url {
         return lock(repository).answer(request);
     }
     let (begun, folder) = {
@@ -164,9 +164,9 @@ async fn answered(repository: &Shared, request: Request) -> Answer {
     };
     match begun {
         Err(refusal) => refusal,
-        Ok(by_url) => {
-            let fetched = fetch::fetch(&by_url.url, &folder).await;
-            let ended = lock(repository).end_add_by_url(&request, by_url, fetched);
+        Ok(waiting) => {
+            let fetched = by_url::fetch(&waiting.url, &folder).await;
+            let ended = lock(repository).end_add_by_url(&request, waiting, fetched);
             ended.unwrap_or_else(|refusal| refusal)
         }
     }

@@ -4,8 +4,8 @@
 //! ```text
 //!   connection ─▶ http ─▶ spool (the body, on disk, hashed) ─▶ repository: routes, credential
 //!                  │                                               │
-//!       switches ◀─┘      token · upload · download · collection · version      behind one lock
-//!                         form, role, expires, mime, limit                       (pure)
+//!       switches ◀─┘   token · upload · by_url · download · collection · version      behind one lock
+//!                      form · role · rules · expires · limit · mime                   (pure)
 //! ```
 //!
 //! Bodies go to disk as they come and are hashed on the way, so memory does not grow with a file. Contents are
@@ -16,10 +16,10 @@
 //! zones other than UTC, S3 and FTP storage, the limits of PHP and nginx, replication (`securecopy`), sessions.
 
 mod answer;
+mod by_url;
 mod collection;
 mod download;
 mod expires;
-mod fetch;
 mod form;
 mod http;
 mod limit;
@@ -28,6 +28,7 @@ mod profile;
 mod repository;
 mod request;
 mod role;
+mod rules;
 mod spool;
 mod token;
 mod upload;

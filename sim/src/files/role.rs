@@ -205,10 +205,14 @@ pub(super) fn implied(profile: Profile) -> impl Iterator<Item = &'static str> {
     known(profile).filter(|(_, _, effect, _)| *effect == Effect::Grant).map(|(name, ..)| *name)
 }
 
-/// Name and description of every role, those that cannot be granted included.
+/// Name and description of every role, those that cannot be granted included, and the name of a token, which
+/// the server takes for one.
 pub(super) fn catalogue(profile: Profile) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let hidden =
-        [("upload.videos", "Allows to upload videos"), (PREDICTABLE_IDS, "Choose token IDs")];
+    let hidden = [
+        ("upload.videos", "Allows to upload videos"),
+        (PREDICTABLE_IDS, "Choose token IDs"),
+        ("test-token-full-permissions", "Everything, for tests"),
+    ];
     let hidden = hidden
         .into_iter()
         .filter(move |(name, _)| *name != PREDICTABLE_IDS || profile.has_custom_ids());

@@ -185,7 +185,8 @@ impl Repository {
         token.shown_roles = roles;
         self.read_data(&mut form, &mut token, inputs.get("data"));
         let expires = form.text("form.expires", inputs.get("expires"));
-        let id = form.text("form.id", inputs.get("id"));
+        let id = inputs.get("id").filter(|_| custom_ids);
+        let id = form.text("form.id", id);
         form.finish()?;
 
         if !caller.has(self.profile, "security.generate_tokens") {

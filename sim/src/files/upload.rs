@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::fetch::{Fetched, NotFetched};
 use super::form::{Form, NOT_VALID};
 use super::repository::{Anonymous, Repository, Stored};
 use super::request::{self, Request};
@@ -17,21 +16,20 @@ const RAW_MINIMUM: u64 = 9;
 const NAME_LENGTH: std::ops::RangeInclusive<usize> = 6..=68;
 const TAG_LENGTH: std::ops::RangeInclusive<usize> = 3..=32;
 const PASSWORD_LIMIT: usize = 250;
-const URL_LENGTH: std::ops::RangeInclusive<usize> = 10..=250;
 /// Largest form that is read into parameters.
 const FORM_LIMIT: usize = 64 * 1024;
 
 /// What an upload asks for beside its bytes.
 #[derive(Default)]
-struct Wish {
-    file_name: Option<String>,
-    tags: Vec<String>,
-    public: bool,
-    password: Option<String>,
-    overwrite: bool,
-    encoding: Option<String>,
+pub(super) struct Wish {
+    pub(super) file_name: Option<String>,
+    pub(super) tags: Vec<String>,
+    pub(super) public: bool,
+    pub(super) password: Option<String>,
+    pub(super) overwrite: bool,
+    pub(super) encoding: Option<String>,
     /// V3 removes characters that it does not want from a name.
-    strips: bool,
+    pub(super) strips: bool,
 }
 
 /// A refusal with the nine members that every answer to an upload has.
@@ -52,7 +50,7 @@ fn refused(status: u16, text: &str, code: i64, context: Value) -> Answer {
     )
 }
 
-fn bad(text: &str, code: i64) -> Answer {
+pub(super) fn bad(text: &str, code: i64) -> Answer {
     refused(400, text, code, json!([]))
 }
 
@@ -173,7 +171,13 @@ impl Repository {
         Ok(self.accepted(&request, &stored, &requested, known))
     }
 
-    fn accepted(&self, request: &Request, stored: &Stored, requested: &str, known: bool) -> Answer {
+    pub(super) fn accepted(
+        &self,
+        request: &Request,
+        stored: &Stored,
+        requested: &str,
+        known: bool,
+    ) -> Answer {
         let status = if known { 202 } else { 200 };
         Answer::json(
             status,
@@ -238,7 +242,7 @@ impl Repository {
     }
 
     /// Whether the token may upload with these tags and this password; gives the tags that are stored.
-    fn permitted(&self, caller: &Token, wish: &Wish) -> Result<Vec<String>, Refusal> {
+    pub(super) fn permitted(&self, caller: &Token, wish: &Wish) -> Result<Vec<String>, Refusal> {
         self.may_upload(caller, wish.password.as_deref())?;
         let own = texts(&caller.tags);
         if own.is_empty() {
@@ -264,7 +268,11 @@ impl Repository {
         Ok(())
     }
 
-    fn decoded(&self, content: Spooled, encoding: Option<&str>) -> Result<Spooled, Refusal> {
+    pub(super) fn decoded(
+        &self,
+        content: Spooled,
+        encoding: Option<&str>,
+    ) -> Result<Spooled, Refusal> {
         match encoding {
             None | Some("plain") => Ok(content),
             Some("base64") => Ok(content.decoded(self.folder())?),
@@ -300,7 +308,7 @@ impl Repository {
 
     /// Stores content for a token after looking at its lists; true when it was there already, and then V2
     /// answers with the file that it knows. Known content is not looked at.
-    fn store(
+    pub(super) fn store(
         &mut self,
         caller: &Token,
         wish: &Wish,
@@ -372,114 +380,9 @@ impl Repository {
             self.tokens.remove(&caller.id);
         }
     }
-
-    /// Reads and judges the body of `POST /repository/{any}/add-by-url`; gives what is to be fetched.
-    pub(super) fn begin_add_by_url(&self, request: &Request) -> Result<ByUrl, Answer> {
-        let caller = self.caller(request, Anonymous::Allowed)?;
-        let missing = || {
-            let body = json!({ "status": "Missing content", "error_code": 400, "http_code": 400 });
-            Answer::json(400, body)
-        };
-        let inputs = Form::inputs(&request.json()).ok_or_else(missing)?;
-        let mut form = Form::default();
-        let known = ["fileUrl", "tags", "public", "password", "fileOverwrite", "encoding"];
-        form.only(&inputs, &known);
-        let url = form.text("form.fileUrl", inputs.get("fileUrl"));
-        if url.as_ref().is_some_and(|url| !URL_LENGTH.contains(&url.chars().count())) {
-            form.complain("form.fileUrl", NOT_VALID);
-        }
-        let tags = form.texts("form.tags", inputs.get("tags"));
-        let tags: Vec<String> = match &tags {
-            Value::Array(list) => {
-                list.iter().map(|tag| tag.as_str().unwrap_or_default().to_owned()).collect()
-            }
-            other => texts(other).into_iter().map(str::to_owned).collect(),
-        };
-        check_tags(&mut form, &tags);
-        let password = form.text("form.password", inputs.get("password"));
-        check_password(&mut form, password.as_deref());
-        let flag = |form: &mut Form, name: &str| {
-            form.boolean(&format!("form.{name}"), inputs.get(name)).unwrap_or_default()
-        };
-        let (public, overwrite) = (flag(&mut form, "public"), flag(&mut form, "fileOverwrite"));
-        let encoding = form.text("form.encoding", inputs.get("encoding"));
-        form.finish()?;
-        let url = url.ok_or_else(|| Answer::html(500))?;
-        let wish = Wish { tags, public, password, overwrite, encoding, ..Wish::default() };
-        let tags = self.permitted(&caller, &wish)?;
-        Ok(ByUrl { caller, url, wish: Wish { tags, ..wish } })
-    }
-
-    /// Stores what came from the address.
-    pub(super) fn end_add_by_url(
-        &mut self,
-        request: &Request,
-        by_url: ByUrl,
-        fetched: Result<Fetched, NotFetched>,
-    ) -> Result<Answer, Answer> {
-        let ByUrl { caller, url, wish } = by_url;
-        let content = match fetched {
-            Ok(Fetched(content)) => content,
-            Err(NotFetched::Unreachable) => {
-                return Err(bad("URL is not accessible, probably the domain is not valid", 60005));
-            }
-            Err(NotFetched::Refused) => return Err(Answer::html(500)),
-        };
-        let base = url.split(['?', '#']).next().unwrap_or_default();
-        let base = base.rsplit('/').next().unwrap_or_default();
-        let filename = format!(
-            "{}_{base}",
-            hex::encode(ring::digest::digest(&ring::digest::SHA256, url.as_bytes(),))
-        );
-        if let Some(known) = self.named(&filename).cloned() {
-            return self.again_by_url(request, &caller, &wish, known, base, content);
-        }
-        let content = self.decoded(content, wish.encoding.as_deref())?;
-        let (stored, known) = self.store(&caller, &wish, filename, content)?;
-        self.spend_one_shot(&caller);
-        Ok(self.accepted(request, &stored, base, known))
-    }
-
-    /// The name is taken: nothing changes unless overwriting is asked for, and may be.
-    fn again_by_url(
-        &mut self,
-        request: &Request,
-        caller: &Token,
-        wish: &Wish,
-        known: Stored,
-        base: &str,
-        content: Spooled,
-    ) -> Result<Answer, Answer> {
-        let overwrites = wish.overwrite && caller.has(self.profile, "security.overwrite");
-        if !overwrites {
-            let mut answer = self.accepted(request, &known, base, true);
-            if let super::answer::Content::Json(body) = &mut answer.body {
-                body["status"] = "Not-Changed".into();
-            }
-            return Ok(answer);
-        }
-        if wish.password.is_none() {
-            return Err(Answer::html(500));
-        }
-        // The bytes change; hash and type stay those of the first content.
-        let size = content.size;
-        content.store(&self.content(&known.sha256)).map_err(Refusal::from)?;
-        if let Some(file) = self.files.get_mut(&known.id) {
-            file.size = size;
-            file.accepts += 1;
-        }
-        Ok(self.accepted(request, &known, base, false))
-    }
 }
 
-/// An upload by address that waits for its content.
-pub(super) struct ByUrl {
-    caller: Token,
-    pub(super) url: String,
-    wish: Wish,
-}
-
-fn check_tags(form: &mut Form, tags: &[String]) {
+pub(super) fn check_tags(form: &mut Form, tags: &[String]) {
     for (index, tag) in tags.iter().enumerate() {
         let path = format!("form.tags.{index}");
         let is_plain = tag.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
@@ -496,7 +399,7 @@ fn check_tags(form: &mut Form, tags: &[String]) {
     }
 }
 
-fn check_password(form: &mut Form, password: Option<&str>) {
+pub(super) fn check_password(form: &mut Form, password: Option<&str>) {
     if password.is_some_and(|password| password.chars().count() > PASSWORD_LIMIT) {
         form.complain("form.password", NOT_VALID);
     }

@@ -67,10 +67,10 @@ fn outcome(case: &Value) -> Value {
             json!({ "effective": policy.merged_with(&patch).to_json() })
         }
         "parse" => {
-            let json = serde_json::from_str(case["policyText"].as_str().unwrap()).unwrap();
-            match Policy::read(&json) {
-                Ok(policy) => json!({ "policy": policy.to_json() }),
-                Err(_) => json!({ "error": true }),
+            let json = serde_json::from_str(case["policyText"].as_str().unwrap());
+            match json.ok().and_then(|json| Policy::read(&json).ok()) {
+                Some(policy) => json!({ "policy": policy.to_json() }),
+                None => json!({ "error": true }),
             }
         }
         kind @ ("fluxSubscribe" | "fluxPublish") => {

@@ -4,6 +4,7 @@ mod client;
 mod files;
 mod import;
 mod program;
+mod queries;
 mod servers;
 mod site;
 

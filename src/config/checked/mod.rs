@@ -5,12 +5,14 @@
 
 mod bus;
 mod control;
+mod files;
 mod instructions;
 mod node;
 mod place;
 mod property;
 mod queue;
 mod register;
+mod repository;
 mod scale;
 mod solarnet;
 mod unit;
@@ -26,7 +28,7 @@ use super::{
     form::File,
     problem::{Place, Problem, Problems},
     schema::{Inner, Key, Presence, Reader, Section, Shape},
-    settings::{Bus, Queue, Settings, SolarNet},
+    settings::{Bus, Queue, RepositorySettings, Settings, SolarNet},
     written::Table,
 };
 use crate::domain::{NodeId, SourceId};
@@ -44,6 +46,8 @@ pub(super) static FILE: Section = Section {
         Inner { name: "modbus", shape: Shape::Repeated, section: &bus::SECTION },
         Inner { name: "control", shape: Shape::Repeated, section: &control::SECTION },
         Inner { name: "instructions", shape: Shape::Header, section: &instructions::SECTION },
+        Inner { name: "repository", shape: Shape::Header, section: &repository::SECTION },
+        Inner { name: "files", shape: Shape::Repeated, section: &files::SECTION },
     ],
     refused: &[("id", "`id` under the heading [node]")],
 };
@@ -97,7 +101,18 @@ pub(super) fn settings(
         .into_iter()
         .map(|table| control::check(table, &mut names, problems))
         .collect();
-    if !file.has("modbus") {
+    let repository = repository_of(&file, problems);
+    let mut folders = Vec::new();
+    let file_folders: Vec<_> = file
+        .tables("files")
+        .into_iter()
+        .map(|table| files::check(table, &mut names, &mut folders, problems))
+        .collect();
+    if file.has("files") && !file.has("repository") {
+        let expected = "[repository] with its `url`: files have to go somewhere";
+        file.error("repository", "nothing", expected);
+    }
+    if !file.has("modbus") && !file.has("files") {
         let expected = "at least one [[modbus]]: the agent has nothing to read";
         problems.warning(&file.place("modbus"), "nothing", expected);
     }
@@ -113,7 +128,17 @@ pub(super) fn settings(
         modbus: buses?,
         controls: controls.into_iter().collect::<Option<_>>()?,
         instructions: instructions?,
+        repository: repository?,
+        files: file_folders.into_iter().collect::<Option<_>>()?,
     })
+}
+
+/// The File Repository: the outer `None` after a complaint, the inner one where there is none.
+fn repository_of(file: &Reader<'_>, problems: &Problems) -> Option<Option<RepositorySettings>> {
+    if !file.has("repository") {
+        return Some(None);
+    }
+    repository::check(file.table("repository")?, problems).map(Some)
 }
 
 /// Every `[[modbus]]`; all of them are looked at, also after one that is wrong.
@@ -135,6 +160,7 @@ pub(super) struct Parts {
     pub(super) node: Option<NodeId>,
     pub(super) solarnet: Result<SolarNet, Vec<Problem>>,
     pub(super) queue: Option<Queue>,
+    pub(super) repository: Result<Option<RepositorySettings>, Vec<Problem>>,
 }
 
 /// Checks only the sections that [`Parts`] shows.
@@ -146,6 +172,7 @@ pub(super) fn parts(table: &Table, environment: &Environment, path: &Path) -> Pa
             solarnet::check(&file.section("solarnet"), problems)
         }),
         queue: alone(table, |file, problems| queue::check(&file.section("queue"), problems)).ok(),
+        repository: alone(table, repository_of),
     }
 }
 
