@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the integration tests need and cargo does not bring: mbpoll, libfaketime, systemd's tools (to judge the
-# unit), loop devices and ext4 (to fill them and cut their power), and pymodbus in a virtual environment below
-# target/test-tools. Safe to run again; as root, or with sudo at hand.
+# unit), loop devices and ext4 (to fill them and cut their power), strace (to let a sync fail), and pymodbus in a virtual
+# environment below target/test-tools. Safe to run again; as root, or with sudo at hand.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
