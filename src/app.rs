@@ -224,7 +224,7 @@ impl Daemon {
             buses.push(poller.status());
             let own = settings.controls.iter().filter(|control| control.bus == bus.name);
             actuators.extend(own.map(|control| (control.id.clone(), write.clone())));
-            front.spawn(format!("bus {}", bus.name), poller.run());
+            front.spawn(format!("bus {}", bus.name), modbus::run(&bus.link, poller));
         }
         let instructions = watch::Sender::new(instruct::Status::default());
         let instructions_seen = instructions.subscribe();

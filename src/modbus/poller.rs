@@ -70,6 +70,21 @@ pub enum PollError {
         /// Its name.
         bus: String,
     },
+    /// A serial bus did not get its thread.
+    #[error("bus `{bus}` got no thread of its own")]
+    NoThread {
+        /// Its name.
+        bus: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The thread of a serial bus ended without a word.
+    #[error("the thread of bus `{bus}` panicked")]
+    Panicked {
+        /// Its name.
+        bus: String,
+    },
 }
 
 /// The ends of the channels that a bus works with.
@@ -163,6 +178,12 @@ impl<W: Wire> Poller<W> {
         })
     }
 
+    /// The bus's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The bus's state, as it changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<BusStatus> {
@@ -188,7 +209,9 @@ impl<W: Wire> Poller<W> {
             }
             self.accept_write();
             let now = self.running();
-            if let Some(writing) = self.writing.take_if(|writing| writing.due() <= now) {
+            if self.write_due().is_some_and(|due| due <= now)
+                && let Some(writing) = self.writing.take()
+            {
                 self.step_write(writing).await;
                 continue;
             }
@@ -267,10 +290,21 @@ impl<W: Wire> Poller<W> {
         self.hear_late();
     }
 
+    /// When the next request of a write is due.
+    fn write_due(&self) -> Option<Duration> {
+        self.writing.as_ref().map(|writing| self.rested(writing.unit(), writing.due()))
+    }
+
+    /// `at`, or when the unit may be asked again, if that is later.
+    fn rested(&self, unit: u8, at: Duration) -> Duration {
+        let rests_until = self.wire.rests_until(unit);
+        rests_until.map_or(at, |until| at.max(until.saturating_duration_since(self.epoch)))
+    }
+
     /// The unit to ask now, or until when there is none.
     fn choose(&self, now: Duration) -> Result<usize, Option<Duration>> {
         let mut best: Option<(Duration, usize)> = None;
-        let mut wake: Option<Duration> = self.writing.as_ref().map(Writing::due);
+        let mut wake: Option<Duration> = self.write_due();
         let alone = self.all_silent();
         for (index, turn) in self.turns.iter().enumerate() {
             let (at, deadline) = match turn.source.health().next_probe(alone) {
@@ -280,6 +314,7 @@ impl<W: Wire> Poller<W> {
                 }
                 None => (turn.due, turn.due + turn.rhythm.every()),
             };
+            let at = self.rested(turn.source.unit().id, at);
             if at <= now {
                 best = Some(best.map_or((deadline, index), |best| best.min((deadline, index))));
             } else {
@@ -448,7 +483,7 @@ impl<W: Wire> Poller<W> {
     }
 
     /// Waits until the bus has been quiet for as long as it wants to be.
-    async fn keep_silence(&self, pause: Duration) {
+    async fn keep_silence(&mut self, pause: Duration) {
         let silence = self.pause + pause;
         if let Some(since) = self.quiet_since
             && silence > Duration::ZERO

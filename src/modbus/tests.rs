@@ -89,6 +89,9 @@ struct FakeWire {
     started: Instant,
     pdu: Vec<u8>,
     late: Option<u8>,
+    /// As a serial line has it: a unit that stayed silent rests for as long again.
+    serial: bool,
+    rests: BTreeMap<u8, Instant>,
 }
 
 impl Wire for FakeWire {
@@ -128,6 +131,10 @@ impl Wire for FakeWire {
 
     fn take_late(&mut self) -> Option<u8> {
         self.late.take()
+    }
+
+    fn rests_until(&self, unit: u8) -> Option<Instant> {
+        self.rests.get(&unit).copied()
     }
 }
 
@@ -258,7 +265,14 @@ impl Running {
         let (writes_end, writes) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let started = Instant::now();
-        let wire = FakeWire { world: Arc::clone(&world), started, pdu: Vec::new(), late: None };
+        let wire = FakeWire {
+            world: Arc::clone(&world),
+            started,
+            pdu: Vec::new(),
+            late: None,
+            serial: false,
+            rests: BTreeMap::new(),
+        };
         let channels = Channels { datum, writes, stop: stop.clone() };
         let poller =
             Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels).expect("a plan");
