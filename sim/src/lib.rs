@@ -3,7 +3,8 @@
 //! - [`Sim`] plays SolarUser (tokens, import jobs, instructions) and SolarQuery (key refresh, nodes, datum) over
 //!   HTTP/1.1. It verifies signatures and policies with code of its own, answers in the servers' own words,
 //!   keeps a ledger of every datum that it accepted, and misbehaves on demand ([`Misbehaviour`]).
-//! - [`Site`] plays meters and relays behind one Modbus TCP port, counts readings, and remembers writes.
+//! - [`Site`] plays meters and relays behind one Modbus TCP port, counts readings, and remembers writes. A
+//!   [`Line`] has the same units on a serial line, at its pace, with a report of what was seen there.
 //!
 //! ```text
 //!   connection ─▶ http ──▶ api ─────▶ world: tokens, jobs, instructions, ledger     all behind one lock;
@@ -46,6 +47,7 @@ pub use seed::{Seed, SeedError, SeedToken, SeedUser};
 pub use server::StartError;
 pub use sim::{IssuedToken, Sim};
 pub use site::Site;
+pub use site::line::{Line, LineReport};
 pub use site::unit::{Fault, METER_BLOCK, MeterReading, Table, Unit, Write};
 pub use world::instruction::{Instruction, NewInstruction, State as InstructionState};
 pub use world::job::{ImportDelays, JobState};
