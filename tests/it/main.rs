@@ -8,6 +8,7 @@ mod readme;
 mod refresh;
 mod restart;
 mod secrets;
+mod serial;
 mod support;
 mod token;
 mod upload;
