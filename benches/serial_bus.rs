@@ -57,7 +57,7 @@ fn measure(baud: u32, length: Duration) -> u64 {
         let channels = Channels { datum, writes, stop: stop.clone() };
         let wire = modbus::wire(&bus);
         let poller = Poller::new(&bus, &[], wire, Clock::system(), channels).expect("a plan");
-        let running = tokio::spawn(modbus::run(&bus.link, poller));
+        let running = tokio::spawn(modbus::run(poller));
         let count = async {
             let mut reads = 0_u64;
             while taken.recv().await.is_some() {

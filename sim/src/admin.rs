@@ -11,6 +11,7 @@ use crate::http::{Shared, lock};
 use crate::ledger::{Entry, Key, LedgerCount};
 use crate::misbehave::Misbehaviour;
 use crate::policy::Policy;
+use crate::policy::flux::{Actor, Session};
 use crate::request::Incoming;
 use crate::seed;
 use crate::server::Orders;
@@ -104,6 +105,7 @@ fn call(world: &mut World, orders: &Orders, request: &Incoming) -> Result<Value,
             Ok(world.tokens.values().map(|token| token.to_json(now, false)).collect())
         }
         ("POST", "/tokens") => issue(world, &body()?),
+        ("POST", "/flux") => flux(world, &body()?),
         ("POST", "/down") => {
             let ms = body()?["ms"].as_u64();
             let ms = ms.ok_or_else(|| "expected {\"ms\": whole number}".to_owned())?;
@@ -134,6 +136,35 @@ fn issue(world: &mut World, body: &Value) -> Result<Value, Complaint> {
     let shown = token.to_json(now, true);
     world.tokens.insert(token.id.clone(), token);
     Ok(shown)
+}
+
+/// What SolarFlux would grant: to a token that subscribes, or to a node that publishes.
+fn flux(world: &World, body: &Value) -> Result<Value, Complaint> {
+    let topic = body["topic"].as_str();
+    let qos = body["qos"].as_u64().and_then(|qos| u8::try_from(qos).ok()).unwrap_or_default();
+    let token = body["token"].as_str().and_then(|id| world.tokens.get(id));
+    let node = body["node"].as_i64().and_then(|id| Some((id, world.nodes.get(&id)?)));
+    let grant = match (topic, token, node) {
+        (Some(topic), Some(token), None) => {
+            let actor = match token.kind {
+                TokenKind::User => Actor::UserToken,
+                TokenKind::ReadNodeData => Actor::DataToken,
+            };
+            let (user, nodes) = (token.user, world.nodes_of(token.user));
+            let policy = token.policy.as_ref();
+            Session { actor, user, nodes: &nodes, policy }.subscribe(topic, qos)
+        }
+        (Some(topic), None, Some((id, node))) => {
+            let session =
+                Session { actor: Actor::Node, user: node.user, nodes: &[id], policy: None };
+            session.publish(topic, qos)
+        }
+        _ => {
+            let expected = "expected {\"topic\": …} with \"token\" or \"node\": a known ID";
+            return Err(expected.to_owned().into());
+        }
+    };
+    Ok(json!({ "allowed": grant.allowed, "topic": grant.topic, "qos": grant.qos }))
 }
 
 fn token_call(world: &mut World, method: &str, rest: &str) -> Result<Value, Complaint> {

@@ -1,25 +1,23 @@
 //! The HTTP/1.1 side: reads requests whole, hands them to the world, sends the answers – or spoils them as
 //! the switches say.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::TimeDelta;
-use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming as HyperBody, SizeHint};
+use hyper::body::Incoming as HyperBody;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::admin;
 use crate::answer::{Answer, Refusal};
 use crate::auth::date;
 use crate::ledger::Seen;
 use crate::misbehave::{Act, Misbehaviour};
+use crate::reading::Reading;
+use crate::reply::{Cut, Parts, Reply};
 use crate::request::Incoming;
 use crate::server::Orders;
 use crate::world::World;
@@ -33,18 +31,19 @@ pub(crate) fn lock(world: &Shared) -> MutexGuard<'_, World> {
 }
 
 /// Serves one connection until it ends.
-pub(crate) async fn connection(stream: tokio::net::TcpStream, world: Shared, orders: Orders) {
+pub(crate) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    world: Shared,
+    orders: Orders,
+) {
     let service = hyper::service::service_fn(|request| respond(&world, &orders, request));
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let mut http = hyper::server::conn::http1::Builder::new();
+    // The date is the simulator's, or missing on demand.
+    http.auto_date_header(false);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     // An error is a client that left, or a cut that was asked for.
     drop(connection.await);
 }
-
-/// The connection is to be cut here.
-#[derive(Debug, thiserror::Error)]
-#[error("cut on demand")]
-struct Cut;
 
 async fn respond(
     world: &Shared,
@@ -66,7 +65,7 @@ async fn respond(
         ..Incoming::default()
     };
     if incoming.context() == "/sim" {
-        read_body(&mut incoming, body).await.map_err(|_| Cut)?;
+        read_body(&mut incoming, body, Reading::default()).await?;
         return Ok(reply(admin::answer(world, orders, &incoming), None, None));
     }
 
@@ -79,7 +78,8 @@ async fn respond(
     if act == Some(&Act::CutBefore) {
         return cut(&incoming);
     }
-    if read_body(&mut incoming, body).await.is_err() {
+    let reading = Reading::of(act);
+    if read_body(&mut incoming, body, reading).await.is_err() {
         return cut(&incoming);
     }
     let answer = process(world, &incoming, switch.as_ref());
@@ -93,15 +93,18 @@ async fn respond(
     if let Some(Act::WrongDate { offset_ms }) = act {
         now += TimeDelta::milliseconds(*offset_ms);
     }
-    Ok(reply(answer, Some(date::format(now)), act))
+    let date = (act != Some(&Act::NoDate)).then(|| date::format(now));
+    Ok(reply(answer, date, act))
 }
 
-async fn read_body(incoming: &mut Incoming, mut body: HyperBody) -> Result<(), hyper::Error> {
+async fn read_body(
+    incoming: &mut Incoming,
+    mut body: HyperBody,
+    mut reading: Reading,
+) -> Result<(), Cut> {
     let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data()
-            && !incoming.too_large
-        {
+    while let Some(data) = reading.next(&mut body).await? {
+        if !incoming.too_large {
             bytes.extend_from_slice(&data);
             incoming.too_large = bytes.len() > incoming.body_limit();
         }
@@ -161,79 +164,11 @@ fn remember(world: &Shared, incoming: &Incoming, status: Option<u16>) {
 }
 
 fn reply(answer: Answer, date: Option<String>, act: Option<&Act>) -> Response<Reply> {
-    let mut response = Response::builder()
-        .status(answer.status)
-        .header("content-type", answer.content_type)
-        .header("content-length", answer.body.len());
-    if let Some(date) = date {
-        response = response.header("date", date);
-    }
-    for (name, value) in answer.headers {
-        response = response.header(name, value);
-    }
-    let manner = match act {
-        Some(Act::Trickle { ms }) => Manner::Trickle {
-            pause: Duration::from_millis(*ms),
-            next: Box::pin(tokio::time::sleep(Duration::from_millis(*ms))),
-        },
-        Some(Act::CutMidBody) => Manner::CutHalfway { sent: false },
-        _ => Manner::Whole,
-    };
-    let body = Reply { rest: answer.body, manner };
-    response.body(body).unwrap_or_else(|_| {
-        // A header that cannot be sent (a status out of range, a control character in a message).
-        let mut response = Response::new(Reply { rest: Bytes::new(), manner: Manner::Whole });
-        *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
-        response
-    })
-}
-
-/// A body, and how it comes.
-struct Reply {
-    rest: Bytes,
-    manner: Manner,
-}
-
-enum Manner {
-    Whole,
-    Trickle { pause: Duration, next: Pin<Box<tokio::time::Sleep>> },
-    CutHalfway { sent: bool },
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let this = &mut *self;
-        if this.rest.is_empty() {
-            return Poll::Ready(None);
-        }
-        let taken = match &mut this.manner {
-            Manner::Whole => this.rest.len(),
-            Manner::Trickle { pause, next } => {
-                std::task::ready!(next.as_mut().poll(context));
-                let again = Instant::now() + *pause;
-                next.as_mut().reset(again);
-                1
-            }
-            Manner::CutHalfway { sent: true } => return Poll::Ready(Some(Err(Cut))),
-            Manner::CutHalfway { sent } => {
-                *sent = true;
-                this.rest.len() / 2
-            }
-        };
-        Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(taken)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
-    }
+    let mut headers = vec![("content-type", answer.content_type.to_owned())];
+    headers.extend(date.map(|date| ("date", date)));
+    headers.extend(answer.headers);
+    crate::reply::reply(
+        Parts { status: answer.status, headers, body: answer.body, file: None },
+        act,
+    )
 }

@@ -76,6 +76,15 @@ pub struct Entry {
     pub first_job: String,
     /// The job that brought it last.
     pub last_job: String,
+    /// When it was accepted first, by the simulator's clock.
+    pub accepted: DateTime<Utc>,
+}
+
+impl Entry {
+    pub(crate) fn new(datum: Datum, job: &str, now: DateTime<Utc>) -> Self {
+        let job = job.to_owned();
+        Self { datum, accepts: 1, changes: 0, first_job: job.clone(), last_job: job, accepted: now }
+    }
 }
 
 /// The ledger's sums.
@@ -98,7 +107,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn accept(&mut self, key: Key, datum: Datum, job: &str) {
+    pub(crate) fn accept(&mut self, key: Key, datum: Datum, job: &str, now: DateTime<Utc>) {
         match self.rows.get_mut(&key) {
             Some(entry) => {
                 entry.accepts += 1;
@@ -107,10 +116,14 @@ impl Ledger {
                 job.clone_into(&mut entry.last_job);
             }
             None => {
-                let (first_job, last_job) = (job.to_owned(), job.to_owned());
-                self.rows.insert(key, Entry { datum, accepts: 1, changes: 0, first_job, last_job });
+                self.rows.insert(key, Entry::new(datum, job, now));
             }
         }
+    }
+
+    /// Loses a datum, as a server must not.
+    pub(crate) fn lose(&mut self, key: &Key) -> bool {
+        self.rows.remove(key).is_some()
     }
 
     pub(crate) fn rows(&self) -> &BTreeMap<Key, Entry> {

@@ -1,8 +1,11 @@
 //! Plays SolarNetwork's servers and a site's devices, strictly, for tests and for use by hand.
 //!
-//! - [`Sim`] plays SolarUser (tokens, import jobs, instructions) and SolarQuery (key refresh, nodes, datum) over
-//!   HTTP/1.1. It verifies signatures and policies with code of its own, answers in the servers' own words,
-//!   keeps a ledger of every datum that it accepted, and misbehaves on demand ([`Misbehaviour`]).
+//! - [`Sim`] plays SolarUser (tokens, import jobs, instructions) and SolarQuery (key refresh, nodes, metadata,
+//!   datum raw and aggregated) over HTTP/1.1, or HTTPS with certificates of an [`Authority`] of its own. It
+//!   verifies signatures and policies with code of its own, answers in the servers' own words, keeps a ledger of
+//!   every datum that it accepted, and misbehaves on demand ([`Misbehaviour`]).
+//! - [`FileRepository`] plays File Repository on a port of its own, in the generation that is asked for
+//!   ([`Profile`]), with a ledger of the files that it stored and the same misbehaviour.
 //! - [`Site`] plays meters and relays behind one Modbus TCP port, counts readings, and remembers writes. A
 //!   [`Line`] has the same units on a serial line, at its pace, with a report of what was seen there.
 //!
@@ -12,17 +15,19 @@
 //!       switches ◀─┘  └──▶ admin (/sim/…) ──────────────────────────┘                someone looks
 //! ```
 //!
-//! Both run on a thread of their own, so that plain tests can use them, and stop when their handle is dropped.
+//! Each runs on a thread of its own, so that plain tests can use it, and stops when its handle is dropped.
 //!
 //! What is exact: status, envelope, headers and messages of every refusal that the reference documents;
 //! the signature's canonical form; the path matcher; numbers, which are kept as they were written. What is
-//! not played: SolarIn, MQTT, File Repository, TLS, aggregation, other answer formats than JSON, time zones
-//! other than fixed offsets, the `preview` of a staged import, `exec` of an instruction.
+//! not played: SolarIn, MQTT (what SolarFlux would grant can be asked), interpolation where datum are aggregated,
+//! readings, other answer formats than JSON, time zones other than fixed offsets, the `preview` of a staged
+//! import, `exec` of an instruction.
 
 mod admin;
 mod answer;
 mod api;
 mod auth;
+mod files;
 mod http;
 mod import;
 mod ledger;
@@ -30,15 +35,19 @@ mod misbehave;
 mod policy;
 mod random;
 mod rate;
+mod reading;
+mod reply;
 mod request;
 mod seed;
 mod server;
 mod sim;
 mod site;
 mod time;
+mod tls;
 mod world;
 
 pub use auth::signing_key_hex;
+pub use files::{FileRepository, FileToken, Profile, StoredFile, UnknownProfile};
 pub use ledger::{Datum, Entry, Key, LedgerCount, Seen};
 pub use misbehave::{Act, Misbehaviour};
 pub use policy::{Policy, UnreadablePolicy};
@@ -49,6 +58,7 @@ pub use sim::{IssuedToken, Sim};
 pub use site::Site;
 pub use site::line::{Line, LineReport};
 pub use site::unit::{Fault, METER_BLOCK, MeterReading, Table, Unit, Write};
+pub use tls::{Authority, Certificate, Identity, TlsError, Versions};
 pub use world::instruction::{Instruction, NewInstruction, State as InstructionState};
 pub use world::job::{ImportDelays, JobState};
 pub use world::token::TokenKind;

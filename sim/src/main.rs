@@ -8,10 +8,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value, json};
-use solarnet_sim::{Seed, SeedError, Sim, Site, StartError, Unit};
+use solarnet_sim::{
+    Authority, Certificate, FileRepository, FileToken, Identity, Profile, Seed, SeedError, Sim,
+    Site, StartError, Unit, Versions,
+};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -25,9 +29,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays SolarUser and SolarQuery over HTTP.
+    /// Plays SolarUser and SolarQuery over HTTP or HTTPS, and File Repository on a port of its own where asked.
     ///
-    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json
+    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json --file-repository
     Serve {
         /// Address to listen on; port 0 takes a free one, which is printed.
         #[arg(long, default_value = "127.0.0.1:0")]
@@ -35,6 +39,21 @@ enum Command {
         /// Accounts, nodes, tokens and instructions to start with, as JSON.
         #[arg(long)]
         seed: PathBuf,
+        #[command(flatten)]
+        tls: Tls,
+        /// Plays File Repository too, as this generation of it: V2A, V2B or V3. Its address and the token of its
+        /// administrator are printed.
+        #[arg(
+            long,
+            value_name = "PROFILE",
+            num_args = 0..=1,
+            default_missing_value = "V2A",
+            value_parser = |text: &str| text.parse::<Profile>(),
+        )]
+        file_repository: Option<Profile>,
+        /// Address that File Repository listens on; port 0 takes a free one.
+        #[arg(long, default_value = "127.0.0.1:0", requires = "file_repository")]
+        file_repository_listen: SocketAddr,
     },
     /// Plays a site's devices behind one Modbus TCP port, or on a serial line as well. Prints what was read and
     /// written when it ends.
@@ -72,6 +91,57 @@ enum Command {
     },
 }
 
+/// With `--tls`: which certificate is shown.
+#[derive(clap::Args)]
+struct Tls {
+    /// Serve HTTPS; the new authority's certificate is written here, for the agent's `solarnet.ca_file`.
+    #[arg(long, value_name = "CA_FILE")]
+    tls: Option<PathBuf>,
+    /// The certificate's first instant, as 2026-11-22T10:00:00Z; else 30 days ago.
+    #[arg(long, requires = "tls", value_name = "TIME")]
+    valid_from: Option<DateTime<Utc>>,
+    /// Its last instant; else in 60 days.
+    #[arg(long, requires = "tls", value_name = "TIME")]
+    valid_until: Option<DateTime<Utc>>,
+    /// The name or address that it is for, instead of 127.0.0.1 and localhost; may be repeated.
+    #[arg(long = "name", requires = "tls", value_name = "NAME")]
+    names: Vec<String>,
+    /// Speak only this version of TLS.
+    #[arg(long, requires = "tls", value_enum)]
+    tls_version: Option<TlsVersion>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TlsVersion {
+    #[value(name = "1.2")]
+    V12,
+    #[value(name = "1.3")]
+    V13,
+}
+
+impl Tls {
+    /// Makes the certificate, and tells who is to trust it.
+    fn identity(self) -> anyhow::Result<Option<Identity>> {
+        let Some(path) = self.tls else { return Ok(None) };
+        let usual = Certificate::around(Utc::now());
+        let wanted = Certificate {
+            names: if self.names.is_empty() { usual.names } else { self.names },
+            from: self.valid_from.unwrap_or(usual.from),
+            until: self.valid_until.unwrap_or(usual.until),
+            versions: match self.tls_version {
+                None => Versions::Both,
+                Some(TlsVersion::V12) => Versions::Tls12,
+                Some(TlsVersion::V13) => Versions::Tls13,
+            },
+        };
+        let authority = Authority::new()?;
+        let identity = authority.issue(&wanted)?;
+        std::fs::write(&path, authority.pem())
+            .with_context(|| format!("cannot write the authority to {}", path.display()))?;
+        Ok(Some(identity))
+    }
+}
+
 /// Coils of a relay that is played by hand.
 const COILS: u16 = 8;
 
@@ -86,7 +156,10 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Serve { listen, seed } => serve(listen, &seed),
+        Command::Serve { listen, seed, tls, file_repository, file_repository_listen } => {
+            let files = file_repository.map(|profile| (profile, file_repository_listen));
+            serve(listen, &seed, tls, files)
+        }
         Command::Site { listen, meters, relays, serial, baud } => {
             site(listen, &meters, &relays, serial.map(|path| (path, baud)))
         }
@@ -117,10 +190,28 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn serve(listen: SocketAddr, seed: &std::path::Path) -> anyhow::Result<()> {
+fn serve(
+    listen: SocketAddr,
+    seed: &std::path::Path,
+    tls: Tls,
+    files: Option<(Profile, SocketAddr)>,
+) -> anyhow::Result<()> {
     let end = End::watch()?;
-    let sim = Sim::start_at(Seed::load(seed)?, listen)?;
+    let seed = Seed::load(seed)?;
+    let sim = match tls.identity()? {
+        None => Sim::start_at(seed, listen)?,
+        Some(identity) => Sim::start_tls(seed, listen, identity)?,
+    };
     announce(&format!("listening on {}", sim.url()))?;
+    let files = files.map(|(profile, listen)| FileRepository::start_at(profile, listen));
+    let files = files.transpose()?;
+    if let Some(files) = &files {
+        let token = files.add_token(FileToken::with_roles(&["security.administrator"]));
+        announce(&format!(
+            "file repository listening on {}, token of its administrator: {token}",
+            files.url()
+        ))?;
+    }
     end.wait();
     Ok(())
 }

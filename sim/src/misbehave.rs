@@ -98,6 +98,17 @@ pub enum Act {
     },
     /// The connection is cut before the body is read. Nothing is carried out.
     CutBefore,
+    /// The connection is cut when so much of the body was read. Nothing is carried out. A body that is shorter
+    /// comes through.
+    CutUpload {
+        /// Bytes.
+        after: u64,
+    },
+    /// The body is read with pauses, and then carried out.
+    SlowUpload {
+        /// Milliseconds after each piece, which is up to some hundred kilobytes.
+        ms: u64,
+    },
     /// The request is carried out, then the connection is cut without an answer.
     CutAfter,
     /// The request is carried out, the connection is cut in the middle of the answer's body.
@@ -135,6 +146,8 @@ pub enum Act {
         /// Milliseconds, negative for the past.
         offset_ms: i64,
     },
+    /// No `Date` header.
+    NoDate,
     /// The refresh call answers a key that is not the token's.
     RefreshWrongKey,
     /// Instruction lists name each instruction twice.
@@ -158,6 +171,11 @@ pub enum Act {
         /// How many.
         rows: usize,
     },
+    /// The job reports success and every row loaded, and has dropped the first ones without a word.
+    JobDropsRows {
+        /// How many.
+        rows: usize,
+    },
     /// The job is forgotten as soon as it exists: `UNKNOWN_OBJECT` ever after. No row is stored.
     JobVanishes,
     /// The job executes for ever.
@@ -178,10 +196,13 @@ impl Act {
             | Self::SuccessNonsense
             | Self::Garbage => true,
             Self::Slow { .. }
+            | Self::CutUpload { .. }
+            | Self::SlowUpload { .. }
             | Self::Trickle { .. }
             | Self::CutAfter
             | Self::CutMidBody
             | Self::WrongDate { .. }
+            | Self::NoDate
             | Self::RefreshWrongKey
             | Self::DuplicateInstruction
             | Self::ReplayInstruction
@@ -189,6 +210,7 @@ impl Act {
             | Self::JobFails { .. }
             | Self::JobMiscounts { .. }
             | Self::JobLosesRows { .. }
+            | Self::JobDropsRows { .. }
             | Self::JobVanishes
             | Self::JobHangs => false,
         }

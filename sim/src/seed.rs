@@ -157,9 +157,10 @@ impl Seed {
         for user in self.users {
             for node in user.nodes {
                 let archived = user.archived.contains(&node);
-                world.nodes.insert(node, Node { user: user.id, archived });
+                world.nodes.insert(node, Node { user: user.id, archived, metadata: Value::Null });
             }
-            world.users.insert(user.id, User { roles: user.roles.into_iter().collect() });
+            let roles = user.roles.into_iter().collect();
+            world.users.insert(user.id, User { roles, metadata: Value::Null });
         }
         for token in self.tokens {
             let token = Token {

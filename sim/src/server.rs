@@ -29,6 +29,9 @@ pub enum StartError {
     /// No thread or runtime to be had.
     #[error("cannot start the simulator's thread")]
     Thread(#[source] std::io::Error),
+    /// No folder for contents to be had.
+    #[error("cannot make a folder for temporary files")]
+    Folder(#[source] std::io::Error),
 }
 
 type Done = std::sync::mpsc::Sender<std::io::Result<()>>;

@@ -2,6 +2,7 @@
 //! and asks or changes the world behind them.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use crate::policy::Policy;
 use crate::rate::RateLimit;
 use crate::seed::Seed;
 use crate::server::{Server, StartError};
+use crate::tls::Identity;
 use crate::world::World;
 use crate::world::instruction::{Instruction, NewInstruction, State};
 use crate::world::job::ImportDelays;
@@ -34,11 +36,18 @@ impl std::fmt::Debug for IssuedToken {
     }
 }
 
+/// Locks what is shown. It is replaced whole, so poison is of no matter.
+fn lock_identity(identity: &Mutex<Identity>) -> MutexGuard<'_, Identity> {
+    identity.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Running servers. Dropping the handle stops them.
 #[derive(Debug)]
 pub struct Sim {
     world: Shared,
     server: Server,
+    /// What new connections are shown; `None` without TLS.
+    identity: Option<Arc<Mutex<Identity>>>,
 }
 
 impl Sim {
@@ -62,7 +71,41 @@ impl Sim {
         let server = Server::start("solarnet-sim", address, move |stream, orders| {
             http::connection(stream, served.clone(), orders)
         })?;
-        Ok(Self { world, server })
+        Ok(Self { world, server, identity: None })
+    }
+
+    /// Starts on an address with HTTPS.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be listened on.
+    pub fn start_tls(
+        seed: Seed,
+        address: SocketAddr,
+        identity: Identity,
+    ) -> Result<Self, StartError> {
+        let world = Shared::new(seed.grow().into());
+        let served = world.clone();
+        let identity = Arc::new(Mutex::new(identity));
+        let shown = identity.clone();
+        let server = Server::start("solarnet-sim", address, move |stream, orders| {
+            let accepted = lock_identity(&shown).acceptor().accept(stream);
+            let world = served.clone();
+            async move {
+                // An error is a client that does not like the certificate.
+                if let Ok(stream) = accepted.await {
+                    http::connection(stream, world, orders).await;
+                }
+            }
+        })?;
+        Ok(Self { world, server, identity: Some(identity) })
+    }
+
+    /// Shows another certificate from the next connection on. Nothing happens without TLS.
+    pub fn set_identity(&self, identity: Identity) {
+        if let Some(shown) = &self.identity {
+            *lock_identity(shown) = identity;
+        }
     }
 
     /// Where it listens.
@@ -70,9 +113,10 @@ impl Sim {
         self.server.address()
     }
 
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address())
+        let scheme = if self.identity.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address())
     }
 
     /// SolarUser's address, as an agent's configuration wants it.
@@ -108,6 +152,16 @@ impl Sim {
     pub fn entry(&self, node: i64, source: &str, ms: i64) -> Option<Entry> {
         let key = Key { node, source: source.to_owned(), ms };
         self.world(|world| world.ledger.rows().get(&key).cloned())
+    }
+
+    /// Loses a datum that was accepted, as a server must not; false when there is none.
+    pub fn lose_datum(&self, node: i64, source: &str, ms: i64) -> bool {
+        self.world(|world| world.ledger.lose(&Key { node, source: source.to_owned(), ms }))
+    }
+
+    /// How long an accepted datum takes to show up in SolarQuery.
+    pub fn set_query_delay(&self, delay: TimeDelta) {
+        self.world(|world| world.query_delay = delay);
     }
 
     /// Requests seen so far, oldest first; those to `/sim/` are not kept.
@@ -214,6 +268,36 @@ impl Sim {
     /// Deletes a token; false when there was none.
     pub fn delete_token(&self, id: &str) -> bool {
         self.world(|world| world.tokens.remove(id).is_some())
+    }
+
+    /// A token as the API shows it.
+    pub fn token(&self, id: &str) -> Option<Value> {
+        self.world(|world| {
+            let now = world.clock.now();
+            world.tokens.get(id).map(|token| token.to_json(now, false))
+        })
+    }
+
+    /// Sets a node's metadata, an object with `m`, `pm`, `t`; false when there is no such node.
+    pub fn set_node_metadata(&self, node: i64, metadata: Value) -> bool {
+        self.world(|world| match world.nodes.get_mut(&node) {
+            Some(node) => {
+                node.metadata = metadata;
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// Sets an account's metadata, an object with `m`, `pm`, `t`; false when there is no such account.
+    pub fn set_user_metadata(&self, user: i64, metadata: Value) -> bool {
+        self.world(|world| match world.users.get_mut(&user) {
+            Some(user) => {
+                user.metadata = metadata;
+                true
+            }
+            None => false,
+        })
     }
 
     /// All import jobs that are remembered, as the API shows them, in order of submission.

@@ -95,11 +95,23 @@ impl Folder {
     }
 }
 
+/// The lock file, locked.
+#[derive(Debug)]
+pub(crate) struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked for as long as a process that is being started has a
+        // copy of the file. If this fails, that is what happens.
+        flock(&self.0, FlockOperation::Unlock).ok();
+    }
+}
+
 impl Disk for Folder {
     type File = File;
-    type Lock = File;
+    type Lock = Locked;
 
-    fn lock(&self) -> Result<File, Error> {
+    fn lock(&self) -> Result<Locked, Error> {
         let path = self.path.join("lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -121,7 +133,7 @@ impl Disk for Folder {
         if file.set_len(0).is_ok() {
             writeln!(file, "{}", std::process::id()).ok();
         }
-        Ok(file)
+        Ok(Locked(file))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -174,10 +174,7 @@ impl<D: Disk> Engine<D> {
         let index =
             Index::read(&self.disk, &self.segments[at]).map_err(io_error("read a segment"))?;
         let segment = &mut self.segments[at];
-        if !segment.scanned {
-            self.corrupt += index.damage.len() as u64;
-            segment.scanned = true;
-        }
+        self.corrupt += segment.count_damage(&index.damage);
         segment.learn(&index.entries, &self.state.acknowledged);
         if self.indexes.len() >= INDEXES {
             self.indexes.remove(0);
@@ -224,6 +221,7 @@ impl<D: Disk> Engine<D> {
         self.corrupt += lost.len() as u64;
         let current = at + 1 == self.segments.len();
         let segment = &mut self.segments[at];
+        segment.damage_counted += lost.len() as u64;
         let entries = match self.indexes.iter_mut().find(|i| i.number == segment.number) {
             Some(index) if !current => &mut index.entries,
             _ => &mut self.entries,

@@ -34,7 +34,7 @@
 //! | --: | --- | --- |
 //! | 0 | 8 bytes | `SPOOLSEG` |
 //! | 8 | u32 | version, 1; any other is refused |
-//! | 12 | u32 | length of the file in bytes |
+//! | 12 | u32 | length of the file in bytes, 16 KiB to 16 MiB |
 //! | 16 | u64 | number |
 //! | 24 | u64 | base: no record here has a smaller sequence number |
 //! | 32 | u64 | reserved: sequence numbers below it may have been issued |
@@ -321,7 +321,8 @@ impl Header {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (page, _) = Self::page(bytes).filter(|(_, version)| *version == VERSION)?;
         let (ranges, replaces) = (u32_at(page, 48) as usize, u32_at(page, 52) as usize);
-        if ranges > HEADER_SLOTS || replaces > HEADER_SLOTS {
+        let possible = (Layout::MIN_BYTES..=Layout::MAX_BYTES).contains(&u32_at(page, 12));
+        if ranges > HEADER_SLOTS || replaces > HEADER_SLOTS || !possible {
             return None;
         }
         Some(Self {

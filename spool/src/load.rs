@@ -218,7 +218,7 @@ fn look_at<D: Disk>(
         last: seal.map_or(base, |s| s.last.max(base)),
         count: seal.map_or(0, |s| s.count),
         live: 0,
-        scanned: false,
+        damage_counted: 0,
     };
     let length = length as usize;
     Ok(Candidate { segment, length, carried, header, file, sealed: seal.is_some() })
@@ -261,11 +261,11 @@ fn scan_whole<F: DiskFile>(
     let bytes = read_all(&file)?;
     let until = match sealed && !current {
         true => segment.end,
-        false => bytes.len().min(length.saturating_sub(SEAL_BYTES)),
+        false => length.saturating_sub(SEAL_BYTES),
     };
     let state = &mut loaded.state;
     let mut last_reservation = 0;
-    let scanned = scan_bytes(&bytes, segment.seed(), until, |found| {
+    let mut scanned = scan_bytes(&bytes, segment.seed(), until, |found| {
         if tells {
             state.apply(found.kind, found.payload);
             if found.kind == Kind::Reservation {
@@ -274,8 +274,14 @@ fn scan_whole<F: DiskFile>(
         }
     });
     segment.learn(&scanned.entries, &RangeSet::default());
-    segment.scanned = true;
+    // What is torn is written over, and short gaps that no filler fits into are not met as new.
+    segment.damage_counted = scanned.damage.len() as u64;
     segment.end = scanned.end;
+    if !current && (!sealed || scanned.end < until) {
+        // All but the current one were sealed behind their last record.
+        segment.end = until.max(scanned.end);
+        scanned.damage.push((scanned.end, segment.end));
+    }
     if segment.count > 0 {
         loaded.next = loaded.next.max(segment.last + 1);
     }
@@ -290,13 +296,11 @@ fn scan_whole<F: DiskFile>(
             loaded.hidden_reservations += 1;
         }
     }
-    // Every file has its full length before it has its name: a shorter one was cut off, and what is
-    // missing had been synced, as far as there was anything.
-    let cut_off = bytes.len() < length;
-    if cut_off || sealed && !current && scanned.end < until {
-        loaded.corrupt += 1;
-    }
     if current {
+        // A file has its full length before it has its name: a shorter one was cut off, and what is
+        // missing had been synced, as far as there was anything.
+        let cut_off = bytes.len() < length;
+        loaded.corrupt += u64::from(cut_off);
         let tail_at = scanned.last_commit.unwrap_or(HEADER_BYTES).min(scanned.end);
         let mut tail = bytes.get(tail_at..).unwrap_or_default().to_vec();
         // The last record's padding may be missing from a truncated file.
@@ -360,10 +364,7 @@ fn finish<D: Disk>(disk: &D, loaded: &mut Loaded<D::File>) -> io::Result<()> {
             Some(live) => live,
             None => {
                 let index = Index::read(disk, segment)?;
-                if !segment.scanned {
-                    loaded.corrupt += index.damage.len() as u64;
-                    segment.scanned = true;
-                }
+                loaded.corrupt += segment.count_damage(&index.damage);
                 segment.learn(&index.entries, acknowledged);
                 segment.live
             }

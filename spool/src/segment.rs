@@ -38,8 +38,8 @@ pub(crate) struct Segment {
     pub(crate) count: u32,
     /// How many of them are not acknowledged.
     pub(crate) live: u32,
-    /// Whether its damage has been counted.
-    pub(crate) scanned: bool,
+    /// How much of its damage has been counted: places, and records that went bad one by one.
+    pub(crate) damage_counted: u64,
 }
 
 impl Segment {
@@ -55,7 +55,7 @@ impl Segment {
             last: base,
             count: 0,
             live: 0,
-            scanned: true,
+            damage_counted: 0,
         }
     }
 
@@ -90,6 +90,13 @@ impl Segment {
             self.last = self.base + u64::from(last.offset);
         }
         self.live = live(entries, self.base, acknowledged).count() as u32;
+    }
+
+    /// How many of the damaged places that a look into it met have not been counted before.
+    pub(crate) fn count_damage(&mut self, places: &[(usize, usize)]) -> u64 {
+        let more = (places.len() as u64).saturating_sub(self.damage_counted);
+        self.damage_counted += more;
+        more
     }
 
     /// About how many bytes the records not acknowledged take.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::config::ConfigError;
+use crate::{config::ConfigError, observe::control::AskError};
 
 /// The exit codes of this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,17 @@ impl From<ConfigError> for Failure {
     /// A configuration that is not ours to read, or not usable.
     fn from(error: ConfigError) -> Self {
         let exit = if error.is_permission() { Exit::NoPermission } else { Exit::Config };
+        Self { exit, error: error.into() }
+    }
+}
+
+impl From<AskError> for Failure {
+    /// A daemon that is not there, not ours to ask, or says nothing.
+    fn from(error: AskError) -> Self {
+        let exit = match error {
+            AskError::NotAllowed(_) => Exit::NoPermission,
+            AskError::NotRunning(_) | AskError::NoAnswer { .. } => Exit::Unavailable,
+        };
         Self { exit, error: error.into() }
     }
 }

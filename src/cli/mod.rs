@@ -3,24 +3,27 @@
 //! Data goes to standard output, everything else to standard error. A subcommand is a struct of its
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
+mod bundle;
 mod check;
 pub mod exit;
 mod generate;
 pub mod instruction;
 pub mod queue;
 pub mod read;
+mod replay;
 mod run;
 mod status;
+pub mod terminal;
 pub mod token;
 
 use std::{
-    io::{stderr, stdin, stdout},
+    io::{stderr, stdout},
     path::{Path, PathBuf},
 };
 
 use clap::{Parser, Subcommand};
 
-use crate::config;
+use crate::{config, needs::Needs};
 pub use exit::{Exit, Failure, OrExit};
 
 /// Read meters, keep what they say, send it to SolarNetwork with proof, and obey safely
@@ -48,6 +51,8 @@ pub enum Command {
     Token(token::Token),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
+    Bundle(bundle::Bundle),
+    Replay(replay::Replay),
     #[command(hide = true)]
     Completions(generate::Completions),
     #[command(hide = true)]
@@ -71,8 +76,12 @@ impl Cli {
             }
             Command::Check(check) => check.run(&config, &mut stdout().lock()),
             Command::Token(token) => {
-                let mut streams =
-                    token::Streams { input: &mut stdin(), out: &mut stdout(), err: &mut stderr() };
+                let mut streams = token::Streams {
+                    input: &mut terminal::Input::default(),
+                    out: &mut stdout(),
+                    err: &mut stderr(),
+                    confirm: &mut terminal::confirm,
+                };
                 token.run(&mut streams, || token_context(&config), token::connect)
             }
             Command::Queue(queue) => {
@@ -83,6 +92,10 @@ impl Cli {
                 let local = config::load_local(&config)?;
                 instruction.run(&local.state_dir, &mut stdout().lock())
             }
+            Command::Bundle(bundle) => {
+                bundle.run(&config, chrono::Utc::now(), &mut stdout().lock())
+            }
+            Command::Replay(replay) => replay.run(&config, &mut stdout().lock(), &mut stderr()),
             Command::Completions(completions) => completions.run(&mut stdout().lock()),
             Command::Man(man) => man.run(),
         }
@@ -97,5 +110,7 @@ fn token_context(config: &Path) -> Result<token::TokenContext, Failure> {
         state_dir: local.state_dir,
         control_socket: local.control_socket,
         solarnet,
+        // A slip in the section of a meter does not keep anybody from repairing a token.
+        needs: config::load(config).ok().map(|loaded| Needs::of(&loaded.settings)),
     })
 }

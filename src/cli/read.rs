@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::{Exit, Failure};
 use crate::{
     clock::Clock,
-    config::settings::{Bus, Property, Settings, Table, Unit},
+    config::settings::{Bus, Property, Settings, Unit},
     domain::{Datum, Kind, Samples, Stamp, number},
     modbus::{self, Failed, Outcome, Wire, source::Now, source::Source},
     queue::show,
@@ -110,7 +110,7 @@ async fn read(source: &mut Source, wire: &mut impl Wire) -> Outcome {
 
 /// The datum for scripts.
 #[derive(Serialize)]
-struct Json<'a> {
+pub(super) struct Json<'a> {
     source: &'a str,
     created: Option<String>,
     i: serde_json::Value,
@@ -127,7 +127,7 @@ struct JsonFailed<'a> {
 }
 
 impl<'a> Json<'a> {
-    fn new(unit: &'a Unit, outcome: &'a Outcome) -> Self {
+    pub(super) fn new(unit: &'a Unit, outcome: &'a Outcome) -> Self {
         let datum = outcome.datum.as_ref();
         let numbers = |of: fn(&Samples) -> &Vec<(String, Decimal)>| {
             show::numbers(datum.map_or(&[], |datum| of(&datum.samples)))
@@ -161,7 +161,7 @@ fn created(datum: &Datum) -> Option<String> {
 
 /// The datum for people: each property in the order of the configuration, with its place in both
 /// notations that manuals use.
-fn table(unit: &Unit, outcome: &Outcome, out: &mut impl Write) -> std::io::Result<()> {
+pub(super) fn table(unit: &Unit, outcome: &Outcome, out: &mut impl Write) -> std::io::Result<()> {
     match outcome.datum.as_ref().and_then(created) {
         Some(at) => writeln!(out, "{} at {at}", unit.source)?,
         None => writeln!(out, "{}", unit.source)?,
@@ -195,10 +195,6 @@ fn row(property: &Property, outcome: &Outcome) -> [String; 4] {
         }
     };
     let register = &property.register;
-    let count = match register.table {
-        Table::Coil | Table::Discrete => 1,
-        Table::Input | Table::Holding => register.encoding.words(),
-    };
-    let place = modbus::place(register.table, register.address, count);
+    let place = modbus::place(register.table, register.address, register.count());
     [name.clone(), kind.to_owned(), value.unwrap_or_else(|| "-".to_owned()), place]
 }

@@ -7,13 +7,16 @@ use tracing::{level_filters::LevelFilter, warn};
 
 use super::{Exit, Failure, OrExit};
 use crate::{
-    app::{self, AppError},
+    app::{self, AppError, Beginning},
     config::{self, Service},
     observe::{control::BindError, log},
     queue::QueueError,
 };
 
 /// Run the daemon: read, keep, send, obey, until SIGTERM or SIGINT
+///
+/// On SIGHUP it reads its configuration again and restarts only what changed. A file that `check`
+/// complains about changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  solarnode-agent run --config agent.toml\n\nUnder systemd the log goes to the journal: journalctl -t solarnode-agent"
@@ -33,11 +36,21 @@ impl Run {
     pub fn run(self, path: &Path) -> Result<Exit, Failure> {
         let service = Service::read();
         log::start(self.log, service.logs_to_journal);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // A hangup would end the process; from here on it is a reload, after the start at the earliest.
+        let hangup = {
+            let _runtime = runtime.enter();
+            signal(SignalKind::hangup())?
+        };
         let loaded = config::load(path)?;
         for problem in &loaded.warnings {
             warn!(event = "config.warning", %problem, "configuration warning");
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let beginning = Beginning {
+            file: path.to_owned(),
+            settings: loaded.settings,
+            passed_credentials: service.credentials,
+        };
         let done = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;
@@ -47,7 +60,7 @@ impl Run {
                     _ = interrupt.recv() => {}
                 }
             };
-            Ok::<_, io::Error>(app::run(loaded.settings, service.credentials, asked).await)
+            Ok::<_, io::Error>(app::run(beginning, hangup, asked).await)
         })?;
         // Blocking work that was abandoned at the end of the grace period is not waited for.
         runtime.shutdown_background();
@@ -77,7 +90,8 @@ fn exit_of(error: &AppError) -> Exit {
         AppError::StateDir { .. }
         | AppError::Control(BindError::Io { .. })
         | AppError::Clock(_)
-        | AppError::Queue(_) => Exit::Io,
+        | AppError::Queue(_)
+        | AppError::Watchdog(_) => Exit::Io,
     }
 }
 

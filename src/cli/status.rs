@@ -6,13 +6,13 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
 use super::{Exit, Failure};
-use crate::observe::control::{self, Ask, AskError};
+use crate::observe::control::{self, Ask};
 
 /// Ask the running daemon: sources, queue, uploads, clock, credentials, instructions
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  solarnode-agent status --json | jq .queue.records")]
 pub struct Status {
-    /// Print JSON: {sources, queue, upload, clock, credentials, instructions}
+    /// Print JSON: {sources, queue, upload, clock, credentials, instructions, config}
     #[arg(long)]
     json: bool,
 }
@@ -24,13 +24,7 @@ impl Status {
     ///
     /// With 69 if no daemon answers there, 77 if it is not ours to ask.
     pub fn run(self, socket: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
-        let status = control::ask(socket, Ask::Status).map_err(|error| {
-            let exit = match error {
-                AskError::NotAllowed(_) => Exit::NoPermission,
-                AskError::NotRunning(_) | AskError::NoAnswer { .. } => Exit::Unavailable,
-            };
-            Failure { exit, error: error.into() }
-        })?;
+        let status = control::ask(socket, Ask::Status)?;
         if self.json {
             writeln!(out, "{status:#}")?;
         } else {
@@ -55,6 +49,7 @@ fn render(status: &Value) -> String {
     section("clock", vec![clock(&status["clock"])]);
     section("credentials", each(&status["credentials"], credential));
     section("instructions", instructions(&status["instructions"]));
+    section("configuration", configuration(&status["config"]));
     text
 }
 
@@ -155,6 +150,17 @@ fn instructions(instructions: &Value) -> Vec<String> {
         show(&instructions["last_poll"]),
     );
     vec![with(line, "trouble: ", &instructions["error"])]
+}
+
+/// Only what somebody should know: a daemon that runs on its file has nothing to say here.
+fn configuration(config: &Value) -> Vec<String> {
+    let last = &config["last_reload"];
+    if last["result"] != "refused" {
+        return Vec::new();
+    }
+    let line = format!("{}: reload refused, at {}", show(&config["file"]), show(&last["at"]));
+    let problems = last["problems"].as_array().into_iter().flatten().map(show);
+    [line].into_iter().chain(problems).collect()
 }
 
 #[cfg(test)]

@@ -1,11 +1,20 @@
-//! `token`: the credentials on this device, and signing by hand.
+//! `token`: the credentials on this device, tokens at SolarNetwork, and signing by hand.
 //!
 //! Secrets come from standard input or a file, never from the arguments, which everyone on the
-//! machine can read. Nothing here prints a secret or a key. What needs SolarNetwork asks it through
-//! [`RefreshCalls`]; after a change of the store a running daemon is told.
+//! machine can read. Nothing here prints a secret or a key, with one exception: `token create` shows
+//! the secret of a token that it does not install, once. What needs SolarNetwork asks it through
+//! [`RefreshCalls`] and [`CallAs`]; after a change of the store a running daemon is told.
 
+mod change;
+mod check;
+mod create;
 mod import;
-mod online;
+mod list;
+mod manager;
+
+mod options;
+mod policy;
+mod refresh;
 mod show;
 mod sign;
 
@@ -25,20 +34,26 @@ use crate::{
     clock::Clock,
     config::settings::SolarNet,
     credential::{
-        Credential, Signer, SigningKey, Store, TokenSecret, date::parse_signing_day,
+        Credential, Remembered, Signer, SigningKey, Store, TokenSecret, date::parse_signing_day,
         store::StoreError,
     },
-    domain::TokenName,
+    domain::{TokenId, TokenName},
+    needs::Needs,
     net::Net,
     observe::control::tell_credential_changed,
     refresh::RefreshCalls,
-    solarnet::Api,
+    solarnet::{Api, CallAs},
+    tokens,
 };
 
 /// Longest secret or key file read.
 const MAX_SECRET_FILE_BYTES: u64 = 4096;
 
-/// Import, show and check the tokens on this device, and sign requests by hand
+/// Look after the tokens on this device, manage those at SolarNetwork, and sign requests by hand
+///
+/// import, show, check, refresh and forget are about this device; create, list, update, policy, enable,
+/// disable and delete about SolarNetwork, where they act as a manager (--as) whose secret is read for
+/// that one command and stored nowhere.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent token check")]
 pub struct Token {
@@ -48,11 +63,18 @@ pub struct Token {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
+    Create(Box<create::Create>),
     Import(import::Import),
     Show(show::Show),
-    Check(online::Check),
-    Refresh(online::Refresh),
+    Check(check::Check),
+    Refresh(refresh::Refresh),
     Forget(show::Forget),
+    List(list::List),
+    Policy(Box<policy::PolicyCommand>),
+    Update(change::Update),
+    Enable(change::Enable),
+    Disable(change::Disable),
+    Delete(change::Delete),
     Sign(Box<sign::Sign>),
 }
 
@@ -65,6 +87,8 @@ pub struct TokenContext {
     pub control_socket: PathBuf,
     /// How SolarNetwork is reached, and which token is in use.
     pub solarnet: SolarNet,
+    /// What the whole configuration needs of its token, if it is right.
+    pub needs: Option<Needs>,
 }
 
 /// The client for one command: it knows the time only from what the server answers.
@@ -86,6 +110,8 @@ pub struct Streams<'a> {
     pub out: &'a mut dyn Write,
     /// Standard error: everything else.
     pub err: &'a mut dyn Write,
+    /// Asks a person a question; `None` where nobody is there.
+    pub confirm: &'a mut dyn FnMut(&str) -> io::Result<Option<bool>>,
 }
 
 impl Token {
@@ -97,13 +123,20 @@ impl Token {
     /// # Errors
     ///
     /// With the exit code to end with and the reason to print.
-    pub fn run<C: RefreshCalls>(
+    pub fn run<C: RefreshCalls + CallAs>(
         self,
         streams: &mut Streams<'_>,
         context: impl FnOnce() -> Result<TokenContext, Failure>,
         connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
     ) -> Result<Exit, Failure> {
         match self.command {
+            TokenCommand::Create(create) => create.run(streams, &context()?, connect),
+            TokenCommand::List(list) => list.run(streams, &context()?, connect),
+            TokenCommand::Policy(policy) => policy.run(streams, &context()?, connect),
+            TokenCommand::Update(update) => update.run(streams, &context()?, connect),
+            TokenCommand::Enable(enable) => enable.run(streams, &context()?, connect),
+            TokenCommand::Disable(disable) => disable.run(streams, &context()?, connect),
+            TokenCommand::Delete(delete) => delete.run(streams, &context()?, connect),
             TokenCommand::Import(import) => import.run(streams, &context()?, connect),
             TokenCommand::Show(show) => show.run(streams, &context()?),
             TokenCommand::Check(check) => check.run(streams, &context()?, connect),
@@ -123,6 +156,51 @@ impl TokenContext {
     /// The stored credential of that name; it is an error if there is none.
     fn stored(&self, name: &TokenName) -> Result<Credential, Failure> {
         self.store().load_stored(name).or_store_exit()?.ok_or_else(|| missing(name))
+    }
+
+    /// Under which names a token is in the store. A store that cannot be read only leaves a remark
+    /// out.
+    fn names_of(&self, id: &TokenId) -> Vec<TokenName> {
+        let store = self.store();
+        let mut names = store.names().unwrap_or_default();
+        names.retain(|name| {
+            let stored = store.load_stored(name).ok().flatten();
+            stored.is_some_and(|stored| stored.token_id == *id)
+        });
+        names
+    }
+
+    /// Remembers the policy of a token, if it is on this device.
+    fn remember(&self, token: &tokens::Token, seen: DateTime<Utc>) -> Result<(), Failure> {
+        let seen = Remembered::new(&token.id, &token.kind, &token.policy, seen);
+        let mut names = self.names_of(&token.id).into_iter();
+        names.try_for_each(|name| self.store().remember(&name, &seen)).or_store_exit()?;
+        // A daemon that does not hear of it reads it when it next reads the store.
+        drop(tell_credential_changed(&self.control_socket));
+        Ok(())
+    }
+
+    /// What the configuration needs; it is an error if it is not right.
+    fn needs(&self) -> Result<&Needs, Failure> {
+        self.needs.as_ref().ok_or_else(|| {
+            Failure::new(
+                Exit::Config,
+                "the configuration is not right yet, so it is not known what it needs: \
+                 `solarnode-agent check` says what is wrong",
+            )
+        })
+    }
+
+    /// Tells the user where the daemon will not use the token of that name.
+    fn note_other_token(&self, streams: &mut Streams<'_>, name: &TokenName) -> io::Result<()> {
+        let used = &self.solarnet.token;
+        if name == used {
+            return Ok(());
+        }
+        writeln!(
+            streams.err,
+            "note: the configuration uses another token, `solarnet.token = \"{used}\"`"
+        )
     }
 
     /// Tells a running daemon that the credential `name` changed, and the user `what` that means where

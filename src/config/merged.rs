@@ -29,15 +29,24 @@ const MAX_BYTES: u64 = 4 << 20;
 /// Reads the file and its drop-ins.
 pub(super) fn read(path: &Path) -> Result<Table, ConfigError> {
     let problems = Problems::default();
-    let mut merged = parse(path, &problems)?;
+    let mut files = vec![parse(path, &problems)?];
     for path in drop_ins(path)? {
-        let later = parse(&path, &problems)?;
-        merged = match (merged, later) {
-            (Some(earlier), Some(later)) => Some(merge(earlier, later)),
-            // Something is not TOML; the other files are still read for their own slips.
-            (_, None) | (None, _) => None,
-        };
+        files.push(parse(&path, &problems)?);
     }
+    merge_all(files, problems)
+}
+
+/// The same of files that are in memory, each with its name, in their order.
+pub(super) fn of(files: &[(String, Vec<u8>)]) -> Result<Table, ConfigError> {
+    let problems = Problems::default();
+    let files = files.iter().map(|(name, bytes)| written::parse(name, bytes, &problems)).collect();
+    merge_all(files, problems)
+}
+
+/// Lays them over one another. Where one is not TOML, the others were still read for their own slips.
+fn merge_all(files: Vec<Option<Table>>, problems: Problems) -> Result<Table, ConfigError> {
+    let files: Option<Vec<Table>> = files.into_iter().collect();
+    let merged = files.and_then(|files| files.into_iter().reduce(merge));
     merged.ok_or_else(|| ConfigError::Invalid(problems.into_sorted()))
 }
 
@@ -64,7 +73,7 @@ fn parse(path: &Path, problems: &Problems) -> Result<Option<Table>, ConfigError>
 }
 
 /// The drop-ins of `path`, sorted by name; hidden files and other endings are left alone.
-fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+pub(super) fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let folder = path.with_extension("d");
     let unreadable = |source| ConfigError::Unreadable { path: folder.clone(), source };
     let entries = match fs::read_dir(&folder) {

@@ -20,6 +20,7 @@ mod environment;
 mod form;
 mod merged;
 mod problem;
+mod redacted;
 mod reference;
 mod schema;
 pub mod settings;
@@ -35,9 +36,10 @@ use std::{
 use environment::Environment;
 use problem::Problems;
 pub use problem::{Problem, Severity};
+pub use redacted::{Redacted, effective, redacted};
 pub use reference::reference;
 pub use settings::Settings;
-use settings::{Queue, SolarNet};
+use settings::{Bus, Queue, SolarNet};
 
 use crate::domain::NodeId;
 
@@ -143,6 +145,24 @@ fn load_local_in(path: &Path, environment: &Environment) -> Result<Local, Config
     let (state_dir, control_socket) = parts.paths.map_err(ConfigError::Invalid)?;
     let (node, queue, solarnet) = (parts.node, parts.queue, parts.solarnet);
     Ok(Local { state_dir, control_socket, node, queue, solarnet })
+}
+
+/// Reads the buses of the file `path` and its drop-ins, whatever else is wrong in them.
+///
+/// # Errors
+///
+/// If a file cannot be read or is not TOML, or with what is wrong with the buses.
+pub fn load_buses(path: &Path) -> Result<Vec<Bus>, ConfigError> {
+    checked::only_buses(&merged::read(path)?).map_err(ConfigError::Invalid)
+}
+
+/// The buses of files in memory, each with its name; a later one is laid over the earlier ones.
+///
+/// # Errors
+///
+/// If one is not TOML, or with what is wrong with the buses.
+pub fn buses_of(files: &[(String, Vec<u8>)]) -> Result<Vec<Bus>, ConfigError> {
+    checked::only_buses(&merged::of(files)?).map_err(ConfigError::Invalid)
 }
 
 /// Why there is no configuration.

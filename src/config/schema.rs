@@ -82,7 +82,6 @@ pub(super) trait Described: Sync {
     fn example(&self) -> &'static str;
     fn doc(&self) -> &'static str;
     /// Whether the key would take this value.
-    #[cfg(test)]
     fn takes(&self, value: &Value) -> bool;
 }
 
@@ -108,7 +107,6 @@ impl<F: Form> Described for Key<F> {
     fn doc(&self) -> &'static str {
         self.doc
     }
-    #[cfg(test)]
     fn takes(&self, value: &Value) -> bool {
         self.form.read(value).is_ok()
     }
@@ -237,7 +235,11 @@ impl<'a> Reader<'a> {
     pub(super) fn tables(&self, name: &str) -> Vec<&'a Table> {
         let Some(node) = self.table.get(name) else { return Vec::new() };
         let heading = self.inner(name).section.heading;
-        let expected = || format!("tables under the heading {heading}, with two brackets");
+        let expected = || {
+            format!(
+                "tables under the heading {heading}, with two brackets, before the tables inside it"
+            )
+        };
         let Value::List(nodes) = &node.value else {
             self.problems.error(&node.place, node.value.shown(), expected());
             return Vec::new();

@@ -249,6 +249,17 @@ pub enum Encoding {
     Ascii(u16),
 }
 
+impl Register {
+    /// Registers, or bits, that its value takes.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        match self.table {
+            Table::Coil | Table::Discrete => 1,
+            Table::Input | Table::Holding => self.encoding.words(),
+        }
+    }
+}
+
 impl Encoding {
     /// Registers that one value takes.
     #[must_use]

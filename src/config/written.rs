@@ -123,9 +123,13 @@ pub(super) fn parse(file: &str, bytes: &[u8], problems: &Problems) -> Option<Tab
 
 /// Reads one value written in TOML, as the defaults and examples of keys are.
 pub(super) fn parse_value(text: &str) -> Option<Value> {
-    let value = DeValue::parse(text).ok()?.into_inner();
+    Some(placeless(DeValue::parse(text).ok()?.into_inner()))
+}
+
+/// A parsed value without its place.
+pub(super) fn placeless(value: DeValue<'_>) -> Value {
     let place = Place { file: "".into(), line: None, key: String::new() };
-    Some(Source { file: "".into(), lines: Lines(Vec::new()) }.value(&place, value))
+    Source { file: "".into(), lines: Lines(Vec::new()) }.value(&place, value)
 }
 
 struct Source {

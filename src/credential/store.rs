@@ -22,6 +22,9 @@
 //! is a `secret`, or as two lines of text, token ID and secret. It is read where the store has no
 //! NAME. A secret from there is used from memory and never written to the store.
 //!
+//! Beside a credential may stand its token's policy as it was last seen (`NAME.policy`) and the record of a
+//! token that is being issued (`NAME.issue`). Neither holds anything secret.
+//!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
 use std::{
@@ -37,11 +40,17 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::{Credential, date, signing_key};
-use crate::{domain::TokenName, file};
+use super::{Credential, Remembered, date, signing_key};
+use crate::{
+    domain::{TokenId, TokenName},
+    file,
+};
 
 /// Longest file read: ours have 200 bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
+
+/// Longest note read: one may list every token of an account.
+const MAX_NOTE_BYTES: u64 = 4 << 20;
 
 /// How long a change waits for another one to finish. Each takes a few writes to the disk.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +61,24 @@ pub struct Store {
     state_dir: PathBuf,
     folder: PathBuf,
     passed: Option<PathBuf>,
+}
+
+/// What may stand beside a credential, under its name: nothing secret, and nothing that signing needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Note {
+    /// The policy that SolarNetwork was last seen to keep for the token: `NAME.policy`.
+    Policy,
+    /// A token that is being issued: `NAME.issue`.
+    Issue,
+}
+
+impl Note {
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Issue => "issue",
+        }
+    }
 }
 
 /// Where a credential was found.
@@ -146,8 +173,14 @@ impl Store {
     /// nothing.
     #[must_use]
     pub fn new(state_dir: &Path, passed: Option<PathBuf>) -> Self {
-        let folder = state_dir.join("credentials");
+        let folder = Self::folder_below(state_dir);
         Self { state_dir: state_dir.to_owned(), folder, passed }
+    }
+
+    /// The folder of the store below `state_dir`.
+    #[must_use]
+    pub fn folder_below(state_dir: &Path) -> PathBuf {
+        state_dir.join("credentials")
     }
 
     /// The file of a token.
@@ -195,7 +228,7 @@ impl Store {
             return Ok(None);
         };
         // systemd's folder is the service's alone; its modes are systemd's business.
-        let Some(bytes) = read(&path, |_| Ok(()))? else { return Ok(None) };
+        let Some(bytes) = read(&path, MAX_FILE_BYTES, |_| Ok(()))? else { return Ok(None) };
         let credential =
             parse_passed(&bytes, today).map_err(|reason| StoreError::Corrupt { path, reason })?;
         Ok(Some((credential, Origin::Passed)))
@@ -211,7 +244,8 @@ impl Store {
             return Ok(None);
         }
         let path = self.path(name);
-        let Some(bytes) = read(&path, |file| refuse_wide(&path, file, 0o600))? else {
+        let check = |file: &File| refuse_wide(&path, file, 0o600);
+        let Some(bytes) = read(&path, MAX_FILE_BYTES, check)? else {
             return Ok(None);
         };
         parse(&bytes).map(Some).map_err(|reason| StoreError::Corrupt { path, reason })
@@ -272,6 +306,7 @@ impl Store {
         }
         let folder = self.lock()?;
         let path = self.path(name);
+        remove(&self.note_path(name, Note::Policy))?;
         // What a crash left of a replacement holds a key as well.
         remove(&file::temporary(&path))?;
         let was_there = remove(&path)?;
@@ -285,10 +320,85 @@ impl Store {
         name: &TokenName,
         credential: &Credential,
     ) -> Result<(), StoreError> {
-        let path = self.path(name);
+        self.write_file(folder, &self.path(name), &render(credential))
+    }
+
+    fn write_file(&self, folder: &File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let meta = folder.metadata().map_err(failed("read", &self.folder))?;
         let owner = as_root().then_some((meta.uid(), meta.gid()));
-        file::replace_for(&path, &render(credential), 0o600, owner).map_err(failed("write", &path))
+        file::replace_for(path, bytes, 0o600, owner).map_err(failed("write", path))
+    }
+
+    /// The policy of this token, as it was last seen.
+    ///
+    /// # Errors
+    ///
+    /// If there is a file that cannot be read.
+    pub fn remembered(
+        &self,
+        name: &TokenName,
+        id: &TokenId,
+    ) -> Result<Option<Remembered>, StoreError> {
+        let bytes = self.note(name, Note::Policy)?;
+        Ok(bytes.and_then(|bytes| Remembered::from_bytes(&bytes, id)))
+    }
+
+    /// Remembers the policy of the token of that name.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written; what was there is then still there.
+    pub fn remember(&self, name: &TokenName, seen: &Remembered) -> Result<(), StoreError> {
+        self.put_note(name, Note::Policy, &seen.to_bytes())
+    }
+
+    /// The record of a token that is being issued under that name.
+    ///
+    /// # Errors
+    ///
+    /// If there is one that cannot be read.
+    pub fn issue(&self, name: &TokenName) -> Result<Option<Vec<u8>>, StoreError> {
+        self.note(name, Note::Issue)
+    }
+
+    /// Puts in the record of a token that is being issued.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be made or written.
+    pub fn put_issue(&self, name: &TokenName, record: &[u8]) -> Result<(), StoreError> {
+        self.put_note(name, Note::Issue, record)
+    }
+
+    /// Removes the record of a token that is being issued, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn remove_issue(&self, name: &TokenName) -> Result<(), StoreError> {
+        if self.open_folder()?.is_none() {
+            return Ok(());
+        }
+        let folder = self.lock()?;
+        remove(&self.note_path(name, Note::Issue))?;
+        folder.sync_all().map_err(failed("write", &self.folder))
+    }
+
+    fn note(&self, name: &TokenName, note: Note) -> Result<Option<Vec<u8>>, StoreError> {
+        if self.open_folder()?.is_none() {
+            return Ok(None);
+        }
+        let read = read(&self.note_path(name, note), MAX_NOTE_BYTES, |_| Ok(()))?;
+        Ok(read.map(|bytes| bytes.to_vec()))
+    }
+
+    fn put_note(&self, name: &TokenName, note: Note, bytes: &[u8]) -> Result<(), StoreError> {
+        let folder = self.lock()?;
+        self.write_file(&folder, &self.note_path(name, note), bytes)
+    }
+
+    fn note_path(&self, name: &TokenName, note: Note) -> PathBuf {
+        self.folder.join(format!("{name}.{}", note.ending()))
     }
 
     /// The folder, if it is there and ours alone.
@@ -385,6 +495,7 @@ fn refuse_wide(path: &Path, file: &File, wanted: u32) -> Result<(), StoreError> 
 /// The whole of a small file, or `None` if it is not there.
 fn read(
     path: &Path,
+    max_bytes: u64,
     check: impl FnOnce(&File) -> Result<(), StoreError>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
     // NONBLOCK: a pipe in its place must not stop the daemon.
@@ -397,7 +508,7 @@ fn read(
     check(&file)?;
     // Room from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    file.take(max_bytes).read_to_end(&mut bytes).map_err(failed("read", path))?;
     Ok(Some(bytes))
 }
 

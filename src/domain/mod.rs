@@ -9,9 +9,11 @@ mod datum;
 mod id;
 mod instruction;
 pub mod number;
+mod token;
 
 pub use chain::Chain;
 pub use control::{ControlWrite, WriteError, WriteReport};
 pub use datum::{BootId, Datum, Kind, Samples, Stamp};
 pub use id::{InvalidId, NodeId, SourceId, TokenId, TokenName};
 pub use instruction::{Instruction, InstructionId, InstructionState, Parameter};
+pub use token::TokenKind;

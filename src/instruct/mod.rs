@@ -27,8 +27,9 @@ pub mod status;
 mod step;
 pub mod task;
 
+pub use server::API_PATHS;
 pub use status::Status;
-pub use task::{Actuator, Instructor, NotStored, Results, Time};
+pub use task::{ACT_LIMIT, Actuator, Instructor, NotStored, Results, Time};
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,9 @@ use crate::{
 
 const BASE: &str = "/api/v1/sec/instr";
 
+/// The calls below as a token's policy spells them in `apiPaths`.
+pub const API_PATHS: [&str; 3] = ["/instr/viewPending", "/instr/view", "/instr/updateState"];
+
 /// What the server says of one instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Viewed {

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     domain::{Chain, ControlWrite, InstructionId, InstructionState, WriteError},
+    pulse::Bound,
     solarnet::Caller,
 };
 
@@ -280,6 +281,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
     }
 
     async fn write(&self, write: ControlWrite) -> Attempt {
+        let _writing = self.pulse.enter("carrying out an instruction", Bound::Within(ACT_LIMIT));
         let wanted = write.value;
         let control = write.control.clone();
         let result = timeout(ACT_LIMIT, self.actuator.write(write)).await.unwrap_or_else(|_| {
@@ -305,6 +307,8 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
                 error = %Chain(&error),
                 "outcome not on disk yet"
             );
+            let left = Bound::Within(pause);
+            let _waiting = self.pulse.enter("waiting to write an outcome once more", left);
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = sleep(pause) => {}

@@ -41,6 +41,7 @@ use crate::{
     domain::{
         Chain, ControlWrite, Datum, Instruction, InstructionId, NodeId, WriteError, WriteReport,
     },
+    pulse::{Bound, Pulse},
     solarnet::{CallError, Caller, Cause, Next},
 };
 
@@ -104,6 +105,8 @@ pub struct Instructor<C, A, R, T> {
     pub state_dir: PathBuf,
     /// Where the task's status goes.
     pub status: watch::Sender<Status>,
+    /// Shows what it does.
+    pub pulse: Pulse,
     /// Ends the task.
     pub stop: CancellationToken,
 }
@@ -116,6 +119,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Instructor<C, A, R, T> {
     /// If the journal cannot be opened. Later trouble is logged, shown in the status and retried.
     pub async fn run(self) -> Result<(), JournalError> {
         if !self.settings.enabled {
+            let _waiting = self.pulse.enter("switched off", Bound::Open);
             self.stop.cancelled().await;
             return Ok(());
         }
@@ -130,6 +134,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Instructor<C, A, R, T> {
             settings: self.settings,
             journal,
             status: self.status,
+            pulse: self.pulse,
             stop: self.stop,
             seen: BTreeMap::new(),
             skipped: BTreeSet::new(),
@@ -196,6 +201,7 @@ pub(super) struct Worker<C, A, R, T> {
     pub(super) settings: Instructions,
     pub(super) journal: Journal,
     status: watch::Sender<Status>,
+    pub(super) pulse: Pulse,
     pub(super) stop: CancellationToken,
     /// The server's word, since the last poll.
     pub(super) seen: BTreeMap<InstructionId, Seen>,
@@ -234,6 +240,8 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
             }
             self.publish(was_held, up, result.as_ref().err());
             let wake = next_poll.min(self.next_date().unwrap_or(next_poll));
+            let left = Bound::Within(wake.saturating_duration_since(Instant::now()));
+            let _waiting = self.pulse.enter("waiting for the next poll or date", left);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,

@@ -116,6 +116,9 @@ pub enum RequestError {
     /// The protocol has no room for the request; nothing was sent.
     #[error(transparent)]
     DoesNotFit(#[from] DoesNotFit),
+    /// It failed when it was recorded, in these words; said by a recording that is played back.
+    #[error("{0}")]
+    Recorded(String),
 }
 
 /// Why an answer was not taken.

@@ -16,6 +16,7 @@
 //! | [`plan`], [`round`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
 //! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
 //! | [`reading`]: values to a datum | [`poller`]: the task of a bus |
+//! | [`recording`], [`playback`]: what was kept, read again | [`ring`]: keeps the last minutes of every bus |
 //!
 //! Guarantees: one request at a time a bus; a value is read whole or not at all; one failed request
 //! costs only its own values; a silent unit costs its neighbours at most 5 % of their turns; a write
@@ -30,8 +31,11 @@ mod float;
 pub mod frame;
 pub mod link;
 pub mod plan;
+pub mod playback;
 pub mod poller;
 pub mod reading;
+pub mod recording;
+pub mod ring;
 pub mod round;
 pub mod rtu;
 mod serial;
@@ -47,6 +51,7 @@ pub use link::{TcpLink, Wire};
 pub use plan::{Plan, PlanError};
 pub use poller::{Channels, PollError, Poller};
 pub use reading::{Failed, Outcome};
+pub use ring::Recorder;
 pub use rtu::RtuLink;
 pub use serial::{Holder, OpenError};
 pub use status::{BusStatus, SourceState, SourceStatus};
@@ -69,12 +74,8 @@ pub fn wire(bus: &Bus) -> Carrier {
 /// # Errors
 ///
 /// As [`Poller::run`], and if there is no thread to be had.
-pub fn run<W: Wire + 'static>(
-    link: &Link,
-    poller: Poller<W>,
-) -> impl Future<Output = Result<(), PollError>> + Send + use<W> {
-    let own_thread = matches!(link, Link::Serial(_));
-    async move { if own_thread { thread::run(poller).await } else { poller.run().await } }
+pub async fn run<W: Wire + 'static>(poller: Poller<W>) -> Result<(), PollError> {
+    if poller.blocks() { thread::run(poller).await } else { poller.run().await }
 }
 
 /// Names registers in both notations that manuals use, for example `input 12 (30013)`.

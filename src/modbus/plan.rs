@@ -96,13 +96,8 @@ pub(super) struct Span {
 impl Span {
     pub(super) fn of(register: &Register) -> Self {
         let start = register.address.into();
-        Self { table: register.table, start, end: start + u32::from(length(register)) }
+        Self { table: register.table, start, end: start + u32::from(register.count()) }
     }
-}
-
-/// Registers, or bits, that a value takes.
-fn length(register: &Register) -> u16 {
-    if is_bits(register.table) { 1 } else { register.encoding.words() }
 }
 
 fn is_bits(table: Table) -> bool {
@@ -254,7 +249,7 @@ impl Limits {
 
 fn check(property: &Property, limits: &Limits) -> Result<(), PlanError> {
     let register = &property.register;
-    let (words, most) = (length(register), limits.most(register.table));
+    let (words, most) = (register.count(), limits.most(register.table));
     let name = || property.name.clone();
     if words == 0 {
         return Err(PlanError::Empty { property: name() });

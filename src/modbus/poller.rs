@@ -33,6 +33,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    airtime::Airtime,
+    frame::rtu,
     link::Wire,
     plan::PlanError,
     source::{Now, Probe, Source},
@@ -41,8 +43,9 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::settings::{Bus, Control, Phase, Unit},
+    config::settings::{Bus, Control, Link, Phase, Unit},
     domain::Datum,
+    pulse::{Bound, Pulse},
     reader::{
         health::Budget,
         schedule::{Moment, Rhythm},
@@ -111,6 +114,7 @@ impl Channels {
 #[derive(Debug)]
 pub struct Poller<W> {
     name: String,
+    blocks: bool,
     pause: Duration,
     wire: W,
     turns: Vec<Turn>,
@@ -126,6 +130,9 @@ pub struct Poller<W> {
     epoch: Instant,
     /// When the last request was over.
     quiet_since: Option<Duration>,
+    /// How long one request may take, silence and a new connection included.
+    longest: Bound,
+    pulse: Pulse,
 }
 
 /// A source and when it is due.
@@ -135,6 +142,20 @@ struct Turn {
     rhythm: Rhythm,
     due: Duration,
     journal: Journal,
+}
+
+/// How long one request may take, silence and a new connection included. On a serial line the unit may have to
+/// rest, and the line to become quiet, before it; the airtime of the longest frames comes on top.
+fn longest(bus: &Bus, controls: &[Control]) -> Bound {
+    let units = bus.units.iter().map(|unit| unit.timeout + unit.pause);
+    let writes = controls.iter().filter(|control| control.bus == bus.name).map(|c| c.timeout);
+    let slowest = units.chain(writes).max().unwrap_or_default();
+    let exchange = match &bus.link {
+        Link::Tcp { .. } => slowest,
+        Link::RtuTcp { .. } => slowest * 3,
+        Link::Serial(serial) => slowest * 3 + Airtime::new(serial).of(2 * rtu::MAX_FRAME),
+    };
+    Bound::Within(bus.pause + bus.connect_timeout + exchange)
 }
 
 impl<W: Wire> Poller<W> {
@@ -162,6 +183,7 @@ impl<W: Wire> Poller<W> {
         let sources = turns.iter().map(|turn| SourceStatus::new(&turn.source)).collect();
         Ok(Self {
             name: bus.name.clone(),
+            blocks: matches!(bus.link, Link::Serial(_)),
             pause: bus.pause,
             wire,
             turns,
@@ -175,13 +197,27 @@ impl<W: Wire> Poller<W> {
             budget: Budget::default(),
             epoch: Instant::now(),
             quiet_since: None,
+            longest: longest(bus, controls),
+            pulse: Pulse::unheard(),
         })
+    }
+
+    /// Whether it wants a thread of its own: on a serial line it sleeps without giving the thread away.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        self.blocks
     }
 
     /// The bus's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same with a pulse that shows what the bus does.
+    #[must_use]
+    pub fn for_task(self, pulse: &Pulse) -> Self {
+        Self { pulse: pulse.clone(), ..self }
     }
 
     /// The bus's state, as it changes.
@@ -253,6 +289,7 @@ impl<W: Wire> Poller<W> {
     /// meanwhile, it may be called again.
     async fn send(&mut self) -> Result<(), PollError> {
         if self.unsent.is_some() {
+            let _waiting = self.pulse.enter("waiting for the queue", Bound::Open);
             let room = self.channels.datum.reserve().await;
             let room = room.map_err(|_| PollError::NoTaker { bus: self.name.clone() })?;
             if let Some(datum) = self.unsent.take() {
@@ -283,6 +320,7 @@ impl<W: Wire> Poller<W> {
     }
 
     async fn step_write(&mut self, writing: Writing) {
+        let _writing = self.pulse.enter("writing", self.longest);
         self.keep_silence(Duration::ZERO).await;
         let epoch = self.epoch;
         self.writing = writing.step(&mut self.wire, || epoch.elapsed()).await;
@@ -350,6 +388,8 @@ impl<W: Wire> Poller<W> {
             }
         };
         let listen = self.writes_open && self.writing.is_none();
+        let left = wake.map(|wake| wake.saturating_sub(self.running()));
+        let _waiting = self.pulse.enter("waiting for the next turn", Bound::until(left));
         select! {
             biased;
             () = stop.cancelled() => {}
@@ -365,6 +405,7 @@ impl<W: Wire> Poller<W> {
 
     /// One request to a unit, and what follows from it.
     async fn take_turn(&mut self, index: usize) -> Result<(), PollError> {
+        let _asking = self.pulse.enter("asking a unit", self.longest);
         let pause = self.turns[index].source.unit().pause;
         self.keep_silence(pause).await;
         if self.turns[index].source.health().is_up() {

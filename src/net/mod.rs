@@ -2,7 +2,7 @@
 //!
 //! Certificates are verified at the time the agent believes in ([`crate::clock`]), which may be the
 //! server's rather than the system's. Where nothing is known yet and a certificate fails for its
-//! dates only, [`Net::probe_date`] finds the time out (design 5.3.2).
+//! dates only, [`Net::probe_date`] finds the time out.
 //!
 //! This module knows nothing of SolarNetwork; redirects are not followed, because a signature covers
 //! host and path.
@@ -16,12 +16,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderMap;
 use rustls::{
     RootCertStore,
-    client::WebPkiServerVerifier,
+    client::{Resumption, WebPkiServerVerifier},
     crypto::ring,
     pki_types::{CertificateDer, UnixTime, pem::PemObject},
     time_provider::TimeProvider,
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::clock::{Clock, Trust, build_date};
 use verifier::{Dates, Verifier};
@@ -35,6 +35,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A step of the clock that is not worth another look at the certificate.
 const SMALL_STEP: TimeDelta = TimeDelta::minutes(1);
+
+/// TLS sessions that are remembered: there are two or three servers.
+const SESSIONS: usize = 8;
 
 const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
 
@@ -147,37 +150,52 @@ impl Net {
         };
         let undated_verifier = Arc::new(Verifier::new(verifier.clone(), Dates::Ignored));
         let verifier = Arc::new(Verifier::new(verifier, Dates::Checked));
-        let client = |verifier: Arc<Verifier>| {
+        let client = |verifier: Arc<Verifier>, idle_connections| {
             let config = config.clone().dangerous().with_custom_certificate_verifier(verifier);
+            let mut config = config.with_no_client_auth();
+            // A session taken up again is not verified again; each client has its own, and so each
+            // keeps to its own idea of dates.
+            config.resumption = Resumption::in_memory_sessions(SESSIONS);
             reqwest::Client::builder()
-                .tls_backend_preconfigured(config.with_no_client_auth())
+                .tls_backend_preconfigured(config)
                 .redirect(reqwest::redirect::Policy::none())
                 .user_agent(USER_AGENT)
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(timeout)
                 .http1_only()
+                .pool_max_idle_per_host(idle_connections)
                 .build()
                 .map_err(NetError::Client)
         };
         Ok(Self {
-            client: client(verifier.clone())?,
+            client: client(verifier.clone(), usize::MAX)?,
             verifier,
-            undated: client(undated_verifier.clone())?,
+            // Each question for the time sees the certificate that is shown now.
+            undated: client(undated_verifier.clone(), 0)?,
             undated_verifier,
             clock,
         })
     }
 
-    /// Sends one request and reads its whole answer. Teaches the clock what the server's says, unless
-    /// that is before this program was built.
+    /// Sends one request and reads its whole answer, whose `Date` teaches the clock.
+    ///
+    /// Where nothing else speaks for that `Date` yet, the server is asked once more for it, over another
+    /// connection: behind a load balancer that is often another machine.
     ///
     /// # Errors
     ///
     /// If there is no complete answer within the timeout.
     pub async fn send(&self, request: &Outgoing) -> Result<Incoming, SendError> {
         let answer = exchange(&self.client, request).await?;
-        if let Some(date) = answer.date().filter(|date| self.can_be(*date, &request.url)) {
-            self.clock.learn_server(date);
+        if let Some(date) = answer.date() {
+            if self.can_be(date, &request.url) {
+                self.clock.learn_server(date);
+            } else {
+                self.clock.refuse(date);
+            }
+        }
+        if self.clock.doubts() {
+            self.ask_date(&request.url).await;
         }
         Ok(answer)
     }
@@ -199,22 +217,31 @@ impl Net {
         if self.clock.trust() != Trust::Unknown {
             return false;
         }
+        let Some(date) = self.ask_date(url).await else { return false };
+        info!(event = "clock.probed", %date, "time learnt from a verified certificate's server");
+        true
+    }
+
+    /// Asks for nothing but the `Date`, without a signature and without regard to the dates of the
+    /// certificate, which the answer has to fit.
+    async fn ask_date(&self, url: &str) -> Option<DateTime<Utc>> {
+        let after_scheme = url.find("://")? + 3;
+        let path = url[after_scheme..].find('/').map_or(url.len(), |at| after_scheme + at);
         let request = Outgoing {
             method: "HEAD",
-            url: url.to_owned(),
+            url: url[..path].to_owned(),
             headers: Vec::new(),
             body: Bytes::new(),
         };
-        let Ok(answer) = exchange(&self.undated, &request).await else { return false };
-        let Some(date) = answer.date() else { return false };
+        let date = exchange(&self.undated, &request).await.ok()?.date()?;
         let floor = build_date().max(self.clock.latest_known().unwrap_or(DateTime::UNIX_EPOCH));
-        if date < floor || !self.undated_verifier.last_chain_is_valid_at(date) {
-            warn!(event = "clock.date_refused", %date, "server's date not believed");
-            return false;
+        let secure = url.starts_with("https:");
+        if secure && (date < floor || !self.undated_verifier.last_chain_is_valid_at(date)) {
+            self.clock.refuse(date);
+            return None;
         }
-        info!(event = "clock.probed", %date, "time learnt from a verified certificate's server");
         self.clock.learn_server(date);
-        true
+        Some(date)
     }
 }
 
@@ -261,11 +288,7 @@ fn classify(error: &reqwest::Error) -> SendError {
     let mut deepest = error.to_string();
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(e) = cause {
-        let inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = e
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()));
-        if let Some(tls) = tls {
+        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return if verifier::is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
             } else {
@@ -273,7 +296,12 @@ fn classify(error: &reqwest::Error) -> SendError {
             };
         }
         deepest = e.to_string();
-        cause = e.source();
+        // What an I/O error wraps is not its source, and may be another I/O error.
+        let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => e.source(),
+        };
     }
     if error.is_timeout() {
         deepest = "no answer in time".to_owned();

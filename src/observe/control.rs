@@ -5,6 +5,9 @@
 //!
 //! ```text
 //! {"ask":"status"}              → the members of `status --json`
+//! {"ask":"frames"}              → the last Modbus exchanges, for `bundle`
+//! {"ask":"changes"}             → {"file":…,"problems":[…],"needs_restart":[…],"changes":[…]}: what a
+//!                                 reload would do now
 //! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again
 //! anything else                 → {"error":"…"}
 //! ```
@@ -35,6 +38,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::pulse::{Bound, Pulse};
+
 /// Longest request line; ours have 30 bytes.
 const MAX_REQUEST_BYTES: u64 = 4096;
 
@@ -50,6 +55,10 @@ const MAX_ASKERS: usize = 8;
 pub enum Ask {
     /// How is everything?
     Status,
+    /// What passed on the buses lately?
+    Frames,
+    /// What would a reload do?
+    Changes,
     /// The credential store was changed.
     CredentialChanged,
 }
@@ -93,8 +102,8 @@ pub enum BindError {
 
 /// Answers asks. Implemented by the daemon.
 pub trait Answers: Send + Sync + 'static {
-    /// The answer to one ask; immediate.
-    fn answer(&self, ask: Ask) -> Value;
+    /// The answer to one ask, given well within five seconds.
+    fn answer(&self, ask: Ask) -> impl Future<Output = Value> + Send;
 }
 
 /// The listening socket; its file is removed when dropped.
@@ -125,13 +134,15 @@ impl ControlSocket {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, answers: Arc<dyn Answers>, stop: CancellationToken) {
+    pub async fn serve<A: Answers>(self, answers: Arc<A>, pulse: Pulse, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(MAX_ASKERS));
         loop {
+            let waiting = pulse.enter("waiting to be asked", Bound::Open);
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
             };
+            drop(waiting);
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -143,14 +154,14 @@ impl ControlSocket {
             };
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let answers = answers.clone();
-            tokio::spawn(async move {
+            tokio::spawn(pulse.watched(async move {
                 match timeout(PATIENCE, converse(stream, answers.as_ref())).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%error, "control connection broke"),
                     Err(_) => debug!("control connection timed out"),
                 }
                 drop(place);
-            });
+            }));
         }
     }
 }
@@ -175,13 +186,13 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn converse(stream: UnixStream, answers: &dyn Answers) -> io::Result<()> {
+async fn converse(stream: UnixStream, answers: &impl Answers) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut read = tokio::io::BufReader::new(read.take(MAX_REQUEST_BYTES));
     read.read_until(b'\n', &mut line).await?;
     let answer = match serde_json::from_slice(&line) {
-        Ok(ask) => answers.answer(ask),
+        Ok(ask) => answers.answer(ask).await,
         Err(error) => json!({ "error": format!("not an ask that this daemon knows: {error}") }),
     };
     let mut text = answer.to_string();
@@ -234,7 +245,7 @@ mod tests {
     struct Fixed;
 
     impl Answers for Fixed {
-        fn answer(&self, ask: Ask) -> Value {
+        async fn answer(&self, ask: Ask) -> Value {
             json!({ "asked": ask })
         }
     }
@@ -256,7 +267,7 @@ mod tests {
         let path = dir.path().join("control.sock");
         let socket = ControlSocket::bind(&path).expect("bound");
         let stop = CancellationToken::new();
-        let server = tokio::spawn(socket.serve(Arc::new(Fixed), stop.clone()));
+        let server = tokio::spawn(socket.serve(Arc::new(Fixed), Pulse::unheard(), stop.clone()));
 
         let status = asked(path.clone(), "{\"ask\":\"status\"}\n").await;
         assert_eq!(status["asked"]["ask"], "status");

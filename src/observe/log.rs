@@ -1,13 +1,27 @@
 //! Where log lines go: to the journal with fields under systemd, as text to standard error otherwise.
 //!
 //! In the journal every field is called `SOLARNODE_<FIELD>`; `SOLARNODE_EVENT` is the stable name of
-//! a line that tests, alerts or the documentation rely on (`docs/logging.md`).
+//! a line that tests, alerts or the documentation rely on (`docs/logging.md`), and `MESSAGE_ID` leads from it to
+//! its explanation in the journal's catalog.
 
-use std::io::IsTerminal;
+use std::{fmt, io::IsTerminal};
 
-use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    Layer, Registry, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
+    Layer, Registry,
+    filter::Targets,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{self, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use super::{
+    journal::Journal,
+    ration::{LEFT_OUT, Ration},
 };
 
 /// Prefix of our fields in the journal, and the syslog identifier's base.
@@ -25,22 +39,51 @@ pub fn start(level: LevelFilter, to_journal: bool) {
     let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
     let wanted =
         Targets::new().with_default(libraries).with_target(env!("CARGO_CRATE_NAME"), level);
-    let journal = to_journal.then(tracing_journald::layer).and_then(Result::ok);
+    let journal =
+        to_journal.then(|| Journal::connect(IDENTIFIER, JOURNAL_PREFIX)).and_then(Result::ok);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match journal {
-        Some(layer) => Box::new(
-            layer
-                .with_field_prefix(Some(JOURNAL_PREFIX.to_owned()))
-                .with_syslog_identifier(IDENTIFIER.to_owned())
-                .with_filter(wanted),
-        ),
+        Some(journal) => Box::new(journal.with_filter(wanted)),
         None => Box::new(
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
-                .with_target(false)
+                .event_format(Rationed {
+                    ration: Ration::new(),
+                    format: format::format().with_target(false),
+                })
                 .with_filter(wanted),
         ),
     };
     // The only error is that logging was started before, which is what the caller wants.
     drop(tracing_subscriber::registry().with(layer).try_init());
+}
+
+/// Lines of text, as many as their ration allows.
+struct Rationed<F> {
+    ration: Ration,
+    format: F,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Rationed<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match self.ration.admit(event) {
+            None => Ok(()),
+            Some(0) => self.format.format_event(context, writer, event),
+            Some(left_out) => {
+                let mut line = String::new();
+                self.format.format_event(context, Writer::new(&mut line), event)?;
+                writeln!(writer, "{} {LEFT_OUT}={left_out}", line.trim_end())
+            }
+        }
+    }
 }

@@ -21,8 +21,8 @@
 //! * A row is claimed by at most one batch at a time. Claims are in memory: after a restart the rows of
 //!   open batches are claimed again by their numbers ([`Queue::claim_exactly`]).
 //! * A full disk refuses what arrives and loses nothing that was committed; it goes on by itself.
-//! * After a failed write or sync the spool is opened anew, and what was not committed is appended
-//!   again from memory, under new numbers.
+//! * After a failed write or sync the spool is opened anew, and what was not committed or has arrived
+//!   since is appended again from memory, under new numbers.
 //!
 //! A datum without samples is never queued. A datum of a boot that never learnt the time is *unplaced*:
 //! it is skipped by claims, counted as far as claims have looked, shown by `queue export`, and the
@@ -41,7 +41,12 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{clock::Clock, config::settings, domain::Datum};
+use crate::{
+    clock::Clock,
+    config::settings,
+    domain::Datum,
+    pulse::{Bound, Pulse},
+};
 
 pub use ranges::Ranges;
 pub use record::RecordError;
@@ -172,6 +177,8 @@ enum Ask {
     Acknowledge(Ranges),
     Release(Ranges),
     Reject { seq: u64, reason: String },
+    ReleaseAll,
+    Adjust(settings::Queue),
 }
 
 /// The handle that everybody holds. After the queue has stopped, asking does nothing and gives nothing.
@@ -179,6 +186,7 @@ enum Ask {
 pub struct Queue {
     asks: mpsc::Sender<Ask>,
     stat: watch::Receiver<QueueStat>,
+    pulse: Pulse,
 }
 
 impl Queue {
@@ -198,7 +206,13 @@ impl Queue {
         let (asks, asked) = mpsc::channel(CALLS);
         let (publish, stat) = watch::channel(QueueStat::default());
         let worker = Worker::open(state_dir, settings, clock, asked, readings, publish)?;
-        Ok((Self { asks, stat }, worker))
+        Ok((Self { asks, stat, pulse: Pulse::unheard() }, worker))
+    }
+
+    /// The same for a task, whose pulse shows when it waits for the queue.
+    #[must_use]
+    pub fn for_task(&self, pulse: &Pulse) -> Self {
+        Self { pulse: pulse.clone(), ..self.clone() }
     }
 
     /// Hands over a datum; it is committed within `at_risk`.
@@ -212,30 +226,22 @@ impl Queue {
     ///
     /// If it is not on disk.
     pub async fn store_durably(&self, datum: Datum) -> Result<(), StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Ask::StoreDurably(datum, reply)).await;
-        answer.await.unwrap_or(Err(StoreError::Stopped))
+        self.ask(|reply| Ask::StoreDurably(datum, reply)).await.unwrap_or(Err(StoreError::Stopped))
     }
 
     /// Claims the oldest rows that nobody has: at most `rows`, at most `bytes` of payload.
     pub async fn claim(&self, rows: usize, bytes: usize) -> Vec<Row> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Ask::Claim { rows, bytes, reply }).await;
-        answer.await.unwrap_or_default()
+        self.ask(|reply| Ask::Claim { rows, bytes, reply }).await.unwrap_or_default()
     }
 
     /// Claims those of `seqs` that still wait, and says which they are.
     pub async fn claim_exactly(&self, seqs: Ranges) -> Ranges {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Ask::ClaimExactly(seqs, reply)).await;
-        answer.await.unwrap_or_default()
+        self.ask(|reply| Ask::ClaimExactly(seqs, reply)).await.unwrap_or_default()
     }
 
     /// Reads claimed rows again; those that were dropped meanwhile are missing.
     pub async fn read(&self, seqs: Ranges) -> Vec<Row> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Ask::Read { seqs, reply }).await;
-        answer.await.unwrap_or_default()
+        self.ask(|reply| Ask::Read { seqs, reply }).await.unwrap_or_default()
     }
 
     /// The server has proved that it has these rows: their room is used again.
@@ -246,6 +252,16 @@ impl Queue {
     /// These rows may be claimed again.
     pub async fn release(&self, seqs: Ranges) {
         self.tell(Ask::Release(seqs)).await;
+    }
+
+    /// Every row may be claimed again: whoever claimed has ended.
+    pub async fn release_all(&self) {
+        self.tell(Ask::ReleaseAll).await;
+    }
+
+    /// Goes on with other settings. What waits stays; a lower limit is kept to as if it were reached.
+    pub async fn adjust(&self, settings: settings::Queue) {
+        self.tell(Ask::Adjust(settings)).await;
     }
 
     /// The server will not take this row: it is kept in the file of the rejected and leaves the queue.
@@ -259,7 +275,16 @@ impl Queue {
         self.stat.clone()
     }
 
+    /// Asks for an answer; `None` if the worker has ended.
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(ask(reply)).await;
+        let _waiting = self.pulse.enter("waiting for the queue", Bound::Open);
+        answer.await.ok()
+    }
+
     async fn tell(&self, ask: Ask) {
+        let _waiting = self.pulse.enter("waiting for the queue", Bound::Open);
         // The only error is that the worker has ended; then nothing can be done any more, and
         // those who wait for an answer learn it from the dropped sender.
         drop(self.asks.send(ask).await);

@@ -182,6 +182,17 @@ impl CallError {
     }
 
     fn explain(&self) -> String {
+        let mut text = self.what_happened();
+        if let Some(remedy) = self.cause.remedy() {
+            text.push_str("; ");
+            text.push_str(remedy);
+        }
+        text
+    }
+
+    /// What the server or the network said, without what could be done about it.
+    #[must_use]
+    pub fn what_happened(&self) -> String {
         let mut text = match &self.refusal {
             Some(refusal) => {
                 let mut text = format!("the server answered {}", refusal.status);
@@ -196,10 +207,6 @@ impl CallError {
         if let Some(detail) = &self.detail {
             text.push_str(": ");
             text.push_str(detail);
-        }
-        if let Some(remedy) = self.cause.remedy() {
-            text.push_str("; ");
-            text.push_str(remedy);
         }
         text
     }

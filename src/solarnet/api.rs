@@ -1,12 +1,12 @@
 //! The shell around [`super::answer`] and [`super::pace`]: waits for its turn, signs, sends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Answer, Application, Call, CallError, Caller, Cause,
+    Answer, Application, Call, CallAs, CallError, Caller, Cause,
     answer::{self, Received},
     pace::Pace,
 };
@@ -18,7 +18,11 @@ use crate::{
         sign::{self, Request},
     },
     net::{Incoming, Net, Outgoing, SendError},
+    pulse::{Bound, Pulse},
 };
+
+/// Requests that one attempt makes at most: refused for the certificate's dates, the probe, once more.
+const ATTEMPTS: u32 = 3;
 
 /// The real [`Caller`]. Cheap to clone; clones share their pace.
 #[derive(Debug, Clone)]
@@ -27,6 +31,7 @@ pub struct Api {
     clock: Clock,
     signer: Signer,
     shared: Arc<Shared>,
+    pulse: Pulse,
 }
 
 #[derive(Debug)]
@@ -34,6 +39,7 @@ struct Shared {
     user: Endpoint,
     query: Endpoint,
     sign_host: Option<String>,
+    timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -75,8 +81,15 @@ impl Api {
             user: endpoint(&solarnet.user_url),
             query: endpoint(&solarnet.query_url),
             sign_host: solarnet.sign_host.clone(),
+            timeout: solarnet.timeout,
         };
-        Self { net, clock, signer, shared: Arc::new(shared) }
+        Self { net, clock, signer, shared: Arc::new(shared), pulse: Pulse::unheard() }
+    }
+
+    /// The same for a task, whose pulse shows its calls.
+    #[must_use]
+    pub fn for_task(&self, pulse: &Pulse) -> Self {
+        Self { pulse: pulse.clone(), ..self.clone() }
     }
 
     /// The server's time as far as it is known: what calls are dated with.
@@ -92,11 +105,11 @@ impl Api {
     /// As [`Caller::call`].
     pub async fn call_as(&self, credential: &Credential, call: Call) -> Result<Answer, CallError> {
         let endpoint = self.endpoint(call.application);
-        endpoint.pace.turn(call.priority).await;
+        endpoint.pace.turn(call.priority, &self.pulse).await;
         let first = self.attempt(endpoint, credential, &call).await;
         // The answer taught the clock the server's time: the same call may pass now.
         if first.as_ref().is_err_and(|e| e.cause == Cause::DateSkew) {
-            endpoint.pace.turn(call.priority).await;
+            endpoint.pace.turn(call.priority, &self.pulse).await;
             return self.attempt(endpoint, credential, &call).await;
         }
         first
@@ -108,6 +121,8 @@ impl Api {
         credential: &Credential,
         call: &Call,
     ) -> Result<Answer, CallError> {
+        let longest = Bound::Within(self.shared.timeout * ATTEMPTS);
+        let _calling = self.pulse.enter("calling the server", longest);
         let sent = match self.net.send(&self.signed(endpoint, credential, call)?).await {
             Err(SendError::CertificateDates(_)) if self.net.probe_date(&endpoint.origin).await => {
                 self.net.send(&self.signed(endpoint, credential, call)?).await
@@ -204,12 +219,25 @@ fn failed(call: &Call, cause: Cause, detail: Option<String>) -> CallError {
     CallError { method: call.method.name(), path: call.path.clone(), cause, refusal: None, detail }
 }
 
+impl CallAs for Api {
+    fn server_time(&self) -> DateTime<Utc> {
+        self.now()
+    }
+
+    async fn call_as(&self, credential: &Credential, call: Call) -> Result<Answer, CallError> {
+        Self::call_as(self, credential, call).await
+    }
+}
+
 impl Caller for Api {
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         let Some(credential) = self.signer.current() else {
             return Err(failed(&call, Cause::NoKey, None));
         };
-        if !credential.usable_at(self.clock.signing_now()) {
+        // Not the time that is signed with: one answer with a wrong date would end all calls, and with
+        // them every chance to hear the right one.
+        let now = self.clock.trusted_now().unwrap_or_else(|| self.clock.signing_now());
+        if !credential.usable_at(now) {
             let detail = format!("the signing key ended on {}", credential.ends().date_naive());
             return Err(failed(&call, Cause::NoKey, Some(detail)));
         }

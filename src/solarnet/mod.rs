@@ -19,6 +19,9 @@ pub use api::Api;
 use std::future::Future;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use crate::credential::Credential;
 
 /// Which of the server's applications a call goes to. Rate limits count per token and application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +48,10 @@ pub enum Method {
     Get,
     /// Adds or acts.
     Post,
+    /// Puts something in the place of what is there.
+    Put,
+    /// Adds to what is there.
+    Patch,
     /// Removes.
     Delete,
 }
@@ -56,6 +63,8 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
             Self::Delete => "DELETE",
         }
     }
@@ -98,4 +107,17 @@ pub struct Answer {
 pub trait Caller: Send + Sync {
     /// Makes one call and waits for its one result; bounded by the configured timeout.
     fn call(&self, call: Call) -> impl Future<Output = Result<Answer, CallError>> + Send;
+}
+
+/// Whoever carries out calls with a credential that is given for each, and not the configured one.
+pub trait CallAs: Send + Sync {
+    /// The server's time as far as it is known; every answer teaches it.
+    fn server_time(&self) -> DateTime<Utc>;
+
+    /// As [`Caller::call`], signed with `credential`.
+    fn call_as(
+        &self,
+        credential: &Credential,
+        call: Call,
+    ) -> impl Future<Output = Result<Answer, CallError>> + Send;
 }

@@ -14,6 +14,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::Priority;
+use crate::pulse::{Bound, Pulse};
 
 /// Requests that may follow each other at once. (solarnetwork-central, rate-limit profile of
 /// SolarUser and SolarQuery: capacity 2.)
@@ -89,13 +90,16 @@ impl Pace {
     }
 
     /// Waits for a turn. Urgent callers go before bulk ones; among equals, order is not promised.
-    pub async fn turn(&self, priority: Priority) {
+    pub async fn turn(&self, priority: Priority, pulse: &Pulse) {
         let _waiting = (priority == Priority::Urgent).then(|| Waiting::new(self));
         loop {
             let taken = self.with(|bucket, now| bucket.take(now, priority));
             match taken {
                 Ok(()) => return,
-                Err(wait) => sleep(wait).await,
+                Err(wait) => {
+                    let _waiting = pulse.enter("waiting for its turn", Bound::Within(wait));
+                    sleep(wait).await;
+                }
             }
         }
     }
@@ -184,7 +188,7 @@ mod tests {
         let pace = Pace::new(0.5);
         let start = Instant::now();
         for _ in 0..4 {
-            pace.turn(Priority::Bulk).await;
+            pace.turn(Priority::Bulk, &Pulse::unheard()).await;
         }
         assert_eq!(start.elapsed().as_secs(), 4);
     }

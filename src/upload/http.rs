@@ -10,6 +10,9 @@ use crate::solarnet::{Application, Body, Call, Method, Priority};
 
 const JOBS: &str = "/api/v1/sec/user/import/jobs";
 
+/// The calls below as a token's policy spells them in `apiPaths`.
+pub const API_PATHS: [&str; 2] = ["/user/import/jobs", "/user/import/jobs/*"];
+
 /// Sends a new job.
 #[must_use]
 pub fn submit(body: Body) -> Call {
@@ -108,6 +111,14 @@ mod tests {
         assert_eq!(with(json!(true), json!(-3), json!("Completed")).loaded, None);
         assert_eq!(with(json!(true), json!(3), json!("completed")).state, JobState::Lost);
         assert_eq!(with(json!(true), json!(3), Value::Null).state, JobState::Lost);
+    }
+
+    #[test]
+    fn the_declared_paths_are_those_of_the_calls() {
+        let body = Body { content_type: String::new(), bytes: bytes::Bytes::new() };
+        let paths = [submit(body), list(), status("5d0f")].map(|call| call.path);
+        let [jobs, one] = API_PATHS.map(|path| format!("/api/v1/sec{path}"));
+        assert_eq!(paths, [jobs.clone(), jobs, one.replace('*', "5d0f")]);
     }
 
     #[test]

@@ -1,17 +1,15 @@
 //! The uploader: does what [`super::machine`] says.
 //!
 //! It stops at once when asked, in the middle of a call if need be: the open batches are on disk, and
-//! the next run looks for them in the list of jobs.
+//! the next run looks for them in the list of jobs. Only a write of that file is finished first, as it
+//! would overtake one of the next run.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::{
-    sync::watch,
+    sync::{Mutex, watch},
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
@@ -29,6 +27,7 @@ use crate::{
     clock::Clock,
     config::settings,
     domain::NodeId,
+    pulse::{Bound, Pulse},
     queue::{Queue, QueueStat, Ranges, Row},
     solarnet::{Answer, Call, CallError, Caller, Next},
 };
@@ -91,6 +90,8 @@ pub struct Uploader<C, K> {
     pub key_changed: watch::Receiver<K>,
     /// How it stands.
     pub status: watch::Sender<UploadStatus>,
+    /// Shows what it does.
+    pub pulse: Pulse,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -104,11 +105,13 @@ impl<C: Caller, K> Uploader<C, K> {
     pub async fn run(self) -> Result<(), UploadError> {
         let stop = self.stop.clone();
         let run = Run::begin(self).await?;
+        let saving = run.saving.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = run.work() => {}
         }
+        drop(saving.lock().await);
         Ok(())
     }
 }
@@ -123,6 +126,8 @@ struct Run<C, K> {
     /// The body built last, as long as its batch was not sent.
     built: Option<(String, Vec<u8>)>,
     unsaved_told: bool,
+    /// Held while the list of open batches is written.
+    saving: Arc<Mutex<()>>,
     status: UploadStatus,
 }
 
@@ -139,6 +144,8 @@ impl<C: Caller, K> Run<C, K> {
                 Vec::new()
             }
         };
+        // What a run before this one in the same process had claimed and not written down yet.
+        parts.queue.release_all().await;
         let mut claimed = Vec::new();
         for mut batch in open {
             batch.seqs = parts.queue.claim_exactly(batch.seqs).await;
@@ -150,6 +157,8 @@ impl<C: Caller, K> Run<C, K> {
         let limits = Limits { every: parts.settings.every, enough };
         let stat = parts.queue.stat();
         let backlog = stat.borrow().waiting > 0;
+        // What was counted is counted since the daemon started.
+        let status = UploadStatus { state: "ok", ..parts.status.borrow().clone() };
         Ok(Self {
             stat,
             machine: Machine::new(limits, claimed, backlog),
@@ -157,7 +166,8 @@ impl<C: Caller, K> Run<C, K> {
             waiting_since: None,
             built: None,
             unsaved_told: false,
-            status: UploadStatus { state: "ok", ..UploadStatus::default() },
+            saving: Arc::default(),
+            status,
             parts,
         })
     }
@@ -206,6 +216,9 @@ impl<C: Caller, K> Run<C, K> {
 
     /// Waits for time, rows or a key. `None`: the queue has ended, so there is nothing left to do.
     async fn wait(&mut self, until: Option<Duration>) -> Option<()> {
+        let left = until.map(|until| until.saturating_sub(self.began.elapsed()));
+        let _waiting =
+            self.parts.pulse.enter("waiting for datum, time or a key", Bound::until(left));
         let deadline = until.map(|until| self.began + until);
         let key_changed = &mut self.parts.key_changed;
         tokio::select! {
@@ -367,7 +380,12 @@ impl<C: Caller, K> Run<C, K> {
     async fn save(&mut self) {
         let open: Vec<Batch> = self.machine.open_batches().cloned().collect();
         let path = store::path(&self.parts.state_dir);
-        let saved = spawn_blocking(move || save(&path, open)).await;
+        let writing = self.saving.clone().lock_owned().await;
+        let saved = spawn_blocking(move || {
+            let _writing = writing;
+            store::save(&path, open)
+        })
+        .await;
         match saved.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into())) {
             Ok(()) => self.unsaved_told = false,
             Err(error) if !std::mem::replace(&mut self.unsaved_told, true) => {
@@ -443,10 +461,9 @@ impl<C: Caller, K> Run<C, K> {
     }
 }
 
-fn save(path: &Path, open: Vec<Batch>) -> std::io::Result<()> {
-    store::save(path, open)
-}
-
+#[cfg(test)]
+#[path = "outage_tests.rs"]
+mod outage_tests;
 #[cfg(test)]
 #[path = "task_tests.rs"]
 mod tests;

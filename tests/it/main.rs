@@ -1,14 +1,23 @@
 //! Every integration test, one binary.
 
+mod bundle;
+mod catalog;
+mod clock;
 mod config;
 mod daemon;
+mod failed_sync;
 mod instruct;
 mod modbus;
+mod outage;
 mod readme;
 mod refresh;
+mod reload;
 mod restart;
 mod secrets;
 mod serial;
 mod support;
+mod systemd;
 mod token;
+mod token_manage;
 mod upload;
+mod watchdog;

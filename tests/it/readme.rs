@@ -90,6 +90,7 @@ impl Place {
             .replace("[solarnet]\n", "[solarnet]\nrequest_rate = \"20/s\"\n");
         place.agent.configure(&quick);
         place.agent.private_file("secret.txt", "not-a-real-secret-edge0001\n");
+        place.agent.private_file("manager.txt", "not-a-real-secret-manager1\n");
         place
     }
 
@@ -281,8 +282,10 @@ fn every_command_named_anywhere_exists() {
 fn is_command(word: &str) -> bool {
     let top =
         ["run", "check", "read", "status", "token", "queue", "instruction", "completions", "man"];
-    let below =
-        ["import", "show", "check", "refresh", "forget", "sign", "stat", "peek", "export", "list"];
+    let below = [
+        "import", "show", "check", "refresh", "forget", "sign", "stat", "peek", "export", "list",
+        "create", "update", "policy", "enable", "disable", "delete",
+    ];
     top.contains(&word) || below.contains(&word)
 }
 

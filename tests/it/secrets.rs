@@ -279,7 +279,60 @@ fn every_command(place: &Place, needles: &Needles) {
         assert!(output.status.success(), "{output:?}");
         needles.assert_not_in_output("token sign", &output);
     }
+    managing(place, needles);
     mistakes(place, needles);
+}
+
+/// The commands that act at SolarNetwork, with the secret in a file and on standard input. What they
+/// issue is shown once, where it is to be shown, and its key is in its file alone.
+fn managing(place: &Place, needles: &Needles) {
+    let agent = &place.agent;
+    let file = agent.private_file("manager.txt", &place.token.secret);
+    let act = |arguments: &[&str], from_file: bool| {
+        let acting = ["--as", &place.token.id, "--secret-file", file.to_str().expect("text")];
+        let acting = if from_file { &acting[..] } else { &acting[..2] };
+        let mut command = agent.command(&[&["token"], arguments, acting].concat());
+        let stdin = fs::File::open(&file).expect("the secret");
+        let output = command.stdin(stdin).output().expect("the agent starts");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        needles.assert_not_in_output(&arguments.join(" "), &output);
+        output
+    };
+    let shown = act(&["create", "shown", "--type", "data", "--node", "123", "--json"], true);
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    let (id, secret) =
+        (shown["id"].as_str().expect("an ID"), shown["secret"].as_str().expect("one"));
+    let issued = IssuedToken { id: id.to_owned(), secret: secret.to_owned() };
+    let of_issued = Needles::new(&issued, &[place.day(0)]);
+    let commands: [&[&str]; 9] = [
+        &["list"],
+        &["list", "--json"],
+        &["policy", id],
+        &["policy", id, "--add", "--source", "/a", "--yes"],
+        &["policy", id, "--set", "--expires", "9d", "--yes", "--json"],
+        &["update", id, "--name", "other"],
+        &["disable", id],
+        &["enable", id],
+        &["delete", id, "--yes"],
+    ];
+    for (at, arguments) in commands.into_iter().enumerate() {
+        let output = act(arguments, at % 2 == 0);
+        of_issued.assert_not_in_output(&arguments.join(" "), &output);
+    }
+    act(&["check"], false);
+    let installed = act(&["create", "--for-config", "another"], false);
+    let path = agent.state_dir().join("credentials/another.json");
+    let stored = fs::read_to_string(&path).expect("installed");
+    let stored: Value = serde_json::from_str(&stored).expect("JSON");
+    assert_eq!(stored.get("secret"), None);
+    let key = stored["key"].as_str().expect("a key").as_bytes().to_vec();
+    Needles(vec![("its key".to_owned(), key)]).assert_not_in_output("create", &installed);
+    for path in files_below(&agent.state_dir()) {
+        let bytes = fs::read(&path).expect("read");
+        of_issued.assert_not_in(&path.display().to_string(), &bytes);
+    }
+    assert!(agent.run(&["token", "forget", "another"]).status.success());
+    fs::remove_file(file).expect("removed");
 }
 
 /// What goes wrong is told without quoting what must not be told.

@@ -2,23 +2,29 @@
 //!
 //! ```text
 //! cargo xtask quickstart [--forever]   the whole main job on built-in simulators
-//! cargo xtask test                     installs what the tests need, then runs every check and test
+//! cargo xtask test [--without-root]    installs what the tests need, then runs every check and test;
+//!                                      without root: all but those that need it, which are named
+//! cargo xtask footprint queue          what the queue costs, measured beside SQLite (needs root)
 //! cargo xtask docs                     writes the generated documentation anew
 //! ```
 
+mod footprint;
 mod run;
 mod tests;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask quickstart [--forever] | test | docs";
+const USAGE: &str =
+    "usage: cargo xtask quickstart [--forever] | test [--without-root] | footprint queue | docs";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
         ["quickstart", rest @ ..] => run::quickstart(rest),
-        ["test"] => tests::all(),
+        ["test"] => tests::all(true),
+        ["test", "--without-root"] => tests::all(false),
+        ["footprint", "queue"] => footprint::queue(),
         ["docs"] => run::docs(),
         _ => {
             eprintln!("{USAGE}");

@@ -1,6 +1,7 @@
 //! Which path does what, and who may: the routes of SolarUser and SolarQuery, with the server's order of
 //! firewall, token filter, rate limit, role and handler.
 
+mod aggregate;
 mod import;
 pub(crate) mod instruction;
 mod query;

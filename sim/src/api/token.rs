@@ -35,6 +35,14 @@ impl World {
                     text.map(str::to_owned)
                 };
                 let (name, description) = (given("name"), given("description"));
+                for (text, column, limit) in
+                    [(&name, "name", 128), (&description, "description", 512)]
+                {
+                    if text.as_ref().is_some_and(|text| text.chars().count() > limit) {
+                        // What the server says of a text that its column cannot hold is not known.
+                        return Err(Refusal::illegal_argument(format!("{column} is too long")));
+                    }
+                }
                 let token = self.own_token(call)?;
                 (token.name, token.description) = (name, description);
                 Ok(Answer::success())
@@ -51,10 +59,7 @@ impl World {
                 Ok(Answer::success())
             }
             ("PATCH" | "PUT", "/policy") => {
-                if !call.request.is_json() {
-                    return Err(Refusal::invalid("The policy needs Content-Type application/json"));
-                }
-                let sent = read_policy(&call.json()?)?;
+                let sent = sent_policy(call)?;
                 let now = call.now;
                 let token = self.own_token(call)?;
                 token.policy = Some(match (&token.policy, method) {
@@ -78,9 +83,9 @@ impl World {
     }
 
     fn generate_token(&mut self, kind: TokenKind, call: &Call<'_>) -> Result<Answer, Refusal> {
-        let policy = match call.request.body.is_empty() || !call.request.is_json() {
+        let policy = match call.request.signed_body().is_empty() {
             true => None,
-            false => Some(read_policy(&call.json()?)?),
+            false => Some(sent_policy(call)?),
         };
         for node in policy.as_ref().and_then(Policy::listed_nodes).unwrap_or_default() {
             let known = self.nodes.get(&node).ok_or_else(Refusal::unknown_object)?;
@@ -142,6 +147,10 @@ impl World {
     }
 }
 
-fn read_policy(json: &Value) -> Result<Policy, Refusal> {
-    Policy::read(json).map_err(|_| Refusal::internal())
+/// The policy in the body. One of another type than JSON is refused rather than taken for no policy.
+fn sent_policy(call: &Call<'_>) -> Result<Policy, Refusal> {
+    if !call.request.is_json() {
+        return Err(Refusal::invalid("The policy needs Content-Type application/json"));
+    }
+    Policy::read(&call.json()?).map_err(|_| Refusal::internal())
 }

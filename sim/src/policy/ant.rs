@@ -2,8 +2,10 @@
 //! case-sensitive, segments not trimmed.
 //!
 //! `**` as a whole segment stands for any number of segments; in other segments `*` is any text, `?` one
-//! character, `{name}` one or more characters. `{name:regex}` is not played: such a segment matches
-//! nothing, so that a test notices.
+//! character, `{name}` any text too, and `{name:regex}` what the regular expression matches. As in the original
+//! a segment with any of these becomes one regular expression, which has to match the whole segment.
+
+use regex_lite::Regex;
 
 /// Whether the text counts as a pattern at all.
 pub(crate) fn is_pattern(text: &str) -> bool {
@@ -87,45 +89,36 @@ fn walk(pattern: &str, path: &str, full: bool) -> bool {
     all_open(&patterns[p..p_end])
 }
 
-enum Piece {
-    Literal(char),
-    /// `?`
-    One,
-    /// `*`
-    Any,
-    /// `{name}`
-    Some,
-    /// `{name:regex}`
-    Never,
-}
-
 fn segment(pattern: &str, text: &str) -> bool {
-    let characters: Vec<char> = text.chars().collect();
-    pieces_match(&pieces(pattern), &characters)
+    if !pattern.contains(['*', '?', '{']) {
+        return pattern == text;
+    }
+    Regex::new(&expression(pattern)).is_ok_and(|regex| regex.is_match(text))
 }
 
-fn pieces(pattern: &str) -> Vec<Piece> {
-    let mut out = Vec::new();
+/// The segment as a regular expression. One that is no regular expression matches nothing.
+fn expression(pattern: &str) -> String {
+    let mut out = String::from("^(?s:");
     let mut rest = pattern;
     while let Some(character) = rest.chars().next() {
         let variable = (character == '{').then(|| variable_end(rest)).flatten();
-        rest = match (character, variable) {
-            (_, Some(end)) => {
-                let named = &rest[1..end];
-                out.push(if named.contains(':') { Piece::Never } else { Piece::Some });
+        rest = match variable {
+            Some(end) => {
+                let regex = rest[1..end].split_once(':').map_or(".*", |(_, regex)| regex);
+                out.extend(["(?:", regex, ")"]);
                 &rest[end + 1..]
             }
-            (other, None) => {
-                out.push(match other {
-                    '?' => Piece::One,
-                    '*' => Piece::Any,
-                    literal => Piece::Literal(literal),
-                });
-                &rest[other.len_utf8()..]
+            None => {
+                match character {
+                    '?' => out.push('.'),
+                    '*' => out.push_str(".*"),
+                    literal => out.push_str(&regex_lite::escape(literal.encode_utf8(&mut [0; 4]))),
+                }
+                &rest[character.len_utf8()..]
             }
         };
     }
-    out
+    out + ")$"
 }
 
 /// Where the brace that opens the text is closed, nested ones counted; `None` for none, and for `{}`.
@@ -144,17 +137,4 @@ fn variable_end(text: &str) -> Option<usize> {
         }
     }
     None
-}
-
-fn pieces_match(pieces: &[Piece], text: &[char]) -> bool {
-    let Some((piece, rest)) = pieces.split_first() else { return text.is_empty() };
-    match piece {
-        Piece::Never => false,
-        Piece::Literal(wanted) => {
-            text.first() == Some(wanted) && pieces_match(rest, text.get(1..).unwrap_or(&[]))
-        }
-        Piece::One => !text.is_empty() && pieces_match(rest, &text[1..]),
-        Piece::Any => (0..=text.len()).any(|taken| pieces_match(rest, &text[taken..])),
-        Piece::Some => (1..=text.len()).any(|taken| pieces_match(rest, &text[taken..])),
-    }
 }

@@ -1,17 +1,23 @@
 //! Security policies: how the server reads their JSON, and what they allow.
 //!
-//! Enforced here: `nodeIds`, `sourceIds`, `apiPaths`, `notAfter`, `refreshAllowed`. The other
-//! properties are read, kept and given back, and count as restrictions where the server asks whether
-//! there are any.
+//! The two location precisions are read, kept and given back, and count as restrictions where the server asks
+//! whether there are any; no server evaluates them further. Metadata paths are applied as they were designed,
+//! which the examined server version has stopped doing.
 //!
 //! The reader is as lenient as the server's: what has the wrong type vanishes without a word, and an
 //! unknown property that holds an object or array derails the rest.
 
+mod aggregation;
 pub(crate) mod ant;
+pub(crate) mod flux;
+mod metadata;
 #[cfg(test)]
 mod tests;
 
 use serde_json::{Map, Value, json};
+
+pub(crate) use aggregation::Aggregation;
+pub(crate) use metadata::Owner;
 
 /// A token's policy. Every property is optional; an empty policy restricts nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,8 +25,8 @@ pub struct Policy {
     /// Entries that were no numbers are `None`: they restrict without naming a node.
     node_ids: Option<Vec<Option<i64>>>,
     source_ids: Option<Vec<String>>,
-    min_aggregation: Option<String>,
-    aggregations: Option<Vec<String>>,
+    min_aggregation: Option<Aggregation>,
+    aggregations: Option<Vec<Aggregation>>,
     min_location_precision: Option<String>,
     location_precisions: Option<Vec<String>>,
     node_metadata_paths: Option<Vec<String>>,
@@ -37,27 +43,9 @@ pub struct UnreadablePolicy {
     property: String,
 }
 
-const AGGREGATIONS: [(&str, &str); 19] = [
-    ("None", "0"),
-    ("Minute", "m"),
-    ("FiveMinute", "5m"),
-    ("TenMinute", "10m"),
-    ("FifteenMinute", "15m"),
-    ("ThirtyMinute", "30m"),
-    ("Hour", "h"),
-    ("HourOfDay", "hd"),
-    ("HourOfYear", "hy"),
-    ("SeasonalHourOfDay", "shd"),
-    ("Day", "d"),
-    ("DayOfWeek", "wd"),
-    ("DayOfYear", "yd"),
-    ("SeasonalDayOfWeek", "swd"),
-    ("Week", "w"),
-    ("WeekOfYear", "yw"),
-    ("Month", "M"),
-    ("Year", "y"),
-    ("RunningTotal", "rt"),
-];
+/// The policy leaves nothing of what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Denied;
 
 const PRECISIONS: [&str; 9] = [
     "LatLong",
@@ -99,7 +87,7 @@ impl Policy {
                 "aggregations" => match value {
                     Value::Null => return fails(name),
                     Value::Array(list) if list.is_empty() => return fails(name),
-                    _ => self.aggregations = known(value, aggregation),
+                    _ => self.aggregations = known(value, Aggregation::named),
                 },
                 "minLocationPrecision" => match value {
                     Value::Null => return fails(name),
@@ -133,9 +121,10 @@ impl Policy {
         };
         put("nodeIds", self.node_ids.as_ref().map(|ids| json!(sorted(ids))));
         put("sourceIds", self.source_ids.as_ref().map(|list| json!(list)));
-        put("minAggregation", self.min_aggregation.as_ref().map(|text| json!(text)));
+        put("minAggregation", self.min_aggregation.map(|level| json!(level.name())));
         if self.min_aggregation.is_none() {
-            put("aggregations", self.aggregations.as_ref().map(|list| json!(list)));
+            let names = |list: &Vec<Aggregation>| list.iter().map(|level| level.name()).collect();
+            put("aggregations", self.aggregations.as_ref().map(names));
         }
         put("minLocationPrecision", self.min_location_precision.as_ref().map(|text| json!(text)));
         if self.min_location_precision.is_none() {
@@ -154,7 +143,7 @@ impl Policy {
         Self {
             node_ids: union(&self.node_ids, &patch.node_ids),
             source_ids: union(&self.source_ids, &patch.source_ids),
-            min_aggregation: patch.min_aggregation.clone().or(self.min_aggregation.clone()),
+            min_aggregation: patch.min_aggregation.or(self.min_aggregation),
             aggregations: union(&self.aggregations, &patch.aggregations),
             min_location_precision: patch
                 .min_location_precision
@@ -254,6 +243,42 @@ impl Policy {
         (!kept.is_empty()).then_some(kept)
     }
 
+    /// The level that is served for a query; `Err` when none is. `Ok(None)` is a request that asks for none, and
+    /// is not made to.
+    pub(crate) fn effective_aggregation(
+        &self,
+        requested: Option<Aggregation>,
+    ) -> Result<Option<Aggregation>, Denied> {
+        match (self.min_aggregation, &self.aggregations) {
+            (Some(minimum), _) => match requested {
+                Some(level) if level.reaches(minimum) => Ok(requested),
+                _ => Ok(Some(minimum)),
+            },
+            (None, Some(listed)) => match requested {
+                Some(level) if listed.contains(&level) => Ok(requested),
+                _ => Err(Denied),
+            },
+            (None, None) => Ok(requested),
+        }
+    }
+
+    /// What of a metadata object is served; `None` when nothing is.
+    pub(crate) fn effective_metadata(&self, owner: Owner, metadata: &Value) -> Option<Value> {
+        let paths = match owner {
+            Owner::Node => &self.node_metadata_paths,
+            Owner::User => &self.user_metadata_paths,
+        };
+        match paths {
+            None => Some(metadata.clone()),
+            Some(paths) => metadata::select(paths, metadata),
+        }
+    }
+
+    /// A data token reads user metadata only where its policy says what of it.
+    pub(crate) fn lists_user_metadata(&self) -> bool {
+        self.user_metadata_paths.is_some()
+    }
+
     /// Whether datum of this source may be written or shown.
     pub(crate) fn allows_source(&self, source: &str) -> bool {
         self.source_ids.as_ref().is_none_or(|listed| {
@@ -276,22 +301,17 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     known(value, |text| Some(text.to_owned()))
 }
 
-fn known(value: &Value, read: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
-    let list: Vec<String> =
+fn known<T>(value: &Value, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    let list: Vec<T> =
         value.as_array()?.iter().filter_map(Value::as_str).filter_map(read).collect();
     (!list.is_empty()).then_some(list)
 }
 
-fn aggregation(text: &str) -> Option<String> {
-    let (name, _) = AGGREGATIONS.iter().find(|(name, key)| text == *name || text == *key)?;
-    Some((*name).to_owned())
-}
-
-fn min_aggregation(value: &Value) -> Option<String> {
+fn min_aggregation(value: &Value) -> Option<Aggregation> {
     match value {
-        Value::Null => Some("None".to_owned()),
-        Value::String(text) if text.is_empty() => Some("None".to_owned()),
-        Value::String(text) => aggregation(text),
+        Value::Null => Some(Aggregation::NONE),
+        Value::String(text) if text.is_empty() => Some(Aggregation::NONE),
+        Value::String(text) => Aggregation::named(text),
         _ => None,
     }
 }

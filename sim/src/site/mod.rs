@@ -11,7 +11,10 @@ pub(crate) mod unit;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -37,6 +40,7 @@ type Units = Arc<Mutex<Vec<Unit>>>;
 #[derive(Debug)]
 pub struct Site {
     units: Units,
+    connections: Arc<AtomicU64>,
     server: Server,
 }
 
@@ -58,10 +62,13 @@ impl Site {
     pub fn start_at(units: Vec<Unit>, address: SocketAddr) -> Result<Self, StartError> {
         let units: Units = Arc::new(Mutex::new(units));
         let served = units.clone();
+        let connections = Arc::new(AtomicU64::new(0));
+        let counted = connections.clone();
         let server = Server::start("modbus-site", address, move |stream, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
             connection(stream, served.clone())
         })?;
-        Ok(Self { units, server })
+        Ok(Self { units, connections, server })
     }
 
     /// Puts the units on a serial line as well, whose port appears under `path`.
@@ -76,6 +83,11 @@ impl Site {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// How many connections were made since the start.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// How often the meter's whole block was read and properly answered. Zero for other units.

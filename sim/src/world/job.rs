@@ -351,10 +351,15 @@ impl World {
 
     fn commit(&mut self, job: &mut Job, rows: Vec<Row>) {
         job.loaded += rows.len() as u64;
-        for row in rows {
+        let now = self.clock.now();
+        let dropped = match job.act {
+            Some(Act::JobDropsRows { rows }) => rows,
+            _ => 0,
+        };
+        for row in rows.into_iter().skip(dropped) {
             // The server skips a datum without samples, and counts it.
             if !row.datum.is_empty() {
-                self.ledger.accept(row.key, row.datum, &job.id);
+                self.ledger.accept(row.key, row.datum, &job.id, now);
             }
         }
     }

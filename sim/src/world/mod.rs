@@ -11,7 +11,8 @@ pub(crate) mod token;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
 
 use crate::auth::{self, Rejection};
 use crate::ledger::{Ledger, Seen};
@@ -31,6 +32,8 @@ const SEEN_LIMIT: usize = 100_000;
 pub(crate) struct User {
     /// `ROLE_IMPORT` and the like.
     pub(crate) roles: BTreeSet<String>,
+    /// An object with `m`, `pm`, `t`; null: none.
+    pub(crate) metadata: Value,
 }
 
 /// A node and its owner.
@@ -38,6 +41,8 @@ pub(crate) struct User {
 pub(crate) struct Node {
     pub(crate) user: i64,
     pub(crate) archived: bool,
+    /// An object with `m`, `pm`, `t`; null: none.
+    pub(crate) metadata: Value,
 }
 
 /// The state of all simulated services.
@@ -50,6 +55,8 @@ pub(crate) struct World {
     pub(crate) jobs: Jobs,
     pub(crate) instructions: Instructions,
     pub(crate) ledger: Ledger,
+    /// How long an accepted datum takes to show up in queries.
+    pub(crate) query_delay: TimeDelta,
     pub(crate) switches: Switches,
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) buckets: Buckets,

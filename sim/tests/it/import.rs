@@ -12,7 +12,7 @@ use crate::{NODE, client_of, simple};
 pub(crate) const JOBS: &str = "/solaruser/api/v1/sec/user/import/jobs";
 
 /// The configuration that an agent sends, with changes.
-fn config(changes: Value) -> Value {
+pub(crate) fn config(changes: Value) -> Value {
     let mut config = json!({
         "name": "batch-1",
         "stage": false,
@@ -32,7 +32,7 @@ fn config(changes: Value) -> Value {
 }
 
 /// Rows of (node, source, second within the minute, watts).
-fn csv(rows: &[(i64, &str, u32, &str)]) -> String {
+pub(crate) fn csv(rows: &[(i64, &str, u32, &str)]) -> String {
     let mut out = "nodeId,sourceId,created,i,a,s,t\n".to_owned();
     for (node, source, second, watts) in rows {
         out.push_str(&format!(

@@ -1,8 +1,10 @@
 //! The simulator over the wire, as its users meet it.
 
 mod client;
+mod files;
 mod import;
 mod program;
+mod queries;
 mod servers;
 mod site;
 

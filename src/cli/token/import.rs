@@ -110,13 +110,7 @@ impl Import {
                 if renewed { ", and is renewed by the daemon" } else { "" }
             )?,
         }
-        if *name != context.solarnet.token {
-            writeln!(
-                streams.err,
-                "note: the configuration uses another token, `solarnet.token = \"{}\"`",
-                context.solarnet.token
-            )?;
-        }
+        context.note_other_token(streams, name)?;
         context.tell_daemon(streams, name, "the running daemon uses it from now on")?;
         Ok(Exit::Ok)
     }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     credential::signing_key,
-    solarnet::{CallError, Cause, Refusal},
+    solarnet::{Answer, Call, CallError, Cause, Refusal},
 };
 
 const SECRET: &str = "Zq3.v7X_k9-LmN2pRsT4uVwYz";
@@ -88,6 +88,17 @@ impl RefreshCalls for &Server {
     }
 }
 
+impl CallAs for &Server {
+    fn server_time(&self) -> DateTime<Utc> {
+        RefreshCalls::now(self)
+    }
+
+    /// Nothing but the refresh call is played here; `tests/it/token_manage.rs` has the simulator.
+    async fn call_as(&self, _: &Credential, _: Call) -> Result<Answer, CallError> {
+        Err(refusal(Cause::PathDenied))
+    }
+}
+
 struct Device {
     dir: TempDir,
 }
@@ -124,6 +135,7 @@ impl Device {
                 requests_per_second: 0.5,
                 timeout: Duration::from_secs(1),
             },
+            needs: None,
         }
     }
 
@@ -136,7 +148,9 @@ impl Device {
         let arguments = std::iter::once("token").chain(arguments.split_whitespace());
         let parsed = Arguments::try_parse_from(arguments).expect("proper arguments");
         let (mut input, mut out, mut err) = (input.as_bytes(), Vec::new(), Vec::new());
-        let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err };
+        let mut nobody = |_: &str| Ok(None);
+        let confirm = &mut nobody;
+        let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, confirm };
         let result = parsed.token.run(&mut streams, || Ok(self.context()), |_| Ok(server));
         let text = |bytes| String::from_utf8(bytes).expect("text");
         let (out, mut err) = (text(out), text(err));

@@ -52,7 +52,7 @@ static NAME: Key<Parsed<String>> = Key {
 static TCP: Key<Endpoint> = Key {
     name: "tcp",
     form: Endpoint {
-        expected: "a host and perhaps a port, such as \"192.0.2.7:502\" or \"[2001:db8::7]:502\"",
+        expected: "a host and perhaps a port of 1 to 65535, such as \"192.0.2.7:502\" or \"[2001:db8::7]:502\"",
     },
     presence: Presence::Optional("`serial` or `rtu_tcp` says where"),
     example: "\"192.0.2.7:502\"",

@@ -27,7 +27,7 @@ use super::{
     form::File,
     problem::{Place, Problem, Problems},
     schema::{Inner, Key, Presence, Reader, Section, Shape},
-    settings::{Queue, Settings, SolarNet},
+    settings::{Bus, Queue, Settings, SolarNet},
     written::Table,
 };
 use crate::domain::{NodeId, SourceId};
@@ -92,11 +92,7 @@ pub(super) fn settings(
     let queue = queue::check(&file.section("queue"), problems);
     let instructions = instructions::check(&file.section("instructions"), problems);
     let mut names = Names::default();
-    let buses: Vec<_> = file
-        .tables("modbus")
-        .into_iter()
-        .map(|table| bus::check(table, &mut names, problems))
-        .collect();
+    let buses = buses(&file, &mut names, problems);
     let controls: Vec<_> = file
         .tables("control")
         .into_iter()
@@ -115,10 +111,22 @@ pub(super) fn settings(
         solarnet: solarnet?,
         upload: upload?,
         queue: queue?,
-        modbus: buses.into_iter().collect::<Option<_>>()?,
+        modbus: buses?,
         controls: controls.into_iter().collect::<Option<_>>()?,
         instructions: instructions?,
     })
+}
+
+/// Every `[[modbus]]`; all of them are looked at, also after one that is wrong.
+fn buses(file: &Reader<'_>, names: &mut Names, problems: &Problems) -> Option<Vec<Bus>> {
+    let tables = file.tables("modbus").into_iter();
+    let buses: Vec<_> = tables.map(|table| bus::check(table, names, problems)).collect();
+    buses.into_iter().collect()
+}
+
+/// The buses alone, for commands that need nothing else.
+pub(super) fn only_buses(table: &Table) -> Result<Vec<Bus>, Vec<Problem>> {
+    alone(table, |file, problems| buses(file, &mut Names::default(), problems))
 }
 
 /// What commands need that work on this device and do not run the daemon: each part on its own, so

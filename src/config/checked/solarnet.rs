@@ -24,7 +24,7 @@ pub(super) static SECTION: Section = Section {
 
 static USER_URL: Key<Url> = Key {
     name: "user_url",
-    form: Url,
+    form: Url { example: "https://data.solarnetwork.net/solaruser" },
     presence: Presence::Default("\"https://data.solarnetwork.net/solaruser\""),
     example: "\"https://data.solarnetwork.net/solaruser\"",
     doc: "SolarUser: uploads, instructions, tokens.",
@@ -32,7 +32,7 @@ static USER_URL: Key<Url> = Key {
 
 static QUERY_URL: Key<Url> = Key {
     name: "query_url",
-    form: Url,
+    form: Url { example: "https://data.solarnetwork.net/solarquery" },
     presence: Presence::Default("\"https://data.solarnetwork.net/solarquery\""),
     example: "\"https://data.solarnetwork.net/solarquery\"",
     doc: "SolarQuery: queries and the refresh of signing keys.",
@@ -40,7 +40,7 @@ static QUERY_URL: Key<Url> = Key {
 
 static IN_URL: Key<Url> = Key {
     name: "in_url",
-    form: Url,
+    form: Url { example: "https://in.solarnetwork.net/solarin" },
     presence: Presence::Default("\"https://in.solarnetwork.net/solarin\""),
     example: "\"https://in.solarnetwork.net/solarin\"",
     doc: "SolarIn: uploads with a certificate. Checked, and not used in this version.",

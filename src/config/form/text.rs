@@ -143,7 +143,9 @@ pub(in crate::config) fn label(text: &str) -> Option<String> {
 }
 
 /// The address of a server's application.
-pub(in crate::config) struct Url;
+pub(in crate::config) struct Url {
+    pub(in crate::config) example: &'static str,
+}
 
 /// A checked address, without a slash at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,17 +159,17 @@ impl Form for Url {
     type Out = Address;
 
     fn read(&self, value: &Value) -> Result<Address, Wrong> {
-        const EXPECTED: &str = "an address such as \"https://data.solarnetwork.net/solaruser\", \
-                                without a slash at its end";
-        let Value::Text(text) = value else { return Err(Wrong::expected(EXPECTED)) };
+        let expected =
+            || format!("an address such as \"{}\", without a slash at its end", self.example);
+        let Value::Text(text) = value else { return Err(Wrong::expected(expected())) };
         if text.contains(['@', '?', '#']) {
             // What follows may be a password or a token.
             return Err(Wrong {
                 found: Some("an address with a user name, query or fragment".to_owned()),
-                expected: EXPECTED.to_owned(),
+                expected: expected(),
             });
         }
-        address(text).ok_or_else(|| Wrong::expected(EXPECTED))
+        address(text).ok_or_else(|| Wrong::expected(expected()))
     }
 
     fn kind(&self) -> String {
@@ -264,6 +266,9 @@ impl Form for File {
 
     fn read(&self, value: &Value) -> Result<PathBuf, Wrong> {
         match value {
+            Value::Text(text) if text.starts_with("~/") => {
+                Err(Wrong::expected("the whole path: only a shell replaces `~`"))
+            }
             Value::Text(text) if !text.is_empty() && !text.contains('\0') => Ok(text.into()),
             Value::Text(text) => Err(Wrong {
                 found: Some(format!("{:?}", shorten(text))),
@@ -311,7 +316,7 @@ mod tests {
     #[test]
     fn an_address_with_a_password_is_not_shown() {
         let value = Value::Text("https://me:hunter2@example.com".to_owned());
-        let wrong = Url.read(&value).expect_err("a complaint");
+        let wrong = Url { example: "" }.read(&value).expect_err("a complaint");
         assert!(!format!("{wrong:?}").contains("hunter2"));
     }
 

@@ -206,6 +206,7 @@ impl World {
         let stop = CancellationToken::new();
         let task = tokio::spawn(
             Instructor {
+                pulse: crate::pulse::Pulse::unheard(),
                 caller: self.clone(),
                 actuator: self.clone(),
                 results: self.clone(),

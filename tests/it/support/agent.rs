@@ -259,9 +259,40 @@ impl Daemon {
         self.lines_with(&[&format!("event=\"{event}\"")])
     }
 
+    /// KiB of memory that it has.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a signal");
+    }
+
+    /// Stops the whole process, until [`Daemon::resume`].
+    pub(crate) fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).expect("a signal");
+    }
+
+    /// Lets a paused process go on.
+    pub(crate) fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("a signal");
+    }
+
+    /// Sends SIGHUP and waits until the reload is over; gives the event that says how.
+    pub(crate) fn reload(&self) -> String {
+        let outcomes = ["config.reloaded", "config.unchanged", "config.refused"];
+        let said = || outcomes.iter().flat_map(|event| self.events(event)).count();
+        let before = said();
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a signal");
+        eventually_within(Duration::from_secs(90), "the reload is over", || said() > before);
+        let is_outcome = |line: &String| {
+            outcomes.iter().any(|event| line.contains(&format!("event=\"{event}\"")))
+        };
+        self.log().into_iter().rev().find(is_outcome).expect("just seen")
     }
 
     /// Waits for its end, at most the daemon's own grace period and a bit.

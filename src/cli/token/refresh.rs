@@ -1,4 +1,4 @@
-//! `token check` and `token refresh`: what the server says to the key on this device.
+//! `token refresh`, and what refusals of the key on this device mean.
 
 use chrono::NaiveDate;
 use clap::Args;
@@ -14,66 +14,12 @@ use crate::{
     solarnet::{CallError, Cause, Next},
 };
 
-/// Ask SolarNetwork whether a token on this device works, and until when
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  solarnode-agent token check")]
-pub(super) struct Check {
-    /// The token's name [default: the configured one]
-    name: Option<TokenName>,
-}
-
 /// Renew a token's signing key now, as the daemon does every day
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent token refresh")]
 pub(super) struct Refresh {
     /// The token's name [default: the configured one]
     name: Option<TokenName>,
-}
-
-impl Check {
-    pub(super) fn run<C: RefreshCalls>(
-        self,
-        streams: &mut Streams<'_>,
-        context: &TokenContext,
-        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
-    ) -> Result<Exit, Failure> {
-        let name = self.name.as_ref().unwrap_or(&context.solarnet.token);
-        let credential = context.stored(name)?;
-        let calls = connect(context)?;
-        // Where the secret is here, the key on disk may be of any day.
-        let credential = credential.derived(calls.now().date_naive());
-        let (id, until) = (&credential.token_id, readable(credential.ends()));
-        match block_on(prove(&calls, &credential))? {
-            Ok(()) => {
-                writeln!(
-                    streams.out,
-                    "token `{name}` ({id}) works: its key of {} signs until {until} \
-                     and can be renewed",
-                    credential.key_date
-                )?;
-                Ok(Exit::Ok)
-            }
-            Err(Unproved::Refused(error)) if error.cause == Cause::AccessDenied => {
-                writeln!(
-                    streams.out,
-                    "token `{name}` ({id}) works: its key of {} signs until {until}",
-                    credential.key_date
-                )?;
-                let ends = if credential.secret.is_some() {
-                    "it is made anew from the secret on this device".to_owned()
-                } else {
-                    format!("uploads end on {until} unless the token is imported again")
-                };
-                writeln!(
-                    streams.err,
-                    "warning: the token's policy forbids to renew its key (refreshAllowed): {ends}"
-                )?;
-                Ok(Exit::Ok)
-            }
-            Err(Unproved::Refused(error)) => Err(refused(error)),
-            Err(other) => Err(other).or_exit(Exit::NoPermission),
-        }
-    }
 }
 
 impl Refresh {
@@ -144,7 +90,7 @@ async fn attempt(
 }
 
 /// A refusal as the end of a command: who has to act decides the code.
-fn refused(error: CallError) -> Failure {
+pub(super) fn refused(error: CallError) -> Failure {
     let exit = match error.next() {
         Next::Retry { .. } => Exit::Unavailable,
         Next::RefreshKey | Next::Content | Next::Gone | Next::Stop => Exit::NoPermission,

@@ -1,9 +1,14 @@
 //! `check`: says whether the daemon would start on this configuration, and if not, all that is
-//! wrong.
+//! wrong; and whether the policy of its token, as it was last seen, allows what it needs.
+
+mod diff;
+mod token;
 
 use std::{io::Write, path::Path};
 
+use chrono::Utc;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Exit, Failure};
 use crate::{
@@ -17,16 +22,24 @@ use crate::{
 /// Each complaint names the file, the line, the key, the value found and what would be right. The
 /// exit code is 78 where something is wrong; warnings alone are fine.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  solarnode-agent check --config agent.toml")]
+#[command(
+    after_help = "Example:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
+)]
 pub struct Check {
-    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}
+    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; with --diff also
+    /// {"diff": {file, problems, needs_restart, changes: [{part, how, keys}]}}
     #[arg(long)]
     json: bool,
+    /// Ask the running daemon what a reload would restart; 78 if it would refuse
+    #[arg(long)]
+    diff: bool,
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
     problems: &'a [Problem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<&'a Value>,
 }
 
 impl Check {
@@ -34,33 +47,42 @@ impl Check {
     ///
     /// # Errors
     ///
-    /// If a file cannot be read or the output cannot be written. What is wrong in the files is the
-    /// command's output, not its failure.
+    /// If a file cannot be read, the output cannot be written, or no daemon says what a reload would do.
+    /// What is wrong in the files is the command's output, not its failure.
     pub fn run(self, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
         let (settings, problems) = match config::load(path) {
             Ok(loaded) => {
                 let refused = app::rehearse(&loaded.settings);
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
-                let problems = loaded.warnings.into_iter().chain(refused).collect();
+                let token = token::problems(path, &loaded.settings, Utc::now());
+                let problems = loaded.warnings.into_iter().chain(refused).chain(token).collect();
                 (Some(loaded.settings), problems)
             }
             Err(ConfigError::Invalid(problems)) => (None, problems),
             Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         };
         let fine = problems.iter().all(|p| p.severity == Severity::Warning);
+        let settings = settings.filter(|_| fine);
+        let asked = settings.as_ref().filter(|_| self.diff);
+        let changes =
+            asked.map(|settings| diff::ask(path, &settings.control_socket)).transpose()?;
+        let changes = changes.as_ref();
         if self.json {
-            let report = serde_json::to_string_pretty(&Report { problems: &problems });
+            let report =
+                serde_json::to_string_pretty(&Report { problems: &problems, diff: changes });
             writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
         } else {
             for problem in &problems {
                 writeln!(out, "{problem}")?;
             }
-            if let Some(settings) = settings.filter(|_| fine) {
+            if let Some(settings) = settings {
                 writeln!(out, "{}: ok ({})", path.display(), summary(&settings))?;
             }
+            changes.map(|changes| write!(out, "{}", diff::render(changes))).transpose()?;
         }
         out.flush()?;
-        Ok(if fine { Exit::Ok } else { Exit::Config })
+        let taken = changes.is_none_or(|changes| diff::refusals(changes).is_empty());
+        Ok(if fine && taken { Exit::Ok } else { Exit::Config })
     }
 }
 
@@ -109,7 +131,7 @@ mod tests {
         let text = "[node]\nid = 1\n[solarnet]\ntoken = \"site\"\nca_file = \"ca.pem\"\n";
         std::fs::write(&path, text).expect("written");
         let mut out = Vec::new();
-        let exit = Check { json: true }.run(&path, &mut out).expect("an output");
+        let exit = Check { json: true, diff: false }.run(&path, &mut out).expect("an output");
         let report: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(exit, Exit::Config);
         let problems = report["problems"].as_array().expect("problems");

@@ -1,0 +1,4 @@
+//! File Repository over the wire.
+
+mod server;
+mod vectors;

@@ -1,0 +1,255 @@
+//! Builds every task from the settings, joins them, stops them: the only wiring.
+//!
+//! ```text
+//!  open: state folder, control socket, clock, store, client, queue     (an error here: no start)
+//!  spawn: buses, instructor │ uploader, refresher, control │ queue
+//!  ready ── until asked to stop, or a task ends on its own
+//!  stop:   first the front    then the back                  last     (within the grace period)
+//! ```
+//!
+//! The order of stopping is the order of the data: who stores datum stops first, the queue last, so
+//! what was read is committed. A task that ends on its own takes the daemon down: systemd starts it
+//! again, and what is on disk is always enough to go on from.
+
+mod change;
+mod ends;
+mod error;
+mod part;
+mod rehearse;
+mod reload;
+mod task;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    future::poll_fn,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::Signal,
+    sync::{Notify, mpsc},
+    time::timeout,
+};
+use tracing::{error, info};
+
+use crate::{
+    clock::Clock,
+    config::{Settings, settings},
+    credential::{Signer, Store},
+    domain::{Chain, Datum},
+    observe::{control::ControlSocket, systemd, watchdog::Watchdog},
+    pulse::{Bound, Pulse, Pulses},
+    queue::{self, Queue},
+    solarnet::Api,
+};
+
+pub use error::AppError;
+use part::{Base, Bus, IdleBus, QueueThread};
+pub use rehearse::rehearse;
+use reload::Configuration;
+use task::{Task, finish_all};
+use view::{Board, View};
+
+/// How long the tasks get to finish what is under way. The unit's `TimeoutStopSec` is longer.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How often systemd's status line is renewed, if it changed.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// The main loop's turns come at least so often.
+const TICK: Bound = Bound::Within(STATUS_EVERY);
+
+/// The whole daemon, built and running.
+struct Daemon {
+    base: Base,
+    view: Arc<View>,
+    pulse: Pulse,
+    api: Api,
+    _watchdog: Watchdog,
+    /// Who produces datum: the buses, by name, and the instructor.
+    buses: BTreeMap<String, Bus>,
+    instructor: Task,
+    /// Who sends them on, and who answers questions.
+    uploader: Task,
+    refresher: Task,
+    control: Task,
+    /// Who keeps on disk what was learnt about the time.
+    keeper: Task,
+    queue: QueueThread,
+}
+
+/// What the daemon begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The configuration file, which a reload reads again.
+    pub file: PathBuf,
+    /// What stands in it.
+    pub settings: Settings,
+    /// The folder of credentials that systemd passed.
+    pub passed_credentials: Option<PathBuf>,
+}
+
+/// Runs the daemon until `shutdown`, and stops it within the grace period. Each `hangup` is a reload.
+///
+/// # Errors
+///
+/// If something needed cannot be opened, a task ended on its own, or the stop took too long.
+pub async fn run(
+    beginning: Beginning,
+    hangup: Signal,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AppError> {
+    let mut daemon = Daemon::start(beginning)?;
+    systemd::ready();
+    systemd::status(&daemon.view.line());
+    info!(event = "agent.started", version = env!("CARGO_PKG_VERSION"), "agent started");
+
+    let pulse = daemon.pulse.clone();
+    let lost = pulse.watched(daemon.until(hangup, shutdown)).await;
+    systemd::stopping();
+    let stopped = timeout(GRACE, daemon.stop()).await.unwrap_or(Err(AppError::GraceOver));
+    match lost {
+        Some(lost) => {
+            error!(event = "agent.task_lost", error = %Chain(&lost), "task lost, stopping");
+            Err(lost)
+        }
+        None => {
+            info!(event = "agent.stopped", clean = stopped.is_ok(), "agent stopped");
+            stopped
+        }
+    }
+}
+
+impl Daemon {
+    fn start(beginning: Beginning) -> Result<Self, AppError> {
+        let pulses = Pulses::default();
+        let watchdog = Watchdog::start(pulses.clone()).map_err(AppError::Watchdog)?;
+        let pulse = pulses.of("agent");
+        let settings = Arc::new(beginning.settings);
+        make_state_dir(&settings.state_dir)?;
+        let socket = ControlSocket::bind(&settings.control_socket)?;
+        let clock = Clock::open(&settings.state_dir)?;
+        let store = Store::new(&settings.state_dir, beginning.passed_credentials);
+        // What is wrong with the store, if anything, is the refresher's to say.
+        let stored = store.load(&settings.solarnet.token, clock.signing_now().date_naive());
+        let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
+        let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
+        let (queue, worker) =
+            Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
+        // A daemon may be started in a folder that it does not stay in.
+        let file = std::path::absolute(&beginning.file).unwrap_or(beginning.file);
+        let config = Configuration { file, settings: settings.clone(), last_reload: None };
+        let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
+        let base = Base { clock, store, signer, queue, datum, board, pulses, credential_changed };
+
+        let api = part::api(&base, &settings.solarnet)?;
+        let idle = |bus: &settings::Bus| {
+            Ok((bus.name.clone(), IdleBus::new(&base, bus, &settings.controls)?))
+        };
+        let idle: Vec<_> = settings.modbus.iter().map(idle).collect::<Result<_, AppError>>()?;
+        let view = Arc::new(View {
+            clock: base.clock.clone(),
+            board: base.board.clone(),
+            queue: base.queue.stat(),
+            pulses: base.pulses.clone(),
+            credential_changed: base.credential_changed.clone(),
+        });
+        let thread = QueueThread::start(worker.for_task(base.pulses.of("queue")))?;
+        let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
+        let buses: BTreeMap<String, Bus> = buses.collect();
+        part::show_buses(&base.board, &settings, &buses);
+        Ok(Self {
+            instructor: part::instructor(&base, &settings, &api, &buses),
+            uploader: part::uploader(&base, &settings, &api),
+            refresher: part::refresher(&base, &settings, &api),
+            control: part::control(&base, socket, view.clone()),
+            keeper: part::keeper(&base),
+            queue: thread,
+            pulse,
+            _watchdog: watchdog,
+            buses,
+            api,
+            view,
+            base,
+        })
+    }
+
+    fn front(&mut self) -> impl Iterator<Item = &mut Task> {
+        self.buses.values_mut().map(|bus| &mut bus.task).chain([&mut self.instructor])
+    }
+
+    /// Until asked to stop (`None`), or until a task is lost.
+    async fn until(
+        &mut self,
+        mut hangup: Signal,
+        shutdown: impl Future<Output = ()>,
+    ) -> Option<AppError> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut renew = tokio::time::interval(STATUS_EVERY);
+        let mut shown = String::new();
+        loop {
+            let _waiting = self.pulse.enter("watching over the others", TICK);
+            tokio::select! {
+                () = &mut shutdown => return None,
+                lost = self.lost() => return Some(lost),
+                Some(()) = hangup.recv() => tokio::select! {
+                    () = &mut shutdown => return None,
+                    () = self.reload() => {}
+                },
+                _ = renew.tick() => {
+                    let line = self.view.line();
+                    if line != shown {
+                        systemd::status(&line);
+                        shown = line;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until any part ends on its own, and says which and why.
+    async fn lost(&mut self) -> AppError {
+        let buses = self.buses.values_mut().map(|bus| &mut bus.task);
+        let others = [
+            &mut self.instructor,
+            &mut self.uploader,
+            &mut self.refresher,
+            &mut self.control,
+            &mut self.keeper,
+        ];
+        let mut tasks: Vec<&mut Task> = buses.chain(others).collect();
+        let any = poll_fn(|context| {
+            let lost = tasks.iter_mut().map(|task| task.poll_lost(context)).find(|p| p.is_ready());
+            lost.unwrap_or(std::task::Poll::Pending)
+        });
+        tokio::select! {
+            lost = any => lost,
+            ended = self.queue.end() => match ended {
+                Err(error) => AppError::Queue(error),
+                Ok(reason) => {
+                    AppError::TaskLost { task: "queue".to_owned(), reason: reason.to_owned() }
+                }
+            },
+        }
+    }
+
+    async fn stop(mut self) -> Result<(), AppError> {
+        finish_all(self.front()).await;
+        let back = [&mut self.uploader, &mut self.refresher, &mut self.control, &mut self.keeper];
+        finish_all(back).await;
+        Ok(self.queue.finish().await?)
+    }
+}
+
+fn make_state_dir(path: &Path) -> Result<(), AppError> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
+        .map_err(|source| AppError::StateDir { path: path.to_owned(), source })
+}

@@ -1,0 +1,243 @@
+//! How each part of the daemon is started. All of them stop as [`Task`]s do, each on its own.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ends::{Buses, Outcomes},
+    task::Task,
+    view::{Board, View},
+};
+use crate::{
+    clock::Clock,
+    config::{Settings, settings},
+    credential::{Signer, Store},
+    domain::Datum,
+    instruct::Instructor,
+    modbus::{self, BusStatus, Carrier, PlanError, Poller, WriteJob, ring::Recorded},
+    net::{Net, NetError},
+    observe::control::ControlSocket,
+    pulse::{Bound, During, Pulse, Pulses},
+    queue::{Queue, QueueError, Worker},
+    refresh::Refresher,
+    solarnet::Api,
+    upload::Uploader,
+};
+
+/// Writes waiting for one bus; the instructor waits beyond.
+const WRITES: usize = 4;
+
+/// What lives as long as the process, whatever becomes of the configuration.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) clock: Clock,
+    pub(super) store: Store,
+    pub(super) signer: Signer,
+    pub(super) queue: Queue,
+    /// Readings: a bus waits when the queue's thread is behind, so none is lost between them.
+    pub(super) datum: mpsc::Sender<Datum>,
+    pub(super) board: Board,
+    pub(super) pulses: Pulses,
+    pub(super) credential_changed: Arc<Notify>,
+}
+
+/// The client that calls the server.
+///
+/// # Errors
+///
+/// If it cannot be made as configured.
+pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, NetError> {
+    let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, base.clock.clone())?;
+    Ok(Api::new(solarnet, net, base.clock.clone(), base.signer.clone()))
+}
+
+/// A bus that is made and does nothing yet.
+#[derive(Debug)]
+pub(super) struct IdleBus {
+    poller: Poller<Recorded<Carrier>>,
+    writes: mpsc::Sender<WriteJob>,
+    pulse: Pulse,
+    /// In a reload this takes as long as the parts that end need.
+    waiting: During,
+    stop: CancellationToken,
+}
+
+/// A bus at work.
+#[derive(Debug)]
+pub(super) struct Bus {
+    pub(super) task: Task,
+    status: watch::Receiver<BusStatus>,
+    writes: mpsc::Sender<WriteJob>,
+}
+
+impl IdleBus {
+    /// Plans a bus and opens nothing. `controls` may hold those of other buses as well.
+    ///
+    /// # Errors
+    ///
+    /// If a unit cannot be read as configured.
+    pub(super) fn new(
+        base: &Base,
+        bus: &settings::Bus,
+        controls: &[settings::Control],
+    ) -> Result<Self, PlanError> {
+        let pulse = base.pulses.of(format!("bus {}", bus.name));
+        let stop = CancellationToken::new();
+        let (writes, taken) = mpsc::channel(WRITES);
+        let channels =
+            modbus::Channels { datum: base.datum.clone(), writes: taken, stop: stop.clone() };
+        let wire = base.board.frames.on(&bus.name, modbus::wire(bus));
+        let poller = Poller::new(bus, controls, wire, base.clock.clone(), channels)?;
+        let poller = poller.for_task(&pulse);
+        let waiting = pulse.enter("waiting to be started", Bound::Open);
+        Ok(Self { poller, writes, pulse, waiting, stop })
+    }
+
+    /// Begins to read.
+    pub(super) fn start(self) -> Bus {
+        drop(self.waiting);
+        let status = self.poller.status();
+        let task = Task::spawn(&self.pulse, self.stop, modbus::run(self.poller));
+        Bus { task, status, writes: self.writes }
+    }
+}
+
+/// Publishes the buses that run, in the order of the configuration.
+pub(super) fn show_buses(board: &Board, settings: &Settings, buses: &BTreeMap<String, Bus>) {
+    let running = settings.modbus.iter().filter_map(|bus| buses.get(&bus.name));
+    board.buses.send_replace(running.map(|bus| bus.status.clone()).collect());
+}
+
+/// Starts to obey. The buses must be those that the controls name.
+pub(super) fn instructor(
+    base: &Base,
+    settings: &Settings,
+    api: &Api,
+    buses: &BTreeMap<String, Bus>,
+) -> Task {
+    let (pulse, stop) = (base.pulses.of("instructor"), CancellationToken::new());
+    let end = |control: &settings::Control| {
+        buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
+    };
+    let instructor = Instructor {
+        caller: api.for_task(&pulse),
+        actuator: Buses(settings.controls.iter().filter_map(end).collect()),
+        results: Outcomes(base.queue.for_task(&pulse)),
+        time: base.clock.clone(),
+        node: settings.node,
+        controls: settings.controls.clone(),
+        settings: settings.instructions.clone(),
+        state_dir: settings.state_dir.clone(),
+        status: base.board.instructions.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn(&pulse, stop, instructor.run())
+}
+
+/// Starts to send what is in the queue.
+pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
+    let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
+    let uploader = Uploader {
+        node: settings.node,
+        settings: settings.upload.clone(),
+        state_dir: settings.state_dir.clone(),
+        caller: api.for_task(&pulse),
+        queue: base.queue.for_task(&pulse),
+        clock: base.clock.clone(),
+        key_changed: base.signer.changed(),
+        status: base.board.upload.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn(&pulse, stop, uploader.run())
+}
+
+/// Starts to keep the signing key alive.
+pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
+    let (pulse, stop) = (base.pulses.of("refresher"), CancellationToken::new());
+    let refresher = Refresher {
+        name: settings.solarnet.token.clone(),
+        store: base.store.clone(),
+        signer: base.signer.clone(),
+        clock: base.clock.clone(),
+        calls: api.for_task(&pulse),
+        reload: base.credential_changed.clone(),
+        status: base.board.credential.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn_sure(&pulse, stop, refresher.run())
+}
+
+/// Starts to answer `status` and its like.
+pub(super) fn control(base: &Base, socket: ControlSocket, view: Arc<View>) -> Task {
+    let (pulse, stop) = (base.pulses.of("control socket"), CancellationToken::new());
+    let serving = socket.serve(view, pulse.clone(), stop.clone());
+    Task::spawn_sure(&pulse, stop, serving)
+}
+
+/// Starts to keep on disk what is learnt about the time.
+pub(super) fn keeper(base: &Base) -> Task {
+    let (pulse, stop) = (base.pulses.of("clock"), CancellationToken::new());
+    let keeping = base.clock.clone().keep(pulse.clone(), stop.clone());
+    Task::spawn_sure(&pulse, stop, keeping)
+}
+
+/// The queue's thread, which ends last.
+#[derive(Debug)]
+pub(super) struct QueueThread {
+    stop: CancellationToken,
+    /// `None` once its end was heard.
+    ended: Option<oneshot::Receiver<Result<(), QueueError>>>,
+}
+
+impl QueueThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// If there can be none.
+    pub(super) fn start(worker: Worker) -> Result<Self, QueueError> {
+        let stop = CancellationToken::new();
+        let ended = worker.spawn(stop.clone())?;
+        Ok(Self { stop, ended: Some(ended) })
+    }
+
+    /// Commits what has arrived, and ends. At once where the end was heard before.
+    ///
+    /// # Errors
+    ///
+    /// If the last commit failed.
+    pub(super) async fn finish(&mut self) -> Result<(), QueueError> {
+        self.stop.cancel();
+        if self.ended.is_some() { self.end().await.map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Waits for the end, once: afterwards for ever. Says how it ended, if not with an error.
+    pub(super) async fn end(&mut self) -> Result<&'static str, QueueError> {
+        let Some(receiver) = &mut self.ended else { return std::future::pending().await };
+        let ended = receiver.await;
+        self.ended = None;
+        match ended {
+            Ok(result) => result.map(|()| "without an error"),
+            Err(_) => Ok("its thread panicked"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_queue_is_heard_once_and_hinders_no_stop() {
+        let (end, ended) = oneshot::channel();
+        let mut queue = QueueThread { stop: CancellationToken::new(), ended: Some(ended) };
+        drop(end);
+        assert!(matches!(queue.end().await, Ok("its thread panicked")));
+        assert!(queue.finish().await.is_ok());
+    }
+}

@@ -1,0 +1,143 @@
+//! What can be seen from outside: the published status of every part.
+//!
+//! A part that is started again publishes where its predecessor did, so the view never changes.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use super::reload::{Configuration, Preview};
+use crate::{
+    clock::{Clock, Trust},
+    instruct,
+    modbus::{self, BusStatus, Recorder, ring},
+    observe::control::{Answers, Ask},
+    pulse::{Pulses, Sample},
+    queue::QueueStat,
+    refresh,
+    upload::UploadStatus,
+};
+
+/// Where the parts publish how they stand.
+#[derive(Debug, Clone)]
+pub(super) struct Board {
+    /// What the daemon runs on.
+    pub(super) config: watch::Sender<Configuration>,
+    /// Every bus that runs, in the order of the configuration.
+    pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
+    pub(super) upload: watch::Sender<UploadStatus>,
+    pub(super) credential: watch::Sender<refresh::Status>,
+    pub(super) instructions: watch::Sender<instruct::Status>,
+    /// What passes on the buses.
+    pub(super) frames: Recorder,
+}
+
+impl Board {
+    /// With nothing but the configuration on it.
+    pub(super) fn new(config: Configuration) -> Self {
+        Self {
+            config: watch::Sender::new(config),
+            buses: watch::Sender::default(),
+            upload: watch::Sender::default(),
+            credential: watch::Sender::default(),
+            instructions: watch::Sender::default(),
+            frames: Recorder::new(ring::BYTES),
+        }
+    }
+}
+
+/// Answers what is asked over the control socket.
+pub(super) struct View {
+    pub(super) clock: Clock,
+    pub(super) board: Board,
+    pub(super) queue: watch::Receiver<QueueStat>,
+    pub(super) pulses: Pulses,
+    /// Wakes the refresher: the credential store was changed.
+    pub(super) credential_changed: Arc<Notify>,
+}
+
+impl View {
+    /// The members of `status --json`.
+    fn status(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "sources": self.sources(),
+            "queue": *self.queue.borrow(),
+            "upload": *self.board.upload.borrow(),
+            "clock": self.clock_status(),
+            "credentials": [*self.board.credential.borrow()],
+            "instructions": *self.board.instructions.borrow(),
+            "config": *self.board.config.borrow(),
+            "tasks": self.tasks(),
+        })
+    }
+
+    fn sources(&self) -> Vec<Value> {
+        let of_bus = |bus: &watch::Receiver<BusStatus>| {
+            let bus = bus.borrow();
+            let named = |source: &modbus::SourceStatus| {
+                let mut value = json!(source);
+                value["bus"] = json!(bus.bus);
+                value
+            };
+            bus.sources.iter().map(named).collect::<Vec<_>>()
+        };
+        self.board.buses.borrow().iter().flat_map(of_bus).collect()
+    }
+
+    fn tasks(&self) -> Vec<Value> {
+        let shown = |sample: Sample| {
+            json!({
+                "task": sample.task,
+                "doing": sample.doing,
+                "since_ms": u64::try_from(sample.lasts.as_millis()).unwrap_or(u64::MAX),
+            })
+        };
+        self.pulses.samples().into_iter().map(shown).collect()
+    }
+
+    fn clock_status(&self) -> Value {
+        let (trust, ahead_ms) = match self.clock.trust() {
+            Trust::Unknown => ("unknown", None),
+            Trust::Synchronised => ("synchronised", None),
+            Trust::Server { ahead } => ("server", Some(ahead.num_milliseconds())),
+        };
+        json!({ "trust": trust, "ahead_ms": ahead_ms, "now": self.clock.trusted_now() })
+    }
+
+    /// One line for `systemctl status`.
+    pub(super) fn line(&self) -> String {
+        let (mut up, mut all) = (0, 0);
+        for bus in self.board.buses.borrow().iter() {
+            let bus = bus.borrow();
+            all += bus.sources.len();
+            up += bus.sources.iter().filter(|s| s.state.is_up()).count();
+        }
+        let (queue, upload) = (self.queue.borrow(), self.board.upload.borrow());
+        let waits = upload.waits_for.as_deref().map(|w| format!(", {w}")).unwrap_or_default();
+        let refused = self.board.config.borrow().is_last_refused();
+        let refused = if refused { ", the last reload was refused" } else { "" };
+        format!(
+            "{up} of {all} sources answer, {} datum wait, uploads {}{waits}{refused}",
+            queue.records, upload.state
+        )
+    }
+}
+
+impl Answers for View {
+    async fn answer(&self, ask: Ask) -> Value {
+        match ask {
+            Ask::Status => self.status(),
+            Ask::Frames => json!(self.board.frames.dump(self.clock.trusted_now())),
+            Ask::Changes => {
+                let config = self.board.config.borrow().clone();
+                json!(Preview::of(&config).await)
+            }
+            Ask::CredentialChanged => {
+                self.credential_changed.notify_one();
+                json!({ "ok": true })
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What the running daemon would do if it read its configuration again.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Exit, Failure};
+use crate::observe::control::{self, Ask};
+
+/// What the daemon at `socket` would do if it read its configuration, `path`, again.
+pub(super) fn ask(path: &Path, socket: &Path) -> Result<Value, Failure> {
+    let diff = control::ask(socket, Ask::Changes)?;
+    let its = diff["file"].as_str().map(Path::new).unwrap_or_else(|| Path::new(""));
+    let same = its.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b);
+    if same {
+        return Ok(diff);
+    }
+    let (its, path) = (its.display(), path.display());
+    let message = format!("the running daemon reads {its}: a reload does not look at {path}");
+    Err(Failure::new(Exit::Usage, message))
+}
+
+/// Why the daemon would refuse the reload.
+pub(super) fn refusals(diff: &Value) -> Vec<String> {
+    let list = |key: &str| diff[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let restart = list("needs_restart").map(|key| format!("{key} needs a restart of the daemon"));
+    list("problems").map(str::to_owned).chain(restart).collect()
+}
+
+/// What people read.
+pub(super) fn render(diff: &Value) -> String {
+    let refusals = refusals(diff);
+    if !refusals.is_empty() {
+        return refusals.iter().fold("a reload would be refused:\n".to_owned(), |text, reason| {
+            text + "  " + reason + "\n"
+        });
+    }
+    let changes = diff["changes"].as_array().map_or(&[][..], Vec::as_slice);
+    if changes.is_empty() {
+        return "a reload would change nothing\n".to_owned();
+    }
+    changes.iter().fold("a reload would:\n".to_owned(), |text, change| {
+        let word = |key: &str| change[key].as_str().unwrap_or("-").to_owned();
+        let keys = change["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let keys: Vec<&str> = keys.collect();
+        text + &format!("  {} {} ({})\n", word("how"), word("part"), keys.join(", "))
+    })
+}

@@ -1,0 +1,111 @@
+//! A token on its way: from the moment before it is asked for to the moment when it is safe here. Pure.
+//!
+//! SolarUser issues a token without a name, tells its secret once, and is given the name by a second
+//! call. A process that dies in between, or an answer that is lost, leaves a token behind that nobody
+//! has the secret of. So before the call a record is put beside the credentials:
+//!
+//! ```text
+//!  record ──▶ create ──▶ compare ──▶ install ──▶ name ──▶ remove the record
+//!     │          │ killed here:            │ killed here:
+//!     │          ▼ an orphan               ▼ in use, without a name
+//!     └──────── the next run of the same command looks for it first
+//! ```
+//!
+//! The record has the IDs of all tokens that were there before. What is new since, of the same kind
+//! and policy, and has no other name, is what was left behind.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Listing, Token};
+use crate::{
+    domain::{TokenId, TokenKind, TokenName},
+    policy::{Policy, difference::difference},
+    solarnet::{CallError, Cause},
+};
+
+/// The record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Issue {
+    /// The kind asked for, as the API spells it.
+    kind: String,
+    /// The policy asked for.
+    policy: Value,
+    /// The tokens that were there before.
+    known: Vec<String>,
+}
+
+/// What an earlier run left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// No token.
+    Nothing,
+    /// The token that is in use on this device; only its name may be missing.
+    Installed(Box<Token>),
+    /// Tokens that nobody has the secret of.
+    Orphans(Vec<Token>),
+}
+
+impl Issue {
+    /// Before a token of this kind and policy is asked for.
+    #[must_use]
+    pub fn new(kind: TokenKind, policy: &Policy, before: &Listing) -> Self {
+        Self {
+            kind: kind.name().to_owned(),
+            policy: policy.to_json(),
+            known: before.tokens.iter().map(|token| token.id.to_string()).collect(),
+        }
+    }
+
+    /// The record's bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("text and JSON make JSON, and memory takes it")
+    }
+
+    /// Reads a record; `None` if it makes no sense.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// What is there that the run with this record left behind. `installed` is the token that is on
+    /// this device under the name.
+    #[must_use]
+    pub fn left(&self, now: &Listing, name: &TokenName, installed: Option<&TokenId>) -> Left {
+        let wanted = Policy::read(&self.policy).unwrap_or_default();
+        let ours = |token: &&Token| {
+            !self.known.iter().any(|id| id == token.id.as_str())
+                && token.kind == self.kind
+                && token.name.as_ref().is_none_or(|other| other == name.as_str())
+                && difference(&wanted, &token.policy).is_empty()
+        };
+        let left: Vec<Token> = now.tokens.iter().filter(ours).cloned().collect();
+        match left.iter().find(|token| Some(&token.id) == installed) {
+            Some(token) => Left::Installed(Box::new(token.clone())),
+            None if left.is_empty() => Left::Nothing,
+            None => Left::Orphans(left),
+        }
+    }
+}
+
+/// Whether a call that failed like this may have been carried out all the same.
+#[must_use]
+pub fn may_have_happened(error: &CallError) -> bool {
+    match error.cause {
+        Cause::Unreachable | Cause::ServerTrouble | Cause::NotSolarNetwork => true,
+        Cause::NoKey
+        | Cause::Tls
+        | Cause::RateLimited
+        | Cause::BadCredentials
+        | Cause::DateSkew
+        | Cause::TokenExpired
+        | Cause::PathDenied
+        | Cause::RoleMissing
+        | Cause::AccessDenied
+        | Cause::UnknownObject
+        | Cause::TooLarge
+        | Cause::BadContent
+        | Cause::NoSuchCall => false,
+    }
+}
