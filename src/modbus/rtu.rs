@@ -32,7 +32,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout_at},
 };
-use tracing::{debug, info, trace, warn};
+use tracing::{debug, trace};
 
 use super::{
     airtime::{Airtime, TURNAROUND},
@@ -41,7 +41,10 @@ use super::{
         rtu::{self, Found},
     },
     link::{CallError, Discarded, LinkError, RequestError, Wire, connect},
-    serial::{OpenError, Port},
+    serial::{
+        Port,
+        journal::{Journal, Trouble},
+    },
 };
 use crate::config::settings::Serial;
 
@@ -517,52 +520,5 @@ fn sleep_precisely(until: Instant) {
             return;
         }
         thread::sleep(left);
-    }
-}
-
-/// Why a port is not in use, as far as it makes a difference to whoever reads the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// It is not there.
-    Gone,
-    Denied,
-    Held,
-    Other,
-}
-
-impl Trouble {
-    fn of(error: &OpenError) -> Self {
-        match error {
-            OpenError::Absent { .. } => Self::Gone,
-            OpenError::Denied { .. } => Self::Denied,
-            OpenError::Held(_) => Self::Held,
-            OpenError::NotAPort | OpenError::Speed { .. } | OpenError::System(_) => Self::Other,
-        }
-    }
-}
-
-/// The log lines about a port: one when it goes down or is down for another reason, one when it is up.
-#[derive(Debug, Default)]
-struct Journal {
-    down: Option<(Instant, Trouble)>,
-}
-
-impl Journal {
-    fn opened(&mut self, serial: &Serial, port: &Port) {
-        let link = serial.port.display().to_string();
-        let down_secs = self.down.take().map(|(since, _)| since.elapsed().as_secs());
-        info!(event = "serial.up", link, baud = serial.baud, down_secs, "serial port opened");
-        if let Some(holder) = &port.shared_with {
-            warn!(event = "serial.shared", link, %holder, "another program has the serial port open");
-        }
-    }
-
-    fn down(&mut self, serial: &Serial, trouble: Trouble, reason: &str) {
-        if self.down.is_none_or(|(_, before)| before != trouble) {
-            let link = serial.port.display().to_string();
-            warn!(event = "serial.down", link, reason, "serial port cannot be used");
-        }
-        let since = self.down.map_or_else(Instant::now, |(since, _)| since);
-        self.down = Some((since, trouble));
     }
 }

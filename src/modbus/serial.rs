@@ -16,6 +16,7 @@
 //! the device tree says `linux,rs485-enabled-at-boot-time`.
 
 mod holder;
+pub(super) mod journal;
 
 use std::{
     fs, io,
