@@ -16,6 +16,7 @@ mod refresh;
 mod reload;
 mod restart;
 mod secrets;
+mod serial;
 mod support;
 mod systemd;
 mod token;
