@@ -11,7 +11,7 @@ use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
     credential::Signer,
-    instruct,
+    files, instruct,
     modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
@@ -30,6 +30,7 @@ pub(super) struct Board {
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
+    pub(super) files: watch::Sender<files::Status>,
     /// What passes on the buses.
     pub(super) frames: Recorder,
 }
@@ -43,6 +44,7 @@ impl Board {
             upload: watch::Sender::default(),
             credential: watch::Sender::default(),
             instructions: watch::Sender::default(),
+            files: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
         }
     }
@@ -71,6 +73,7 @@ impl View {
             "clock": self.clock_status(),
             "credentials": [self.credential()],
             "instructions": *self.board.instructions.borrow(),
+            "files": *self.board.files.borrow(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })

@@ -236,7 +236,7 @@ fn missing(name: &TokenName) -> Failure {
 }
 
 /// The exit code of what can be wrong with the store.
-trait OrStoreExit<T> {
+pub(super) trait OrStoreExit<T> {
     fn or_store_exit(self) -> Result<T, Failure>;
 }
 
@@ -249,20 +249,20 @@ impl<T> OrStoreExit<T> for Result<T, StoreError> {
 fn store_exit(error: &StoreError) -> Exit {
     match error {
         StoreError::TooWide { .. } | StoreError::NotAllowed { .. } => Exit::NoPermission,
-        StoreError::Corrupt { .. } => Exit::Data,
+        StoreError::Corrupt { .. } | StoreError::CorruptRepositoryToken { .. } => Exit::Data,
         StoreError::Locked { .. } => Exit::Unavailable,
         StoreError::Io { .. } => Exit::Io,
     }
 }
 
 /// Runs one command's calls.
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.context("the runtime did not start").or_exit(Exit::Software)?.block_on(work))
 }
 
 /// Reads a secret or key: all of it, less one line end.
-fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure> {
+pub(super) fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure> {
     // Room from the start: a buffer that grows leaves copies behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_FILE_BYTES as usize + 1));
     let read = input.take(MAX_SECRET_FILE_BYTES + 1).read_to_string(&mut text);
@@ -280,7 +280,7 @@ fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure>
     Ok(text)
 }
 
-fn open(path: &Path) -> Result<File, Failure> {
+pub(super) fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::NoPermission,
@@ -312,7 +312,7 @@ fn parse_key_date(text: &str) -> Result<NaiveDate, &'static str> {
 }
 
 /// An instant that a person reads: to the minute, always UTC.
-fn readable(at: DateTime<Utc>) -> String {
+pub(super) fn readable(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 

@@ -7,6 +7,7 @@
 //! This module knows nothing of SolarNetwork; redirects are not followed, because a signature covers
 //! host and path.
 
+mod file;
 mod verifier;
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
@@ -24,6 +25,7 @@ use rustls::{
 use tracing::info;
 
 use crate::clock::{Clock, Trust, build_date};
+pub use file::Content;
 use verifier::{Dates, Verifier};
 
 /// The longest answer that is read. SolarNetwork's answers to our calls are a few kilobytes; a
@@ -39,7 +41,8 @@ const SMALL_STEP: TimeDelta = TimeDelta::minutes(1);
 /// TLS sessions that are remembered: there are two or three servers.
 const SESSIONS: usize = 8;
 
-const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
+/// The `User-Agent` of every request that does not name another one.
+pub const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
 
 /// Why the client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,8 @@ pub enum SendError {
     Tls(String),
     /// No connection, a break, or no complete answer in time.
     Unreachable(String),
+    /// What was to be sent could not be read.
+    Content(String),
 }
 
 /// One HTTP request, ready to go.
@@ -200,6 +205,15 @@ impl Net {
         Ok(answer)
     }
 
+    /// Sends one request and reads its whole answer, from a server whose time is no business of the clock.
+    ///
+    /// # Errors
+    ///
+    /// If there is no complete answer within the timeout.
+    pub async fn send_untimed(&self, request: &Outgoing) -> Result<Incoming, SendError> {
+        exchange(&self.client, request).await
+    }
+
     /// Whether an answer may move the clock there: not to where the certificate that vouched for it
     /// would be refused, or no later call could set it right again.
     fn can_be(&self, date: DateTime<Utc>, url: &str) -> bool {
@@ -257,6 +271,18 @@ impl TimeProvider for BelievedTime {
 }
 
 async fn exchange(client: &reqwest::Client, request: &Outgoing) -> Result<Incoming, SendError> {
+    let mut builder = prepare(client, request)?;
+    if !request.body.is_empty() {
+        builder = builder.body(request.body.clone());
+    }
+    answer_of(builder.send().await.map_err(|e| classify(&e))?).await
+}
+
+/// A request without its body.
+fn prepare(
+    client: &reqwest::Client,
+    request: &Outgoing,
+) -> Result<reqwest::RequestBuilder, SendError> {
     let method = reqwest::Method::from_bytes(request.method.as_bytes())
         .map_err(|e| SendError::Unreachable(e.to_string()))?;
     let mut builder = client.request(method, &request.url);
@@ -264,10 +290,10 @@ async fn exchange(client: &reqwest::Client, request: &Outgoing) -> Result<Incomi
         // The builder keeps what is wrong with a header until it sends.
         builder = builder.header(name, value);
     }
-    if !request.body.is_empty() {
-        builder = builder.body(request.body.clone());
-    }
-    let mut response = builder.send().await.map_err(|e| classify(&e))?;
+    Ok(builder)
+}
+
+async fn answer_of(mut response: reqwest::Response) -> Result<Incoming, SendError> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| classify(&e))? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {

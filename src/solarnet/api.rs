@@ -92,6 +92,12 @@ impl Api {
         Self { pulse: pulse.clone(), ..self.clone() }
     }
 
+    /// The client below, for calls to other servers: the authorities and connections are the same.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
     /// The server's time as far as it is known: what calls are dated with.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
@@ -137,7 +143,9 @@ impl Api {
                 SendError::CertificateDates(detail) | SendError::Tls(detail) => {
                     (Cause::Tls, detail)
                 }
-                SendError::Unreachable(detail) => (Cause::Unreachable, detail),
+                SendError::Unreachable(detail) | SendError::Content(detail) => {
+                    (Cause::Unreachable, detail)
+                }
             };
             failed(call, cause, Some(format!("{}: {detail}", endpoint.host)))
         })?;

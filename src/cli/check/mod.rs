@@ -106,13 +106,16 @@ fn problem(path: &Path, key: &str, error: &AppError) -> Problem {
 fn summary(settings: &Settings) -> String {
     let units = settings.modbus.iter().flat_map(|bus| &bus.units);
     let properties = units.clone().map(|unit| unit.properties.len()).sum();
-    [
+    let mut parts = vec![
         count(settings.modbus.len(), "bus", "buses"),
         count(units.count(), "unit", "units"),
         count(properties, "property", "properties"),
         count(settings.controls.len(), "control", "controls"),
-    ]
-    .join(", ")
+    ];
+    if !settings.files.is_empty() {
+        parts.push(count(settings.files.len(), "folder of files", "folders of files"));
+    }
+    parts.join(", ")
 }
 
 fn count(number: usize, one: &str, many: &str) -> String {
