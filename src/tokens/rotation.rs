@@ -156,16 +156,16 @@ impl Seen {
     pub fn next(&self) -> Step {
         let Some(record) = &self.record else { return Step::Record };
         if self.stored.as_str() == record.old {
-            self.to_successor(record)
+            self.until_installed(record)
         } else if record.new.as_deref() == Some(self.stored.as_str()) {
-            self.from_old(record)
+            self.once_installed(record)
         } else {
             Step::Abandon
         }
     }
 
     /// While the old one is in use.
-    fn to_successor(&self, record: &Rotation) -> Step {
+    fn until_installed(&self, record: &Rotation) -> Step {
         if let Some(new) = &self.done.issued {
             return match &record.new {
                 _ if !self.done.proved => Step::Prove,
@@ -183,7 +183,7 @@ impl Seen {
     }
 
     /// Once the new one is in use.
-    fn from_old(&self, record: &Rotation) -> Step {
+    fn once_installed(&self, record: &Rotation) -> Step {
         let Some(new) = self.in_use() else { return Step::Lost(self.stored.clone()) };
         let Some(old) = self.token(&record.old) else { return self.at_last(record) };
         if !self.done.switched {

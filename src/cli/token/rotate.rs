@@ -4,6 +4,7 @@
 //! here each is carried out, and told on standard error. An error ends the run between two steps, as a
 //! kill does, and the next run goes on.
 //!
+//! * [`jobs`]: the import jobs that may have been begun with the old token.
 //! * [`proof`]: the calls that show that a token works.
 //! * [`daemon`]: what the running daemon says of the token it uses.
 //!
@@ -11,9 +12,10 @@
 //! until its key is made. Where it keeps the secret, it keeps the successor's.
 
 mod daemon;
+mod jobs;
 mod proof;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -30,12 +32,11 @@ use crate::{
     credential::{Credential, store::Note},
     domain::{TokenId, TokenKind, TokenName},
     refresh::RefreshCalls,
-    solarnet::{CallAs, Next},
+    solarnet::CallAs,
     tokens::{
         Issue, Manager, Rotation, Token,
         rotation::{Done, Seen, Step},
     },
-    upload::{batch, http},
 };
 
 /// How often the daemon and the import jobs are looked at.
@@ -370,56 +371,6 @@ impl<C: CallAs + RefreshCalls> Run<'_, '_, C> {
             (new.name, new.description) = (old.name.clone(), old.description.clone());
         });
         self.say(&format!("{new} has the name and the description of {}", old.id))
-    }
-
-    /// Waits until the jobs that are under way now are over. Later ones are the successor's.
-    async fn drain(&mut self) -> Result<(), Failure> {
-        let until = Instant::now() + self.patience();
-        let mut first: Option<Vec<String>> = None;
-        loop {
-            let open = self.open_jobs().await?;
-            let mut waited_for = first.clone().unwrap_or_else(|| open.clone());
-            waited_for.retain(|job| open.contains(job));
-            let old = &self.old()?.id;
-            if waited_for.is_empty() {
-                if first.is_some() {
-                    let said = format!("the import jobs begun with {old} are over");
-                    self.say(&said)?;
-                }
-                self.seen.done.drained = true;
-                return Ok(());
-            }
-            if first.is_none() {
-                let said = format!(
-                    "waiting for {} import job(s): they may have been begun with {old}, under whose \
-                     policy they are carried out",
-                    waited_for.len()
-                );
-                self.say(&said)?;
-                first = Some(waited_for);
-            } else if Instant::now() >= until {
-                return Err(Failure::new(
-                    Exit::Unavailable,
-                    "the import jobs do not come to an end; the old token stays enabled until they do",
-                ));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// This node's import jobs that the server has not finished.
-    async fn open_jobs(&mut self) -> Result<Vec<String>, Failure> {
-        let Some(needs) = &self.context.needs else { return Ok(Vec::new()) };
-        let group = batch::group(needs.node, 0);
-        let credential = self.stored_now()?;
-        match self.calls.call_as(&credential, http::list()).await {
-            Ok(answer) => Ok(http::open_jobs(&answer.data, &group)),
-            Err(error) if matches!(error.next(), Next::Retry { .. }) => {
-                Err(Failure { exit: Exit::Unavailable, error: error.into() })
-            }
-            // Whoever may not list jobs cannot begin one either.
-            Err(_) => Ok(Vec::new()),
-        }
     }
 
     async fn confirm(&mut self) -> Result<(), Failure> {
