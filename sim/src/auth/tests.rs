@@ -7,7 +7,8 @@ use super::*;
 use crate::request::Incoming;
 
 fn vectors() -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("../../../tests/vectors/snws2.json")).unwrap();
+    let file: Value =
+        serde_json::from_str(include_str!("../../../tests/vectors/snws2.json")).unwrap();
     file["vectors"].as_array().unwrap().clone()
 }
 
