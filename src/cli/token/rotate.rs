@@ -45,10 +45,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Replace a token on this device by a new one with the same rights, and delete the old one
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The new token gets the old one's type, policy, name and description. It is proved before it is used; a
-running daemon goes over to it without a restart; import jobs begun with the old one are waited for; then
-the old one is disabled, the daemon is asked again, and only then is the old one deleted. Interrupted at
-any moment, the same command goes on: the device has a token that works at every moment.
+The new token gets the old one's type, policy, name and description. It is proved before it is
+used; a running daemon goes over to it without a restart; import jobs begun with the old one are
+waited for; then the old one is disabled, the daemon is asked again, and only then is the old one
+deleted. Interrupted at any moment, the same command goes on: the device has a token that works at
+every moment.
 
 Example:
   solarnode-agent token rotate --yes --as K7.mP-x_29QwErTyUiOp < manager.txt")]
@@ -211,7 +212,7 @@ impl<C: CallAs + RefreshCalls> Run<'_, '_, C> {
             true => "without a policy".to_owned(),
             false => format!("with {}", members.join(", ")),
         };
-        let about = format!("token `{name}` is {goes}, a {} {policy}", printable(&old.kind));
+        let about = format!("token `{name}` is {goes}, a {} token {policy}", printable(&old.kind));
         writeln!(self.streams.err, "{about}")?;
         let question =
             format!("Replace {goes} by a new token with the same rights, and delete it?");
