@@ -41,12 +41,19 @@ pub(super) fn parse_boot(text: &str) -> Option<BootId> {
     Some(BootId(id))
 }
 
-fn parse(bytes: &[u8]) -> Result<BTreeMap<BootId, DateTime<Utc>>, serde_json::Error> {
+/// Reads the file's contents. An entry that cannot be is left out.
+///
+/// # Errors
+///
+/// If they are not ours.
+pub fn parse(bytes: &[u8]) -> Result<BTreeMap<BootId, DateTime<Utc>>, serde_json::Error> {
     let file: Anchors = serde_json::from_slice(bytes)?;
     Ok(file.anchors.into_iter().filter_map(|a| Some((parse_boot(&a.boot)?, a.started))).collect())
 }
 
-pub(super) fn render(anchors: &BTreeMap<BootId, DateTime<Utc>>) -> Vec<u8> {
+/// The file's contents.
+#[must_use]
+pub fn render(anchors: &BTreeMap<BootId, DateTime<Utc>>) -> Vec<u8> {
     let anchors = anchors
         .iter()
         .map(|(boot, started)| Anchor { boot: hex::encode(boot.0), started: *started });
