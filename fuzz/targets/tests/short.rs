@@ -17,7 +17,7 @@ use fuzz_targets::TARGETS;
 const MOMENT: Duration = Duration::from_secs(3);
 
 /// Numbers and signs at which decoders are likely to turn.
-const EDGES: [&str; 16] = [
+const EDGES: [&str; 17] = [
     "0",
     "-1",
     "255",
@@ -33,6 +33,7 @@ const EDGES: [&str; 16] = [
     "\n",
     "\u{1f31e}",
     "+262142-12-31T23:59:59Z",
+    "+262142-12-31 23:59:59",
     "hunter2",
 ];
 
