@@ -157,6 +157,7 @@ impl Daemon {
             board: base.board.clone(),
             queue: base.queue.stat(),
             pulses: base.pulses.clone(),
+            signer: base.signer.clone(),
             credential_changed: base.credential_changed.clone(),
         });
         let thread = QueueThread::start(worker, &base.pulses)?;

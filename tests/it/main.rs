@@ -21,5 +21,6 @@ mod support;
 mod systemd;
 mod token;
 mod token_manage;
+mod token_rotate;
 mod upload;
 mod watchdog;

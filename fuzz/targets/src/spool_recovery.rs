@@ -5,12 +5,9 @@
 //! them: numbers that contradict each other, ranges that overlap, segments that replace each other,
 //! ends that were cut off.
 
-#![no_main]
-
 use std::path::Path;
 
-use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
+use arbitrary::{Arbitrary, Unstructured};
 use spool::{Error, Options, Reader, Spool};
 
 const HEADER: usize = 4096;
@@ -278,10 +275,9 @@ fn open(folder: &Path) -> Spool {
     Spool::open(folder, options).expect("nothing in a folder hinders").0
 }
 
-fuzz_target!(|input: Input| {
-    let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    let folder = folder.expect("a folder");
+pub(crate) fn check(bytes: &[u8]) {
+    let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
+    let folder = crate::folder();
     let files = &input.files[..input.files.len().min(8)];
     for file in files {
         std::fs::write(folder.path().join(file.name()), file.bytes()).expect("written");
@@ -327,4 +323,4 @@ fuzz_target!(|input: Input| {
     let there = |record: &spool::Record| again.iter().any(|found| found == record);
     assert!(!sound || kept.iter().filter(|record| record.seq <= durable).all(there), "lost");
     spool.close().expect("written");
-});
+}
