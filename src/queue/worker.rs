@@ -758,4 +758,24 @@ mod tests {
         assert_eq!(worker.spool.as_ref().map(|spool| spool.stat().records), Some(4096));
         assert!(worker.uncommitted.is_empty(), "all durable");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_on_a_full_disk_come_less_and_less_often_and_at_once_after_a_proof() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        worker.take(datum(1), None);
+        worker.commit(false);
+        let fail = |worker: &mut Worker| {
+            worker.retry_due = None;
+            drop(worker.failed(spool::Error::Full));
+            worker.retry_due.expect("another attempt").duration_since(Instant::now()).as_secs()
+        };
+        assert_eq!([(); 6].map(|()| fail(&mut worker)), [1, 2, 4, 8, 16, 16]);
+        let row = worker.claim(10, 1 << 20).pop().expect("a row");
+        worker.acknowledge(&Ranges::from_iter([row.seq]));
+        assert_eq!(worker.retry_due, Some(Instant::now()));
+        worker.tick(Instant::now());
+        assert_eq!(worker.retry_due, None);
+        assert_eq!(fail(&mut worker), 1, "what works begins anew");
+    }
 }

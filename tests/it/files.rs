@@ -615,7 +615,7 @@ fn a_file_that_the_server_stumbles_over_does_not_hold_up_the_others() {
 /// What stands for a power cut: SIGKILL at any moment, again and again, while the server is slow, cuts
 /// connections after it took a file, and fails.
 fn killed_at_any_moment(profile: Profile) {
-    const FILES: usize = 24;
+    const FILES: usize = 16;
     let place = Place::watching(profile, "public = true\nafter = \"delete\"\n");
     place.install(&["--role", "upload.all", "--role", "view.can_use_listing_endpoint_at_all"]);
     let mut contents = Vec::new();

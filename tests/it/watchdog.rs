@@ -129,7 +129,8 @@ fn every_task_and_every_thread_has_a_pulse_also_after_a_reload() {
     // No such port: its thread looks for it every now and then.
     let serial = |name: &str| {
         let unit = meter(1, &format!("/site/{name}"), "1s");
-        format!("\n[[modbus]]\nname = \"{name}\"\nserial = \"/dev/{name}\"\nbaud = 9600\n{unit}")
+        let port = format!("serial = {{ port = \"/dev/{name}\", baud = 9600 }}");
+        format!("\n[[modbus]]\nname = \"{name}\"\n{port}\n{unit}")
     };
     let assert_all = |daemon: &Daemon, buses: &[&str]| {
         let status = bench.agent.status().expect("a status");

@@ -294,7 +294,8 @@ impl Daemon {
         let said = || outcomes.iter().flat_map(|event| self.events(event)).count();
         let before = said();
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a signal");
-        eventually_within(Duration::from_secs(90), "the reload is over", || said() > before);
+        // Longer than the watchdog needs to name in the log what hangs.
+        eventually_within(Duration::from_secs(150), "the reload is over", || said() > before);
         let is_outcome = |line: &String| {
             outcomes.iter().any(|event| line.contains(&format!("event=\"{event}\"")))
         };
