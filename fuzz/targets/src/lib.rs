@@ -26,8 +26,11 @@ use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Takes any bytes; panics if something does not hold.
+pub type Target = fn(&[u8]);
+
 /// The targets, by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("config", config::check),
     ("control_request", control_request::check),
     ("file_answer", file_answer::check),
