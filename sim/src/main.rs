@@ -55,9 +55,12 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:0", requires = "file_repository")]
         file_repository_listen: SocketAddr,
     },
-    /// Plays a site's devices behind one Modbus TCP port. Prints what was read and written when it ends.
+    /// Plays a site's devices behind one Modbus TCP port, or on a serial line as well. Prints what was read and
+    /// written when it ends.
     ///
-    /// Example: solarnet-sim site --listen 127.0.0.1:5020 --meter 1 --relay 3
+    /// Examples: solarnet-sim site --listen 127.0.0.1:5020 --meter 1 --relay 3
+    ///           solarnet-sim site --serial /tmp/line --baud 9600
+    #[command(verbatim_doc_comment)]
     Site {
         /// Address to listen on; port 0 takes a free one, which is printed.
         #[arg(long, default_value = "127.0.0.1:0")]
@@ -68,6 +71,12 @@ enum Command {
         /// Unit ID of a relay with eight coils; may be repeated.
         #[arg(long = "relay", default_values_t = [3])]
         relays: Vec<u8>,
+        /// Also put them on a serial line (Modbus RTU, 8N1) whose port is linked to from here.
+        #[arg(long)]
+        serial: Option<PathBuf>,
+        /// Speed of the serial line.
+        #[arg(long, default_value_t = 9600, requires = "serial")]
+        baud: u32,
     },
     /// Shows the agent's whole main job against simulated servers and devices, in half a minute.
     ///
@@ -151,7 +160,9 @@ fn main() -> ExitCode {
             let files = file_repository.map(|profile| (profile, file_repository_listen));
             serve(listen, &seed, tls, files)
         }
-        Command::Site { listen, meters, relays } => site(listen, &meters, &relays),
+        Command::Site { listen, meters, relays, serial, baud } => {
+            site(listen, &meters, &relays, serial.map(|path| (path, baud)))
+        }
         Command::Quickstart { agent, forever } => quickstart::run(&agent, forever),
     };
     match done {
@@ -205,12 +216,27 @@ fn serve(
     Ok(())
 }
 
-fn site(listen: SocketAddr, meters: &[u8], relays: &[u8]) -> anyhow::Result<()> {
+fn site(
+    listen: SocketAddr,
+    meters: &[u8],
+    relays: &[u8],
+    serial: Option<(PathBuf, u32)>,
+) -> anyhow::Result<()> {
     let end = End::watch()?;
     let units = meters.iter().map(|id| Unit::meter(*id));
     let units = units.chain(relays.iter().map(|id| Unit::relay(*id, COILS))).collect();
     let site = Site::start_at(units, listen)?;
     announce(&format!("listening on {}", site.address()))?;
+    let line = match serial {
+        Some((path, baud)) => {
+            let line = site
+                .serial_line(&path, baud)
+                .with_context(|| format!("cannot make a serial line at {}", path.display()))?;
+            announce(&format!("serial line at {}, {baud} baud", path.display()))?;
+            Some(line)
+        }
+        None => None,
+    };
     end.wait();
     let counted = |id: &u8| {
         let sums = json!({ "readings": site.readings(*id), "requests": site.requests(*id) });
@@ -232,7 +258,17 @@ fn site(listen: SocketAddr, meters: &[u8], relays: &[u8]) -> anyhow::Result<()> 
     };
     let meters: Map<String, Value> = meters.iter().map(counted).collect();
     let relays: Map<String, Value> = relays.iter().map(written).collect();
-    announce(&json!({ "meters": meters, "relays": relays }).to_string())
+    let mut report = json!({ "meters": meters, "relays": relays });
+    if let Some(line) = line.map(|line| line.report()) {
+        report["line"] = json!({
+            "requests": line.requests,
+            "damaged": line.damaged,
+            "early": line.early,
+            "cycle_us": line.cycle_us,
+            "share": line.share,
+        });
+    }
+    announce(&report.to_string())
 }
 
 /// One line on standard output, at once, for whoever waits for it.

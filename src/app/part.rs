@@ -17,7 +17,7 @@ use crate::{
     domain::Datum,
     files::{self, FileUploader},
     instruct::Instructor,
-    modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob, ring::Recorded},
+    modbus::{self, BusStatus, Carrier, PlanError, Poller, WriteJob, ring::Recorded},
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
@@ -57,7 +57,7 @@ pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, Net
 /// A bus that is made and does nothing yet.
 #[derive(Debug)]
 pub(super) struct IdleBus {
-    poller: Poller<Recorded<TcpLink>>,
+    poller: Poller<Recorded<Carrier>>,
     writes: mpsc::Sender<WriteJob>,
     pulse: Pulse,
     /// In a reload this takes as long as the parts that end need.
@@ -100,7 +100,7 @@ impl IdleBus {
     pub(super) fn start(self) -> Bus {
         drop(self.waiting);
         let status = self.poller.status();
-        let task = Task::spawn(&self.pulse, self.stop, self.poller.run());
+        let task = Task::spawn(&self.pulse, self.stop, modbus::run(self.poller));
         Bus { task, status, writes: self.writes }
     }
 }
@@ -228,9 +228,9 @@ impl QueueThread {
     /// # Errors
     ///
     /// If there can be none.
-    pub(super) fn start(worker: Worker) -> Result<Self, QueueError> {
+    pub(super) fn start(worker: Worker, pulses: &Pulses) -> Result<Self, QueueError> {
         let stop = CancellationToken::new();
-        let ended = worker.spawn(stop.clone())?;
+        let ended = worker.for_task(pulses.of("queue")).spawn(stop.clone())?;
         Ok(Self { stop, ended: Some(ended) })
     }
 

@@ -143,6 +143,39 @@ pub enum Link {
         /// Port; 502 unless told otherwise.
         port: u16,
     },
+    /// Modbus RTU through a serial server that passes bytes on as they are.
+    RtuTcp {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// Modbus RTU on a serial port of this machine.
+    Serial(Serial),
+}
+
+/// A serial port and how bytes look on its line. Data bits are 8: RTU knows nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serial {
+    /// The device file, for example `/dev/serial/by-id/…`.
+    pub port: PathBuf,
+    /// Bits a second.
+    pub baud: u32,
+    /// The check bit of each character.
+    pub parity: Parity,
+    /// 1 or 2.
+    pub stop_bits: u8,
+}
+
+/// The check bit of each character on a serial line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parity {
+    /// There is none.
+    None,
+    /// It makes the number of ones even.
+    Even,
+    /// It makes the number of ones odd.
+    Odd,
 }
 
 /// One unit, read as a whole into one datum of one source.

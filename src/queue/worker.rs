@@ -51,8 +51,9 @@ const AT_ONCE: usize = 256;
 /// look into the list of jobs, or rows sent twice.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Between two attempts on a full or failed disk.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Between two attempts on a full or failed disk: the first, and the longest. An attempt on a full one may write
+/// what is left of it before it fails, which must not wear a card out.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
 
 /// Between two spare segments that are prepared in the background.
 const PREPARE_EVERY: Duration = Duration::from_secs(1);
@@ -93,6 +94,8 @@ pub struct Worker {
     acknowledged_due: Option<Instant>,
     prepare_due: Instant,
     retry_due: Option<Instant>,
+    /// How long the next attempt waits.
+    again: Duration,
     claimed: Ranges,
     unplaced: BTreeMap<BootId, Ranges>,
     /// All below are acknowledged, claimed or unplaced.
@@ -164,6 +167,7 @@ impl Worker {
             acknowledged_due: None,
             prepare_due: Instant::now() + PREPARE_EVERY,
             retry_due: None,
+            again: AGAIN.0,
             claimed: Ranges::default(),
             unplaced: BTreeMap::new(),
             scanned_to: 0,
@@ -405,6 +409,7 @@ impl Worker {
             Ok(commit) => {
                 self.commit_due = None;
                 self.retry_due = None;
+                self.again = AGAIN.0;
                 if commit.written > 0 {
                     debug!(
                         event = "queue.committed",
@@ -449,7 +454,10 @@ impl Worker {
 
     /// Draws the consequence of an error of the spool: it is tried again, or opened again.
     fn failed(&mut self, error: spool::Error) -> StoreError {
-        self.retry_due.get_or_insert(Instant::now() + AGAIN);
+        if self.retry_due.is_none() {
+            self.retry_due = Some(Instant::now() + self.again);
+            self.again = (self.again * 2).min(AGAIN.1);
+        }
         match error {
             spool::Error::Full => StoreError::Full,
             error => {

@@ -16,7 +16,7 @@ fn start(agent: &Agent) -> Daemon {
     command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"]);
     command.args(["-e", "inject=fdatasync:error=EIO:when=6+9"]);
     let daemon = agent.command(&["run", "--log", "debug"]);
-    command.arg(daemon.get_program()).args(daemon.get_args());
+    command.env_clear().arg(daemon.get_program()).args(daemon.get_args());
     assert!(
         Command::new("strace").arg("-V").output().is_ok(),
         "strace cannot be started: run tests/setup.sh"

@@ -624,7 +624,7 @@ fn killed_at_any_moment(profile: Profile) {
         place.file(&format!("file-{number}.txt"), &content);
         contents.push(sha256(content));
     }
-    place.repository.misbehave(Misbehaviour::new(UPLOAD, Act::Slow { ms: 60 }));
+    place.repository.misbehave(Misbehaviour::new(UPLOAD, Act::Slow { ms: 100 }));
     let mut random = fastrand::Rng::with_seed(7);
     let mut kills = 0;
     let until = Instant::now() + Duration::from_secs(60);
@@ -634,8 +634,14 @@ fn killed_at_any_moment(profile: Profile) {
             "{} of {FILES} after {kills} kills",
             place.repository.files().len()
         );
+        let before = place.uploads();
         let daemon = crate::support::agent::Daemon::spawn(place.agent.command(&["run"]));
-        std::thread::sleep(Duration::from_millis(random.u64(350..1100)));
+        // While it starts, or around an upload. However quick it is, it gets no further than a few files.
+        if random.u8(..4) > 0 {
+            let all = || place.repository.files().len() >= FILES;
+            eventually("it uploads", || place.uploads() > before || all());
+        }
+        std::thread::sleep(Duration::from_millis(random.u64(..200)));
         daemon.kill();
         kills += 1;
     }

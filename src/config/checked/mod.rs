@@ -14,6 +14,7 @@ mod queue;
 mod register;
 mod repository;
 mod scale;
+mod serial;
 mod solarnet;
 mod unit;
 mod upload;
@@ -220,6 +221,9 @@ fn beside(place: &Place, path: &Path) -> PathBuf {
 #[derive(Default)]
 struct Names {
     buses: BTreeMap<String, Place>,
+    /// The buses on which units have the addresses of a serial line.
+    on_a_line: BTreeSet<String>,
+    ports: BTreeMap<PathBuf, Place>,
     sources: BTreeMap<SourceId, Place>,
     idle: BTreeMap<String, Place>,
     controlled: BTreeSet<String>,
@@ -227,16 +231,42 @@ struct Names {
 
 impl Names {
     /// Notes a bus, which must not share its name.
-    fn add_bus(&mut self, name: &str, place: Place, idle: bool, problems: &Problems) {
+    fn add_bus(
+        &mut self,
+        name: &str,
+        place: Place,
+        idle: bool,
+        on_a_line: bool,
+        problems: &Problems,
+    ) {
         if let Some(other) = self.buses.get(name) {
             let found = format!("{name:?}, which {} has too", other.file_and_line());
             problems.error(&place, found, "a name of its own for each bus");
             return;
         }
+        if on_a_line {
+            self.on_a_line.insert(name.to_owned());
+        }
         if idle {
             self.idle.insert(name.to_owned(), place.clone());
         }
         self.buses.insert(name.to_owned(), place);
+    }
+
+    /// Notes a serial port, which one bus alone can have.
+    fn add_port(&mut self, port: &Path, place: Place, problems: &Problems) {
+        if let Some(other) = self.ports.get(port) {
+            let found = format!("\"{}\", which {} has too", port.display(), other.file_and_line());
+            let expected = "a port of its own for each bus; all units of a line belong to one";
+            problems.error(&place, found, expected);
+            return;
+        }
+        self.ports.insert(port.to_owned(), place);
+    }
+
+    /// Whether the units of a bus have the addresses of a serial line.
+    fn is_on_a_line(&self, bus: &str) -> bool {
+        self.on_a_line.contains(bus)
     }
 
     /// Notes the source of a unit or control, which must not share it: the server knows a datum by
