@@ -10,6 +10,7 @@ mod control_request;
 mod file_answer;
 mod instructions;
 mod modbus_answer;
+mod modbus_rtu;
 mod modbus_tcp;
 mod modbus_value;
 mod policy;
@@ -36,6 +37,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("file_answer", file_answer::check),
     ("instructions", instructions::check),
     ("modbus_answer", modbus_answer::check),
+    ("modbus_rtu", modbus_rtu::check),
     ("modbus_tcp", modbus_tcp::check),
     ("modbus_value", modbus_value::check),
     ("policy", policy::check),
