@@ -10,6 +10,7 @@ mod control_request;
 mod file_answer;
 mod instructions;
 mod modbus_answer;
+mod modbus_rtu;
 mod modbus_tcp;
 mod modbus_value;
 mod policy;
@@ -26,13 +27,17 @@ use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Takes any bytes; panics if something does not hold.
+pub type Target = fn(&[u8]);
+
 /// The targets, by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("config", config::check),
     ("control_request", control_request::check),
     ("file_answer", file_answer::check),
     ("instructions", instructions::check),
     ("modbus_answer", modbus_answer::check),
+    ("modbus_rtu", modbus_rtu::check),
     ("modbus_tcp", modbus_tcp::check),
     ("modbus_value", modbus_value::check),
     ("policy", policy::check),

@@ -5,8 +5,9 @@ use solarnode_agent::{
     modbus::frame::{Answer, Data, Request},
 };
 
-pub(crate) fn check(input: &[u8]) {
-    let Some(([function, a, b, c, d], pdu)) = input.split_first_chunk::<5>() else { return };
+/// The request that five bytes describe, and what follows them.
+pub(crate) fn with_request(input: &[u8], then: impl FnOnce(&Request<'_>, &[u8])) {
+    let Some(([function, a, b, c, d], rest)) = input.split_first_chunk::<5>() else { return };
     let (address, second) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
     let many = usize::from(second % 2001);
     let (coils, words) = (vec![true; many], vec![second; many]);
@@ -20,6 +21,14 @@ pub(crate) fn check(input: &[u8]) {
         6 => Request::WriteCoils { address, on: &coils },
         _ => Request::WriteRegisters { address, words: &words },
     };
+    then(&request, rest);
+}
+
+pub(crate) fn check(input: &[u8]) {
+    with_request(input, judge);
+}
+
+fn judge(request: &Request<'_>, pdu: &[u8]) {
     let mut sent = Vec::new();
     let fits = request.encode(&mut sent).is_ok();
     assert!(sent.len() <= 253 && sent.is_empty() != fits);
@@ -40,7 +49,7 @@ pub(crate) fn check(input: &[u8]) {
     assert_eq!(again, pdu);
     if let Ok(Ok(Answer::Data(data))) = request.answer(pdu) {
         // All that was asked for is there, and nothing behind it.
-        let Request::Read { count, .. } = request else { panic!("data for {request:?}") };
+        let Request::Read { count, .. } = *request else { panic!("data for {request:?}") };
         let count = usize::from(count);
         match data {
             Data::Bits(_) => assert!(count == 0 || data.bit(count - 1).is_some()),
