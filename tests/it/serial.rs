@@ -2,8 +2,6 @@
 //! simulator's line, which keeps the pace of a real one and misbehaves when told to.
 
 use std::{
-    fs::File,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Output,
     sync::{
@@ -15,7 +13,7 @@ use std::{
 };
 
 use rust_decimal::Decimal;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde_json::{Value, json};
 use solarnet_sim::{
     Fault, InstructionState, Line, MeterReading, NewInstruction, Sim, Site, Table, Unit,
@@ -397,8 +395,9 @@ fn an_adapter_that_vanishes_is_found_again_under_its_name() {
 #[test]
 fn a_port_that_another_program_locked_is_named_with_its_holder() {
     let bench = Bench::new(vec![Unit::meter(1)], &meter(1, "/meter", "200ms"));
-    let other = File::options().read(true).write(true).open(bench.port()).expect("the port");
-    let other = OwnedFd::from(other);
+    // Without NOCTTY the port would become the terminal of whoever runs the tests, and hang up on them.
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let other = rustix::fs::open(bench.port(), flags, Mode::empty()).expect("the port");
     flock(&other, FlockOperation::NonBlockingLockExclusive).expect("nobody has it");
     let daemon = bench.agent.start();
     eventually("the holder is named", || daemon.events("serial.down").len() == 1);
