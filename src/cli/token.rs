@@ -14,7 +14,7 @@ mod manager;
 
 mod options;
 mod policy;
-mod refresh;
+pub(super) mod refresh;
 mod show;
 mod sign;
 
@@ -188,10 +188,20 @@ impl TokenContext {
         })
     }
 
+    /// What the configuration needs of the token of that name, if it is one of its own.
+    fn needs_of(&self, name: &TokenName) -> Option<Needs> {
+        let needs = self.needs.as_ref()?;
+        if *name == self.solarnet.token {
+            Some(needs.clone())
+        } else {
+            (needs.audit_token.as_ref() == Some(name)).then(|| needs.of_audit())
+        }
+    }
+
     /// Tells the user where the daemon will not use the token of that name.
     fn note_other_token(&self, streams: &mut Streams<'_>, name: &TokenName) -> io::Result<()> {
         let used = &self.solarnet.token;
-        if name == used {
+        if name == used || self.needs_of(name).is_some() {
             return Ok(());
         }
         writeln!(
@@ -250,7 +260,7 @@ fn store_exit(error: &StoreError) -> Exit {
 }
 
 /// Runs one command's calls.
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.context("the runtime did not start").or_exit(Exit::Software)?.block_on(work))
 }
