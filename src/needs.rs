@@ -245,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn a_data_token_suffices_for_audits_and_for_nothing_else() {
+        let needs = needs();
+        let [user, data] = [TokenKind::User, TokenKind::Data].map(TokenKind::name);
+        assert!(needs.fits(user) && !needs.fits(data));
+        let of_audit = needs.of_audit();
+        assert!(of_audit.fits(user) && of_audit.fits(data));
+        assert_eq!(of_audit.policy().to_json()["apiPaths"], json!(["/datum/list", POLICY_PATH]));
+        assert_eq!(of_audit.policy().source_ids, needs.policy().source_ids);
+    }
+
+    #[test]
     fn what_is_wider_than_needed_is_named() {
         let found = needs().excess(&policy(json!({
             "nodeIds": [123, 4], "sourceIds": ["/site/**", "/x"],

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::{
     days::{Book, day_of},
     ledger::Entry,
-    tally::{Hours, Tallies, Tally},
+    tally::{Tallies, Tally},
 };
 
 /// What SolarQuery shows.
@@ -36,8 +36,8 @@ pub struct Shown {
 pub struct Known {
     /// The hour since which the ledger is complete.
     pub complete_from: Option<i64>,
-    /// Datum that wait in the queue or are on their way.
-    pub waiting: Hours<u64>,
+    /// The batches that are on their way: each is there as a whole, or not at all.
+    pub on_its_way: Vec<Tallies>,
     /// The time of the judgement, in seconds since 1970.
     pub now_secs: i64,
     /// How long after its proof a datum may take to be shown, in seconds.
@@ -134,7 +134,9 @@ impl Verdict {
             }
             Self::BeforeLedger => "from before this ledger was complete",
             Self::Damaged => "the ledger's file of this day was damaged",
-            Self::OnTheWay => "more are there than were proved: their proof is on its way",
+            Self::OnTheWay => {
+                "batches are on their way, and not all that is there fits them: ask again later"
+            }
             Self::More => {
                 "more are there than were proved: sent twice around a restart, or another writer uses \
                  this source"
@@ -152,14 +154,16 @@ pub fn compare(book: &Book, shown: &Shown, known: &Known) -> Vec<Finding> {
         let begin = findings.len();
         for (hour, entry) in hours {
             let found = of_source.and_then(|hours| hours.get(hour)).copied().unwrap_or_default();
-            let waits = known.waiting.get(source).is_some_and(|hours| hours.contains_key(hour));
+            let of_hour = |tallies: &Tallies| tallies.get(source)?.get(hour).copied();
+            let on_its_way: Vec<Tally> = known.on_its_way.iter().filter_map(of_hour).collect();
             let verdict = if shown.hidden.contains(source) {
                 Verdict::Hidden
             } else if shown.aggregated {
                 present(entry, found, known)
             } else {
                 let damaged = book.damaged.contains(&day_of(*hour));
-                judge(entry, found, doubt(entry, *hour, damaged, known), waits, known)
+                let doubt = doubt(entry, *hour, damaged, known);
+                judge(entry, found, doubt, &on_its_way, known)
             };
             let countable = !shown.aggregated && verdict != Verdict::Hidden;
             findings.push(Finding {
@@ -196,7 +200,7 @@ fn judge(
     entry: &Entry,
     found: Tally,
     doubt: Option<Verdict>,
-    waits: bool,
+    on_its_way: &[Tally],
     known: &Known,
 ) -> Verdict {
     let accepted = entry.tally;
@@ -208,12 +212,28 @@ fn judge(
         return doubt;
     }
     if found.count > accepted.count {
-        return if waits { Verdict::OnTheWay } else { Verdict::More };
+        return match (on_its_way.is_empty(), is_sum(found, accepted, on_its_way)) {
+            (_, true) => Verdict::Whole,
+            (true, _) => Verdict::More,
+            (false, _) => Verdict::OnTheWay,
+        };
     }
     match (found.times == accepted.times, found.contents == accepted.contents) {
         (true, true) => Verdict::Whole,
         (true, false) => gap(Verdict::Changed),
         (false, _) => gap(Verdict::Replaced),
+    }
+}
+
+/// Whether `found` is what was accepted and some of what is on its way.
+fn is_sum(found: Tally, accepted: Tally, on_its_way: &[Tally]) -> bool {
+    match on_its_way.split_first() {
+        None => found == accepted,
+        Some((first, rest)) => {
+            let mut with_first = accepted;
+            with_first.add(*first);
+            is_sum(found, accepted, rest) || is_sum(found, with_first, rest)
+        }
     }
 }
 
@@ -262,7 +282,7 @@ mod tests {
     fn known() -> Known {
         Known {
             complete_from: Some(i64::MIN),
-            waiting: Hours::new(),
+            on_its_way: Vec::new(),
             now_secs: NOW,
             settle_secs: 300,
         }
@@ -289,9 +309,20 @@ mod tests {
         let hours = other.tallies.get_mut("/m").expect("the source");
         hours.get_mut(&HOUR).expect("the hour").contents ^= 1;
         assert_eq!(verdict(&whole, &other, &known()), Verdict::Changed);
-        let waiting = Hours::from([("/m".to_owned(), BTreeMap::from([(HOUR, 1)]))]);
-        let waits = Known { waiting, ..known() };
-        assert_eq!(verdict(&whole, &shown(&[1, 2, 3, 4]), &waits), Verdict::OnTheWay);
+    }
+
+    #[test]
+    fn a_batch_on_its_way_may_be_there_or_not_but_only_as_a_whole() {
+        let on_its_way = vec![tallies(&[4, 5]), tallies(&[6])];
+        let waits = Known { on_its_way, ..known() };
+        let of = |times: &[i64]| verdict(&book(&[1, 2, 3]), &shown(times), &waits);
+        assert_eq!(of(&[1, 2, 3]), Verdict::Whole);
+        assert_eq!(of(&[1, 2, 3, 4, 5]), Verdict::Whole);
+        assert_eq!(of(&[1, 2, 3, 6]), Verdict::Whole);
+        assert_eq!(of(&[1, 2, 3, 4, 5, 6]), Verdict::Whole);
+        assert_eq!(of(&[1, 2, 3, 4]), Verdict::OnTheWay);
+        assert_eq!(of(&[1, 2, 4, 5]), Verdict::OnTheWay);
+        assert_eq!(of(&[1, 2]), Verdict::Missing);
     }
 
     #[test]

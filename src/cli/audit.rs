@@ -20,7 +20,7 @@ use crate::{
         compare::{self, Finding, Known, Shown, Verdict},
         days::{self, Book, KEPT_DAYS, day_of},
         query::{self, QueryError, Wanted},
-        tally::{HOUR_MS, Hours, hour_of},
+        tally::{HOUR_MS, hour_of},
     },
     clock::Clock,
     config::{self, Settings},
@@ -118,12 +118,9 @@ impl Audit {
         let shown = block_on(wanted.ask(&api, &credential, level.is_some()))?;
         let mut shown: Shown = shown.map_err(failure)?;
         shown.hidden.extend(book.hours.keys().filter(|source| hidden(source)).cloned());
-        let mut waiting = queue::waiting(&settings.state_dir)?;
-        let count = waiting.values().flat_map(BTreeMap::values).sum();
-        on_its_way(&ledger, &mut waiting);
         let known = Known {
             complete_from: ledger.complete_from(),
-            waiting,
+            on_its_way: ledger.on_its_way().cloned().collect(),
             now_secs: clock.signing_now().timestamp(),
             settle_secs: i64::try_from(self.settle.as_secs()).unwrap_or(i64::MAX),
         };
@@ -133,7 +130,7 @@ impl Audit {
             hours: (first, end),
             level,
             findings: compare::compare(&book, &shown, &known),
-            waiting: count,
+            waiting: queue::waiting(&settings.state_dir)?,
         };
         if self.json {
             writeln!(out, "{:#}", report.as_json())?;
@@ -255,14 +252,6 @@ fn within(mut book: Book, first: i64, end: i64) -> Book {
     }
     book.hours.retain(|_, hours| !hours.is_empty());
     book
-}
-
-/// Counts batches that are on their way as waiting.
-fn on_its_way(ledger: &Ledger, waiting: &mut Hours<u64>) {
-    for (source, hours) in ledger.on_its_way().flatten() {
-        let of_source = waiting.entry(source.clone()).or_default();
-        hours.iter().for_each(|(hour, t)| *of_source.entry(*hour).or_default() += t.count);
-    }
 }
 
 fn failure(error: QueryError) -> Failure {

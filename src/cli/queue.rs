@@ -15,7 +15,6 @@ use spool::{Reader, Record};
 
 use super::{Exit, Failure};
 use crate::{
-    audit::tally::{Hours, hour_of},
     clock::{Clock, ClockError},
     domain::{Datum, SourceId},
     queue::{self, QueueStat, record, show},
@@ -93,18 +92,9 @@ impl Queue {
     }
 }
 
-/// How many datum wait, by source and hour. Those that nobody knows the time of are left out.
-pub(super) fn waiting(state_dir: &Path) -> Result<Hours<u64>, Failure> {
-    let mut waiting = Hours::<u64>::new();
-    let look = Look::open(state_dir)?;
-    look.each(0, |record| {
-        if let Some((datum, Some(unix_ms))) = look.datum(record) {
-            let hours = waiting.entry(datum.source.as_str().to_owned()).or_default();
-            *hours.entry(hour_of(unix_ms)).or_default() += 1;
-        }
-        Ok(true)
-    })?;
-    Ok(waiting)
+/// How many datum wait.
+pub(super) fn waiting(state_dir: &Path) -> Result<u64, Failure> {
+    Ok(Look::open(state_dir)?.reader.stat().map_err(unread)?.records)
 }
 
 struct Look<'a> {

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike};
 use serde_json::{Value, json};
-use solarnet_sim::{Act, Misbehaviour, Sim, Site, TokenKind, Unit};
+use solarnet_sim::{Act, Fault, Misbehaviour, Sim, Site, TokenKind, Unit};
 
 use crate::support::agent::{Agent, NODE, USER, eventually, link, meter, seed, solarnet};
 
@@ -17,7 +17,8 @@ const LIST: &str = "/solarquery/api/v1/sec/datum/list";
 struct Bench {
     sim: Sim,
     agent: Agent,
-    _site: Site,
+    site: Site,
+    units: Vec<u8>,
 }
 
 impl Bench {
@@ -45,17 +46,24 @@ impl Bench {
         let secret = agent.private_file("secret", &token.secret);
         let secret = secret.to_str().expect("text");
         agent.ask(&["token", "import", "audit", "--token-id", &token.id, "--secret-file", secret]);
-        Self { sim, agent, _site: site }
+        Self { sim, agent, site, units: meters.iter().map(|(unit, _)| *unit).collect() }
     }
 
-    /// Runs the daemon until the server has that many datum, and stops it.
+    /// Runs the daemon until the server has that many datum, lets it finish, and stops it.
     fn send(&self, count: usize) {
         let daemon = self.agent.start();
         eventually("enough is accepted", || self.sim.ledger_count().datum >= count);
-        self.agent.status_when("it is proved", |status| {
-            status["upload"]["uploaded"].as_u64().is_some_and(|rows| rows >= count as u64)
+        self.silence(Some(Fault::Silent));
+        let readings: u32 = self.units.iter().map(|unit| self.site.readings(*unit)).sum();
+        self.agent.status_when("everything is proved", |status| {
+            status["queue"]["records"] == 0 && self.sim.ledger_count().datum >= readings as usize
         });
         assert!(daemon.stop().success());
+        self.silence(None);
+    }
+
+    fn silence(&self, fault: Option<Fault>) {
+        self.units.iter().for_each(|unit| self.site.set_fault(*unit, fault));
     }
 
     /// As a person would much later: nothing is too recent to be judged.
