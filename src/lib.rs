@@ -22,6 +22,7 @@ pub mod config;
 pub mod credential;
 pub mod domain;
 pub mod file;
+pub mod files;
 pub mod instruct;
 pub mod modbus;
 pub mod needs;

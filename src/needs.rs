@@ -162,6 +162,12 @@ fn example(path: &str) -> String {
     path.replace('*', "5d0f6c1e-3b0e-4a7f-9d4a-0c6b1a2f7e11")
 }
 
+/// Why a key of a token with this policy cannot be renewed, if it cannot.
+#[must_use]
+pub fn renewal_refused(policy: &Policy) -> Option<Refused> {
+    policy.refuses(Request::Refresh).or_else(|| policy.refuses(Request::Api(POLICY_PATH)))
+}
+
 /// On which dates what stops, the first one first, under the policy as far as it is known.
 #[must_use]
 pub fn stops(credential: &Credential, policy: Option<&Policy>) -> Vec<Stop> {
@@ -171,9 +177,7 @@ pub fn stops(credential: &Credential, policy: Option<&Policy>) -> Vec<Stop> {
         let because = "the token ends (its policy's `notAfter`): uploads and instructions stop";
         stops.push(Stop { at, because: because.to_owned() });
     }
-    let refused = policy.and_then(|policy| {
-        policy.refuses(Request::Refresh).or(policy.refuses(Request::Api(POLICY_PATH)))
-    });
+    let refused = policy.and_then(renewal_refused);
     if let (Some(refused), None) = (refused, &credential.secret) {
         let because = format!(
             "the signing key ends and cannot be renewed ({refused}): uploads and instructions stop \

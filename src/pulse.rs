@@ -58,8 +58,8 @@ pub struct Sample {
     pub lasts: Duration,
     /// How long it may.
     pub bound: Bound,
-    /// How often it took the thread and gave it back: odd while it has it, zero for a task with a thread
-    /// of its own.
+    /// Grows whenever it takes the thread that it shares and gives it back: odd while it has it, zero for
+    /// a task with a thread of its own.
     pub turns: u64,
 }
 
@@ -130,6 +130,8 @@ impl Pulse {
 
     /// The same work, seen to have the thread or not.
     pub fn watched<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        // Even before its first turn it is one that waits for the thread.
+        self.0.turns.fetch_add(2, Ordering::Relaxed);
         Watched { pulse: self.clone(), work: Box::pin(work) }
     }
 
@@ -223,7 +225,7 @@ mod tests {
             tokio::task::yield_now().await;
             (before, inside.sample().turns)
         });
-        assert_eq!(work.await, (1, 3));
-        assert_eq!(pulse.sample().turns, 4);
+        assert_eq!(work.await, (3, 5));
+        assert_eq!(pulse.sample().turns, 6);
     }
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the integration tests need and cargo does not bring: mbpoll, systemd's tools (to judge the unit), loop
-# devices and ext4 (to fill them and cut their power), and pymodbus in a virtual environment below target/test-tools.
-# Safe to run again; as root, or with sudo at hand.
+# Installs what the integration tests need and cargo does not bring: mbpoll, socat, libfaketime, systemd's tools (to judge
+# the unit and to boot it), loop devices and ext4 (to fill them and cut their power), strace (to let a sync fail), and
+# pymodbus with pyserial in a virtual environment below target/test-tools. Safe to run again; as root, or with sudo at hand.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -15,7 +15,10 @@ as_root() {
 
 missing=
 command -v mbpoll >/dev/null || missing="$missing mbpoll"
+command -v socat >/dev/null || missing="$missing socat"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
 command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
+command -v strace >/dev/null || missing="$missing strace"
 command -v losetup >/dev/null || missing="$missing mount"
 command -v systemd-analyze >/dev/null || missing="$missing systemd"
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
@@ -25,10 +28,10 @@ if [ -n "$missing" ]; then
     as_root apt-get install -qy --no-install-recommends $missing
 fi
 
-if ! "$venv/bin/python" -c "import pymodbus; assert pymodbus.__version__ == '$pymodbus'" 2>/dev/null; then
+if ! "$venv/bin/python" -c "import pymodbus, serial; assert pymodbus.__version__ == '$pymodbus'" 2>/dev/null; then
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet "pymodbus==$pymodbus"
+    "$venv/bin/pip" install --quiet "pymodbus[serial]==$pymodbus"
 fi
 
 # A small Debian with a real systemd, for the tests that boot one. Only root can make and boot it.

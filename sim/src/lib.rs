@@ -6,7 +6,8 @@
 //!   every datum that it accepted, and misbehaves on demand ([`Misbehaviour`]).
 //! - [`FileRepository`] plays File Repository on a port of its own, in the generation that is asked for
 //!   ([`Profile`]), with a ledger of the files that it stored and the same misbehaviour.
-//! - [`Site`] plays meters and relays behind one Modbus TCP port, counts readings, and remembers writes.
+//! - [`Site`] plays meters and relays behind one Modbus TCP port, counts readings, and remembers writes. A
+//!   [`Line`] has the same units on a serial line, at its pace, with a report of what was seen there.
 //!
 //! ```text
 //!   connection ─▶ http ──▶ api ─────▶ world: tokens, jobs, instructions, ledger     all behind one lock;
@@ -55,6 +56,7 @@ pub use seed::{Seed, SeedError, SeedToken, SeedUser};
 pub use server::StartError;
 pub use sim::{IssuedToken, Sim};
 pub use site::Site;
+pub use site::line::{Line, LineReport};
 pub use site::unit::{Fault, METER_BLOCK, MeterReading, Table, Unit, Write};
 pub use tls::{Authority, Certificate, Identity, TlsError, Versions};
 pub use world::instruction::{Instruction, NewInstruction, State as InstructionState};

@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value, json};
 use solarnet_sim::{
-    FileRepository, FileToken, Profile, Seed, SeedError, Sim, Site, StartError, Unit,
+    Authority, Certificate, FileRepository, FileToken, Identity, Profile, Seed, SeedError, Sim,
+    Site, StartError, Unit, Versions,
 };
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,7 +29,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays SolarUser and SolarQuery over HTTP, and File Repository on a port of its own where asked.
+    /// Plays SolarUser and SolarQuery over HTTP or HTTPS, and File Repository on a port of its own where asked.
     ///
     /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json --file-repository
     Serve {
@@ -37,6 +39,8 @@ enum Command {
         /// Accounts, nodes, tokens and instructions to start with, as JSON.
         #[arg(long)]
         seed: PathBuf,
+        #[command(flatten)]
+        tls: Tls,
         /// Plays File Repository too, as this generation of it: V2A, V2B or V3. Its address and the token of its
         /// administrator are printed.
         #[arg(
@@ -51,9 +55,12 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:0", requires = "file_repository")]
         file_repository_listen: SocketAddr,
     },
-    /// Plays a site's devices behind one Modbus TCP port. Prints what was read and written when it ends.
+    /// Plays a site's devices behind one Modbus TCP port, or on a serial line as well. Prints what was read and
+    /// written when it ends.
     ///
-    /// Example: solarnet-sim site --listen 127.0.0.1:5020 --meter 1 --relay 3
+    /// Examples: solarnet-sim site --listen 127.0.0.1:5020 --meter 1 --relay 3
+    ///           solarnet-sim site --serial /tmp/line --baud 9600
+    #[command(verbatim_doc_comment)]
     Site {
         /// Address to listen on; port 0 takes a free one, which is printed.
         #[arg(long, default_value = "127.0.0.1:0")]
@@ -64,6 +71,12 @@ enum Command {
         /// Unit ID of a relay with eight coils; may be repeated.
         #[arg(long = "relay", default_values_t = [3])]
         relays: Vec<u8>,
+        /// Also put them on a serial line (Modbus RTU, 8N1) whose port is linked to from here.
+        #[arg(long)]
+        serial: Option<PathBuf>,
+        /// Speed of the serial line.
+        #[arg(long, default_value_t = 9600, requires = "serial")]
+        baud: u32,
     },
     /// Shows the agent's whole main job against simulated servers and devices, in half a minute.
     ///
@@ -76,6 +89,57 @@ enum Command {
         #[arg(long)]
         forever: bool,
     },
+}
+
+/// With `--tls`: which certificate is shown.
+#[derive(clap::Args)]
+struct Tls {
+    /// Serve HTTPS; the new authority's certificate is written here, for the agent's `solarnet.ca_file`.
+    #[arg(long, value_name = "CA_FILE")]
+    tls: Option<PathBuf>,
+    /// The certificate's first instant, as 2026-11-22T10:00:00Z; else 30 days ago.
+    #[arg(long, requires = "tls", value_name = "TIME")]
+    valid_from: Option<DateTime<Utc>>,
+    /// Its last instant; else in 60 days.
+    #[arg(long, requires = "tls", value_name = "TIME")]
+    valid_until: Option<DateTime<Utc>>,
+    /// The name or address that it is for, instead of 127.0.0.1 and localhost; may be repeated.
+    #[arg(long = "name", requires = "tls", value_name = "NAME")]
+    names: Vec<String>,
+    /// Speak only this version of TLS.
+    #[arg(long, requires = "tls", value_enum)]
+    tls_version: Option<TlsVersion>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TlsVersion {
+    #[value(name = "1.2")]
+    V12,
+    #[value(name = "1.3")]
+    V13,
+}
+
+impl Tls {
+    /// Makes the certificate, and tells who is to trust it.
+    fn identity(self) -> anyhow::Result<Option<Identity>> {
+        let Some(path) = self.tls else { return Ok(None) };
+        let usual = Certificate::around(Utc::now());
+        let wanted = Certificate {
+            names: if self.names.is_empty() { usual.names } else { self.names },
+            from: self.valid_from.unwrap_or(usual.from),
+            until: self.valid_until.unwrap_or(usual.until),
+            versions: match self.tls_version {
+                None => Versions::Both,
+                Some(TlsVersion::V12) => Versions::Tls12,
+                Some(TlsVersion::V13) => Versions::Tls13,
+            },
+        };
+        let authority = Authority::new()?;
+        let identity = authority.issue(&wanted)?;
+        std::fs::write(&path, authority.pem())
+            .with_context(|| format!("cannot write the authority to {}", path.display()))?;
+        Ok(Some(identity))
+    }
 }
 
 /// Coils of a relay that is played by hand.
@@ -92,10 +156,13 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Serve { listen, seed, file_repository, file_repository_listen } => {
-            serve(listen, &seed, file_repository.map(|profile| (profile, file_repository_listen)))
+        Command::Serve { listen, seed, tls, file_repository, file_repository_listen } => {
+            let files = file_repository.map(|profile| (profile, file_repository_listen));
+            serve(listen, &seed, tls, files)
         }
-        Command::Site { listen, meters, relays } => site(listen, &meters, &relays),
+        Command::Site { listen, meters, relays, serial, baud } => {
+            site(listen, &meters, &relays, serial.map(|path| (path, baud)))
+        }
         Command::Quickstart { agent, forever } => quickstart::run(&agent, forever),
     };
     match done {
@@ -126,10 +193,15 @@ fn code(error: &anyhow::Error) -> u8 {
 fn serve(
     listen: SocketAddr,
     seed: &std::path::Path,
+    tls: Tls,
     files: Option<(Profile, SocketAddr)>,
 ) -> anyhow::Result<()> {
     let end = End::watch()?;
-    let sim = Sim::start_at(Seed::load(seed)?, listen)?;
+    let seed = Seed::load(seed)?;
+    let sim = match tls.identity()? {
+        None => Sim::start_at(seed, listen)?,
+        Some(identity) => Sim::start_tls(seed, listen, identity)?,
+    };
     announce(&format!("listening on {}", sim.url()))?;
     let files = files.map(|(profile, listen)| FileRepository::start_at(profile, listen));
     let files = files.transpose()?;
@@ -144,12 +216,27 @@ fn serve(
     Ok(())
 }
 
-fn site(listen: SocketAddr, meters: &[u8], relays: &[u8]) -> anyhow::Result<()> {
+fn site(
+    listen: SocketAddr,
+    meters: &[u8],
+    relays: &[u8],
+    serial: Option<(PathBuf, u32)>,
+) -> anyhow::Result<()> {
     let end = End::watch()?;
     let units = meters.iter().map(|id| Unit::meter(*id));
     let units = units.chain(relays.iter().map(|id| Unit::relay(*id, COILS))).collect();
     let site = Site::start_at(units, listen)?;
     announce(&format!("listening on {}", site.address()))?;
+    let line = match serial {
+        Some((path, baud)) => {
+            let line = site
+                .serial_line(&path, baud)
+                .with_context(|| format!("cannot make a serial line at {}", path.display()))?;
+            announce(&format!("serial line at {}, {baud} baud", path.display()))?;
+            Some(line)
+        }
+        None => None,
+    };
     end.wait();
     let counted = |id: &u8| {
         let sums = json!({ "readings": site.readings(*id), "requests": site.requests(*id) });
@@ -171,7 +258,17 @@ fn site(listen: SocketAddr, meters: &[u8], relays: &[u8]) -> anyhow::Result<()> 
     };
     let meters: Map<String, Value> = meters.iter().map(counted).collect();
     let relays: Map<String, Value> = relays.iter().map(written).collect();
-    announce(&json!({ "meters": meters, "relays": relays }).to_string())
+    let mut report = json!({ "meters": meters, "relays": relays });
+    if let Some(line) = line.map(|line| line.report()) {
+        report["line"] = json!({
+            "requests": line.requests,
+            "damaged": line.damaged,
+            "early": line.early,
+            "cycle_us": line.cycle_us,
+            "share": line.share,
+        });
+    }
+    announce(&report.to_string())
 }
 
 /// One line on standard output, at once, for whoever waits for it.

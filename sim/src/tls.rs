@@ -120,10 +120,13 @@ impl Authority {
     /// If there is no randomness to be had.
     pub fn new() -> Result<Self, TlsError> {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "solarnet-sim test authority");
+        let key = KeyPair::generate()?;
+        // No two have the same name.
+        let name = format!("solarnet-sim {}", hex::encode(&key.public_key_raw()[..8]));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+        Ok(Self(CertifiedIssuer::self_signed(params, key)?))
     }
 
     /// Its own certificate, for who is to trust it.

@@ -1,19 +1,13 @@
-//! The queue on a real file system: killed writers, and readers beside a writer.
+//! The queue on a real file system, and readers beside a writer. Killed writers: `campaigns/`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, Stdio},
+    collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use spool::{Error, Options, Reader, Seq, Spool};
-
-/// Set for the process that is to be killed; names the folder.
-const VICTIM: &str = "SPOOL_TEST_VICTIM";
 
 fn options() -> Options {
     Options::new(64 * 64 * 1024).with_segment_bytes(64 * 1024)
@@ -29,86 +23,6 @@ const _: fn() = || {
     is_send::<Spool>();
     is_send::<Reader>();
 };
-
-/// Not a test of its own: what `durable_records_survive_sigkill` starts and kills.
-#[test]
-fn victim() {
-    let Ok(folder) = std::env::var(VICTIM) else { return };
-    let (mut spool, _) = Spool::open(Path::new(&folder), options()).expect("opens");
-    let mut next = spool.stat().next;
-    let mut acknowledged = 0;
-    for round in 0u64.. {
-        let first = next;
-        for _ in 0..1 + round % 13 {
-            assert_eq!(spool.append(&payload(next)).expect("taken"), next);
-            next += 1;
-        }
-        let commit = spool.commit().expect("written");
-        println!("durable {first} {}", commit.durable);
-        if round % 5 == 0 {
-            // What is acknowledged is said before, so that it is not expected any more.
-            let batch = spool.peek(acknowledged + 1, 40, usize::MAX).expect("readable");
-            let (first, last) = (batch[0].seq, batch[batch.len() / 2].seq);
-            println!("acknowledge {first} {last}");
-            spool.acknowledge(first..=last).expect("known");
-            acknowledged = last;
-        }
-        spool.prepare().expect("room");
-    }
-}
-
-#[test]
-fn durable_records_survive_sigkill() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut durable: BTreeSet<Seq> = BTreeSet::new();
-    let mut random = 0x5DEECE66Du64;
-    for _ in 0..20 {
-        let mut child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["--exact", "victim", "--nocapture", "--test-threads=1"])
-            .env(VICTIM, folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        // The moment is counted in commits, not in time, and falls anywhere inside the next one.
-        let mut left = 5 + (random >> 33) % 120;
-        let mut reported = Vec::new();
-        for line in lines {
-            // The last line may be cut.
-            let Ok(line) = line else { break };
-            reported.push(line);
-            left -= 1;
-            if left == 0 {
-                child.kill().expect("alive");
-            }
-            left = left.max(1);
-        }
-        assert!(!child.wait().expect("ended").success(), "killed, not ended: {reported:?}");
-
-        for line in &reported {
-            let words: Vec<_> = line.split(' ').collect();
-            let number = |i: usize| words.get(i).and_then(|word| word.parse::<Seq>().ok());
-            match (words.first(), number(1), number(2)) {
-                (Some(&"durable"), Some(first), Some(last)) => durable.extend(first..=last),
-                (Some(&"acknowledge"), Some(first), Some(last)) => {
-                    durable.retain(|seq| !(first..=last).contains(seq));
-                }
-                _ => {}
-            }
-        }
-        let (mut spool, _) = Spool::open(folder.path(), options()).expect("opens without help");
-        let found = spool.peek(0, usize::MAX, usize::MAX).expect("readable");
-        assert!(found.windows(2).all(|pair| pair[0].seq < pair[1].seq));
-        assert!(found.iter().all(|record| record.payload == payload(record.seq)));
-        let found: BTreeSet<_> = found.into_iter().map(|record| record.seq).collect();
-        let dropped_to = spool.losses().last().map_or(0, |loss| loss.last);
-        let missing: Vec<_> = durable.difference(&found).filter(|seq| **seq > dropped_to).collect();
-        assert!(missing.is_empty(), "reported durable and gone: {missing:?}");
-        assert_eq!(spool.stat().records, found.len() as u64);
-        durable = found;
-    }
-}
 
 #[test]
 fn readers_see_whole_records_in_order_while_a_writer_works() {

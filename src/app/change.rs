@@ -10,6 +10,8 @@
 //!  queue                                adjusts the queue, which stays open
 //!  solarnet.token                       restarts the refresher, which puts another key into use
 //!  the rest of solarnet                 restarts all three that call the server
+//!  repository, files, and of solarnet
+//!  ca_file and timeout                  restarts the uploader of files
 //! ```
 //!
 //! A bus with controls and the instructor restart together: the instructor ends first, so that an
@@ -49,6 +51,7 @@ pub(super) enum Part {
     Uploader,
     Instructor,
     Refresher,
+    Files,
 }
 
 impl fmt::Display for Part {
@@ -59,6 +62,7 @@ impl fmt::Display for Part {
             Self::Uploader => f.write_str("uploader"),
             Self::Instructor => f.write_str("instructor"),
             Self::Refresher => f.write_str("refresher"),
+            Self::Files => f.write_str("files"),
         }
     }
 }
@@ -97,6 +101,8 @@ impl Changes {
             modbus,
             controls,
             instructions,
+            repository,
+            files,
         } = old;
         let SolarNet {
             user_url,
@@ -145,6 +151,13 @@ impl Changes {
         changes.add(Part::Instructor, How::Restart, instructing(instructions, &new.instructions));
         let token = differing([("solarnet.token", *token != new.solarnet.token)]);
         changes.add(Part::Refresher, How::Restart, token);
+        let of_files = differing([
+            ("repository", *repository != new.repository),
+            ("files", *files != new.files),
+            ("solarnet.ca_file", *ca_file != new.solarnet.ca_file),
+            ("solarnet.timeout", *timeout != new.solarnet.timeout),
+        ]);
+        changes.add(Part::Files, How::Restart, of_files);
         for part in [Part::Uploader, Part::Instructor, Part::Refresher] {
             changes.add(part, How::Restart, client.clone());
         }

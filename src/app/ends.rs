@@ -4,6 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     domain::{ControlWrite, Datum, SourceId, WriteError, WriteReport},
+    files,
     instruct::{Actuator, NotStored, Results},
     modbus::WriteJob,
     queue::Queue,
@@ -33,11 +34,17 @@ impl Actuator for Buses {
     }
 }
 
-/// Outcomes of instructions, committed before the server hears of them.
+/// Outcomes of instructions, committed before the server hears of them, and addresses of files.
 pub(super) struct Outcomes(pub(super) Queue);
 
 impl Results for Outcomes {
     async fn store(&self, datum: Datum) -> Result<(), NotStored> {
         self.0.store_durably(datum).await.map_err(|error| NotStored(error.to_string()))
+    }
+}
+
+impl files::Reports for Outcomes {
+    async fn tell(&self, datum: Datum) -> Result<(), files::NotTold> {
+        self.0.store_durably(datum).await.map_err(|error| files::NotTold(error.to_string()))
     }
 }

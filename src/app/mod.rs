@@ -76,6 +76,7 @@ struct Daemon {
     /// Who sends them on, and who answers questions.
     uploader: Task,
     refresher: Task,
+    files: Task,
     control: Task,
     /// Who keeps on disk what was learnt about the time.
     keeper: Task,
@@ -166,6 +167,7 @@ impl Daemon {
             instructor: part::instructor(&base, &settings, &api, &buses),
             uploader: part::uploader(&base, &settings, &api),
             refresher: part::refresher(&base, &settings, &api),
+            files: part::files(&base, &settings, &api),
             control: part::control(&base, socket, view.clone()),
             keeper: part::keeper(&base),
             queue: thread,
@@ -218,6 +220,7 @@ impl Daemon {
             &mut self.instructor,
             &mut self.uploader,
             &mut self.refresher,
+            &mut self.files,
             &mut self.control,
             &mut self.keeper,
         ];
@@ -239,7 +242,13 @@ impl Daemon {
 
     async fn stop(mut self) -> Result<(), AppError> {
         finish_all(self.front()).await;
-        let back = [&mut self.uploader, &mut self.refresher, &mut self.control, &mut self.keeper];
+        let back = [
+            &mut self.uploader,
+            &mut self.refresher,
+            &mut self.files,
+            &mut self.control,
+            &mut self.keeper,
+        ];
         finish_all(back).await;
         Ok(self.queue.finish().await?)
     }

@@ -15,8 +15,9 @@ use crate::{
     config::{Settings, settings},
     credential::{Signer, Store},
     domain::Datum,
+    files::{self, FileUploader},
     instruct::Instructor,
-    modbus::{self, BusStatus, PlanError, Poller, TcpLink, WriteJob, ring::Recorded},
+    modbus::{self, BusStatus, Carrier, PlanError, Poller, WriteJob, ring::Recorded},
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
@@ -56,7 +57,7 @@ pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, Net
 /// A bus that is made and does nothing yet.
 #[derive(Debug)]
 pub(super) struct IdleBus {
-    poller: Poller<Recorded<TcpLink>>,
+    poller: Poller<Recorded<Carrier>>,
     writes: mpsc::Sender<WriteJob>,
     pulse: Pulse,
     /// In a reload this takes as long as the parts that end need.
@@ -99,7 +100,7 @@ impl IdleBus {
     pub(super) fn start(self) -> Bus {
         drop(self.waiting);
         let status = self.poller.status();
-        let task = Task::spawn(&self.pulse, self.stop, self.poller.run());
+        let task = Task::spawn(&self.pulse, self.stop, modbus::run(self.poller));
         Bus { task, status, writes: self.writes }
     }
 }
@@ -172,6 +173,33 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
     Task::spawn_sure(&pulse, stop, refresher.run())
 }
 
+/// Starts to upload files, where any are configured.
+pub(super) fn files(base: &Base, settings: &Settings, api: &Api) -> Task {
+    let (pulse, stop) = (base.pulses.of("files"), CancellationToken::new());
+    let folders = settings.files.clone();
+    let Some(repository) = settings.repository.clone().filter(|_| !folders.is_empty()) else {
+        base.board.files.send_replace(files::Status::default());
+        let idle = pulse.enter("nothing to do", Bound::Open);
+        return Task::spawn_sure(&pulse, stop.clone(), async move {
+            stop.cancelled_owned().await;
+            drop(idle);
+        });
+    };
+    let uploader = FileUploader {
+        repository,
+        folders,
+        state_dir: settings.state_dir.clone(),
+        store: base.store.clone(),
+        net: api.net().clone(),
+        clock: base.clock.clone(),
+        reports: Outcomes(base.queue.for_task(&pulse)),
+        status: base.board.files.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn_sure(&pulse, stop, uploader.run())
+}
+
 /// Starts to answer `status` and its like.
 pub(super) fn control(base: &Base, socket: ControlSocket, view: Arc<View>) -> Task {
     let (pulse, stop) = (base.pulses.of("control socket"), CancellationToken::new());
@@ -182,7 +210,8 @@ pub(super) fn control(base: &Base, socket: ControlSocket, view: Arc<View>) -> Ta
 /// Starts to keep on disk what is learnt about the time.
 pub(super) fn keeper(base: &Base) -> Task {
     let (pulse, stop) = (base.pulses.of("clock"), CancellationToken::new());
-    Task::spawn_sure(&pulse, stop.clone(), base.clock.clone().keep(stop))
+    let keeping = base.clock.clone().keep(pulse.clone(), stop.clone());
+    Task::spawn_sure(&pulse, stop, keeping)
 }
 
 /// The queue's thread, which ends last.

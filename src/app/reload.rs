@@ -215,7 +215,11 @@ impl Daemon {
         }
         let of_buses = self.buses.iter_mut().filter(|(name, _)| ends(&Part::Bus((*name).clone())));
         finish_all(of_buses.map(|(_, bus)| &mut bus.task)).await;
-        let others = [(Part::Uploader, &mut self.uploader), (Part::Refresher, &mut self.refresher)];
+        let others = [
+            (Part::Uploader, &mut self.uploader),
+            (Part::Refresher, &mut self.refresher),
+            (Part::Files, &mut self.files),
+        ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
         self.buses.retain(|name, _| !ends(&Part::Bus(name.clone())));
     }
@@ -240,6 +244,9 @@ impl Daemon {
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);
+        }
+        if changes(Part::Files) {
+            self.files = part::files(&self.base, new, &self.api);
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
-    instruct,
+    files, instruct,
     modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
@@ -29,6 +29,7 @@ pub(super) struct Board {
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
+    pub(super) files: watch::Sender<files::Status>,
     /// What passes on the buses.
     pub(super) frames: Recorder,
 }
@@ -42,6 +43,7 @@ impl Board {
             upload: watch::Sender::default(),
             credential: watch::Sender::default(),
             instructions: watch::Sender::default(),
+            files: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
         }
     }
@@ -68,6 +70,7 @@ impl View {
             "clock": self.clock_status(),
             "credentials": [*self.board.credential.borrow()],
             "instructions": *self.board.instructions.borrow(),
+            "files": *self.board.files.borrow(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })

@@ -52,7 +52,7 @@ const UNIT: &str = "solarnode-agent.service";
 /// and the state of the machine. What is missing is named; a running daemon is not needed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sudo solarnode-agent bundle --output /root/site-7.tar.gz\n\nThe archive has names of sources and tokens, addresses of devices and their values. It has no secret and no key."
+    after_help = "Example:\n  solarnode-agent bundle --output site-7.tar.gz\n\nThe archive has names of sources and tokens, addresses of devices and their values. It has no secret and no key."
 )]
 pub struct Bundle {
     /// The archive to write [default: solarnode-agent-bundle-TIME.tar.gz in this folder]

@@ -7,6 +7,7 @@ mod audit;
 mod bundle;
 mod check;
 pub mod exit;
+pub mod files;
 mod generate;
 pub mod instruction;
 pub mod queue;
@@ -50,6 +51,7 @@ pub enum Command {
     Read(read::Read),
     Status(status::Status),
     Token(token::Token),
+    Files(files::Files),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
     Audit(audit::Audit),
@@ -86,6 +88,15 @@ impl Cli {
                 };
                 token.run(&mut streams, || token_context(&config), token::connect)
             }
+            Command::Files(files) => {
+                let mut streams = token::Streams {
+                    input: &mut terminal::Input::default(),
+                    out: &mut stdout(),
+                    err: &mut stderr(),
+                    confirm: &mut terminal::confirm,
+                };
+                files.run(&mut streams, &files_context(&config)?)
+            }
             Command::Queue(queue) => {
                 let local = config::load_local(&config)?;
                 queue.run(&local.state_dir, &mut stdout().lock())
@@ -106,6 +117,18 @@ impl Cli {
             Command::Man(man) => man.run(),
         }
     }
+}
+
+/// What `files` needs of the configuration.
+fn files_context(config: &Path) -> Result<files::Context, Failure> {
+    let local = config::load_local(config)?;
+    let solarnet = local.solarnet()?;
+    Ok(files::Context {
+        repository: local.repository()?.cloned(),
+        ca_file: solarnet.ca_file.clone(),
+        timeout: solarnet.timeout,
+        state_dir: local.state_dir,
+    })
 }
 
 /// What `token` needs of the configuration.

@@ -46,6 +46,9 @@ fn render(status: &Value) -> String {
     section("sources", each(&status["sources"], source));
     section("queue", queue(&status["queue"]));
     section("uploads", upload(&status["upload"]));
+    if !status["files"]["folders"].as_array().is_none_or(Vec::is_empty) {
+        section("files", files(&status["files"]));
+    }
     section("clock", vec![clock(&status["clock"])]);
     section("credentials", each(&status["credentials"], credential));
     section("instructions", instructions(&status["instructions"]));
@@ -122,6 +125,31 @@ fn upload(upload: &Value) -> Vec<String> {
     lines
 }
 
+fn files(files: &Value) -> Vec<String> {
+    let folder = |folder: &Value| {
+        let line = format!(
+            "{}: {}; {} uploaded since the start, {} wait, {} set aside, last {}",
+            show(&folder["folder"]),
+            show(&folder["state"]),
+            show(&folder["uploaded"]),
+            show(&folder["waiting"]),
+            show(&folder["aside"]),
+            show(&folder["last_upload"]),
+        );
+        let line = with(line, "", &folder["reason"]);
+        let aside = &folder["last_aside"];
+        match aside["file"].as_str() {
+            Some(file) => format!("{line}; set aside: {file}: {}", show(&aside["reason"])),
+            None => line,
+        }
+    };
+    let mut lines = each(&files["folders"], folder);
+    if !files["ends"].is_null() {
+        lines.push(format!("token {} ends {}", show(&files["token"]), show(&files["ends"])));
+    }
+    lines
+}
+
 fn clock(clock: &Value) -> String {
     let line = format!("{}, now {}", show(&clock["trust"]), show(&clock["now"]));
     with(line, "system clock ahead by ms: ", &clock["ahead_ms"])
@@ -156,7 +184,7 @@ fn instructions(instructions: &Value) -> Vec<String> {
 fn configuration(config: &Value) -> Vec<String> {
     let last = &config["last_reload"];
     if last["result"] != "refused" {
-        return vec![show(&config["file"])];
+        return Vec::new();
     }
     let line = format!("{}: reload refused, at {}", show(&config["file"]), show(&last["at"]));
     let problems = last["problems"].as_array().into_iter().flatten().map(show);

@@ -23,8 +23,8 @@ impl Read for Input {
         if std::mem::replace(&mut self.typed, true) {
             return Ok(0);
         }
-        eprint!("secret (not shown): ");
         let line = unseen(|| {
+            eprint!("secret (not shown): ");
             // Room from the start: a buffer that grows leaves copies behind.
             let mut line = Zeroizing::new(Vec::with_capacity(4096));
             input.lock().take(4096).read_until(b'\n', &mut line).map(|_| line)

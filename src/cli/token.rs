@@ -174,7 +174,10 @@ impl TokenContext {
     fn remember(&self, token: &tokens::Token, seen: DateTime<Utc>) -> Result<(), Failure> {
         let seen = Remembered::new(&token.id, &token.kind, &token.policy, seen);
         let mut names = self.names_of(&token.id).into_iter();
-        names.try_for_each(|name| self.store().remember(&name, &seen)).or_store_exit()
+        names.try_for_each(|name| self.store().remember(&name, &seen)).or_store_exit()?;
+        // A daemon that does not hear of it reads it when it next reads the store.
+        drop(tell_credential_changed(&self.control_socket));
+        Ok(())
     }
 
     /// What the configuration needs; it is an error if it is not right.
@@ -240,7 +243,7 @@ fn missing(name: &TokenName) -> Failure {
 }
 
 /// The exit code of what can be wrong with the store.
-trait OrStoreExit<T> {
+pub(super) trait OrStoreExit<T> {
     fn or_store_exit(self) -> Result<T, Failure>;
 }
 
@@ -253,7 +256,7 @@ impl<T> OrStoreExit<T> for Result<T, StoreError> {
 fn store_exit(error: &StoreError) -> Exit {
     match error {
         StoreError::TooWide { .. } | StoreError::NotAllowed { .. } => Exit::NoPermission,
-        StoreError::Corrupt { .. } => Exit::Data,
+        StoreError::Corrupt { .. } | StoreError::CorruptRepositoryToken { .. } => Exit::Data,
         StoreError::Locked { .. } => Exit::Unavailable,
         StoreError::Io { .. } => Exit::Io,
     }
@@ -266,7 +269,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
 }
 
 /// Reads a secret or key: all of it, less one line end.
-fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure> {
+pub(super) fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure> {
     // Room from the start: a buffer that grows leaves copies behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_FILE_BYTES as usize + 1));
     let read = input.take(MAX_SECRET_FILE_BYTES + 1).read_to_string(&mut text);
@@ -284,7 +287,7 @@ fn read_word(input: impl Read, from: &str) -> Result<Zeroizing<String>, Failure>
     Ok(text)
 }
 
-fn open(path: &Path) -> Result<File, Failure> {
+pub(super) fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::NoPermission,
@@ -316,7 +319,7 @@ fn parse_key_date(text: &str) -> Result<NaiveDate, &'static str> {
 }
 
 /// An instant that a person reads: to the minute, always UTC.
-fn readable(at: DateTime<Utc>) -> String {
+pub(super) fn readable(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 

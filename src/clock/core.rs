@@ -122,10 +122,13 @@ impl Core {
         }
     }
 
-    /// Whether a server told a time that nothing else speaks for yet.
+    /// Whether the last answer told a time that nothing else speaks for.
     #[must_use]
     pub fn doubts(&self) -> bool {
-        self.server.is_some() && self.settled.is_none()
+        let alone = |server: DateTime<Utc>| {
+            self.settled.is_none_or(|settled| (settled - server).abs() > TOLERANCE)
+        };
+        self.server.is_some_and(alone)
     }
 
     /// The wall time at the start of each boot that learnt it.
@@ -295,6 +298,7 @@ mod tests {
         core.learn_server(at_second(0), date("2026-11-22T10:00:00Z"));
         core.learn_server(at_second(10), date("2027-11-22T10:00:10Z"));
         let now = at_second(11);
+        assert!(core.doubts());
         assert_eq!(core.server_now(now), Some(date("2027-11-22T10:00:11.500Z")));
         assert_eq!(core.trusted(now), Some(now.system));
 

@@ -47,6 +47,7 @@ use self::core::TOLERANCE;
 pub use self::core::{Core, Now, Trust, build_date};
 use crate::domain::{BootId, Stamp};
 use crate::file;
+use crate::pulse::{Bound, Pulse};
 
 /// How often [`Clock::keep`] looks for NTP, and tries again to write what a disk did not take.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -70,6 +71,8 @@ struct Shared {
     unsaved: bool,
     /// The disk did not take it, which was said.
     save_failed: bool,
+    /// The system clock was off when last compared, which was said.
+    differs: bool,
     /// When a date that is not believed was mentioned, since boot.
     refused: Option<Duration>,
 }
@@ -149,7 +152,8 @@ impl Clock {
     }
 
     fn with(core: Core, file: PathBuf) -> Self {
-        let shared = Shared { core, unsaved: false, save_failed: false, refused: None };
+        let shared =
+            Shared { core, unsaved: false, save_failed: false, differs: false, refused: None };
         Self { shared: Arc::new(Mutex::new(shared)), file: Arc::new(file), learnt: Arc::default() }
     }
 
@@ -162,17 +166,17 @@ impl Clock {
             self.refuse(date);
             return;
         }
-        let far = |trust: &Trust| match trust {
-            Trust::Server { ahead } => ahead.abs() > TOLERANCE,
-            Trust::Unknown | Trust::Synchronised => false,
-        };
         let after = self.trust();
-        if let (true, false, Trust::Server { ahead }) = (far(&after), far(&before), &after) {
-            warn!(
-                event = "clock.differs",
-                ahead_secs = ahead.num_seconds(),
-                "system clock differs from the server's; using the server's time"
-            );
+        if let Trust::Server { ahead } = after {
+            let differs = ahead.abs() > TOLERANCE;
+            let said = std::mem::replace(&mut self.lock().differs, differs);
+            if differs && !said {
+                warn!(
+                    event = "clock.differs",
+                    ahead_secs = ahead.num_seconds(),
+                    "system clock differs from the server's; using the server's time"
+                );
+            }
         }
         if before == Trust::Unknown && after != Trust::Unknown {
             info!(event = "clock.known", from = "server", "time known");
@@ -196,14 +200,16 @@ impl Clock {
     }
 
     /// Writes new anchors to disk, and looks for NTP until the time is known. Runs until `stop`.
-    pub async fn keep(self, stop: CancellationToken) {
+    pub async fn keep(self, pulse: Pulse, stop: CancellationToken) {
         loop {
+            let waiting = pulse.enter("waiting for news of the time", Bound::Within(LOOK_EVERY));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 () = self.learnt.notified() => {}
                 () = sleep(LOOK_EVERY) => {}
             }
+            drop(waiting);
             if self.trust() == Trust::Unknown && ntp::is_in_step() {
                 self.change(Core::learn_synchronised);
                 info!(event = "clock.known", from = "ntp", "time known");

@@ -2,8 +2,8 @@
 //!
 //! `agent.toml` comes first, then every `*.toml` of the folder `agent.d` beside it, by name. A later
 //! file wins: a value replaces, a table is merged key by key, a list is replaced as a whole. A
-//! `[[modbus]]` or `[[control]]` replaces the one of the same `name` or `id` as a whole; others are
-//! added. (Why: `docs/decisions/0005-configuration-layers.md`.)
+//! `[[modbus]]`, `[[control]]` or `[[files]]` replaces the one of the same `name`, `id` or `folder` as a
+//! whole; others are added. (Why: `docs/decisions/0005-configuration-layers.md`.)
 //!
 //! Every value keeps the file and line it came from. Nothing is checked here.
 
@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Lists whose entries are known by one of their keys.
-const IDENTIFIED: [(&str, &str); 2] = [("modbus", "name"), ("control", "id")];
+const IDENTIFIED: [(&str, &str); 3] = [("modbus", "name"), ("control", "id"), ("files", "folder")];
 
 /// No configuration is larger; a device file or a log named by mistake is.
 const MAX_BYTES: u64 = 4 << 20;

@@ -39,7 +39,7 @@ pub use problem::{Problem, Severity};
 pub use redacted::{Redacted, effective, redacted};
 pub use reference::reference;
 pub use settings::Settings;
-use settings::{Bus, Queue, SolarNet};
+use settings::{Bus, Queue, RepositorySettings, SolarNet};
 
 use crate::domain::NodeId;
 
@@ -115,6 +115,7 @@ pub struct Local {
     /// How datum wait, if that section is right.
     pub queue: Option<Queue>,
     solarnet: Result<SolarNet, Vec<Problem>>,
+    repository: Result<Option<RepositorySettings>, Vec<Problem>>,
 }
 
 impl Local {
@@ -125,6 +126,16 @@ impl Local {
     /// With what is wrong in that section.
     pub fn solarnet(&self) -> Result<&SolarNet, ConfigError> {
         self.solarnet.as_ref().map_err(|problems| ConfigError::Invalid(problems.clone()))
+    }
+
+    /// The File Repository, where there is one.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong in that section.
+    pub fn repository(&self) -> Result<Option<&RepositorySettings>, ConfigError> {
+        let repository = self.repository.as_ref();
+        repository.map(Option::as_ref).map_err(|problems| ConfigError::Invalid(problems.clone()))
     }
 }
 
@@ -150,7 +161,8 @@ fn load_local_in(path: &Path, environment: &Environment) -> Result<Local, Config
     let parts = checked::parts(&table, environment, path);
     let (state_dir, control_socket) = parts.paths.map_err(ConfigError::Invalid)?;
     let (node, queue, solarnet) = (parts.node, parts.queue, parts.solarnet);
-    Ok(Local { state_dir, control_socket, node, queue, solarnet })
+    let repository = parts.repository;
+    Ok(Local { state_dir, control_socket, node, queue, solarnet, repository })
 }
 
 /// Reads the buses of the file `path` and its drop-ins, whatever else is wrong in them.

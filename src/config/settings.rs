@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use rust_decimal::Decimal;
 
-use crate::domain::{Kind, NodeId, SourceId, TokenName};
+use crate::domain::{Kind, NodeId, Pattern, SourceId, TokenName};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,51 @@ pub struct Settings {
     pub controls: Vec<Control>,
     /// How instructions are fetched and bounded.
     pub instructions: Instructions,
+    /// The File Repository, where there is one.
+    pub repository: Option<RepositorySettings>,
+    /// The folders whose files go there.
+    pub files: Vec<FileFolder>,
+}
+
+/// The File Repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositorySettings {
+    /// Its base, without a trailing slash.
+    pub url: String,
+    /// The token that uploads, by its name in the credential store.
+    pub token: TokenName,
+}
+
+/// A folder whose files are uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFolder {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// Which files are meant.
+    pub patterns: Vec<Pattern>,
+    /// Their tags.
+    pub tags: Vec<String>,
+    /// Whether they appear in the repository's listing.
+    pub public: bool,
+    /// What becomes of a file once the repository has it.
+    pub after: After,
+    /// How long a file has to stay as it is.
+    pub settle: Duration,
+    /// How often the folder is looked at.
+    pub every: Duration,
+    /// The largest file that is sent, in bytes.
+    pub max_bytes: u64,
+    /// The source of the datum with the address of each file.
+    pub source: Option<SourceId>,
+}
+
+/// What becomes of a file once the repository has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// It stays.
+    Keep,
+    /// It is deleted.
+    Delete,
 }
 
 /// How SolarNetwork is reached.
@@ -107,6 +152,39 @@ pub enum Link {
         /// Port; 502 unless told otherwise.
         port: u16,
     },
+    /// Modbus RTU through a serial server that passes bytes on as they are.
+    RtuTcp {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// Modbus RTU on a serial port of this machine.
+    Serial(Serial),
+}
+
+/// A serial port and how bytes look on its line. Data bits are 8: RTU knows nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serial {
+    /// The device file, for example `/dev/serial/by-id/…`.
+    pub port: PathBuf,
+    /// Bits a second.
+    pub baud: u32,
+    /// The check bit of each character.
+    pub parity: Parity,
+    /// 1 or 2.
+    pub stop_bits: u8,
+}
+
+/// The check bit of each character on a serial line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parity {
+    /// There is none.
+    None,
+    /// It makes the number of ones even.
+    Even,
+    /// It makes the number of ones odd.
+    Odd,
 }
 
 /// One unit, read as a whole into one datum of one source.

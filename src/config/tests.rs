@@ -62,6 +62,8 @@ fn a_node_alone_has_every_default() {
                 max_age: Duration::from_secs(900),
                 result_source: None,
             },
+            repository: None,
+            files: Vec::new(),
         }
     );
 }

@@ -26,4 +26,7 @@ pub use key::{Credential, InvalidKey, InvalidSecret, SigningKey, TokenSecret};
 pub use remembered::Remembered;
 pub use sign::{Request, SignError, Signed, encode_query, http_date, sign, signing_key};
 pub use signer::Signer;
-pub use store::Store;
+pub use store::{
+    Store,
+    repository::{RepositoryCredential, RepositoryToken},
+};

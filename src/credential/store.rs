@@ -27,6 +27,8 @@
 //!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
+pub mod repository;
+
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read},
@@ -131,6 +133,17 @@ pub enum StoreError {
          Import the token again with `solarnode-agent token import`", path.display()
     )]
     Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in words of ours.
+        reason: String,
+    },
+    /// The file of a File Repository token cannot be understood.
+    #[error(
+        "{} is not a File Repository token: {reason}; it was left as it is. \
+         Import the token again with `solarnode-agent files token import`", path.display()
+    )]
+    CorruptRepositoryToken {
         /// The file.
         path: PathBuf,
         /// What is wrong, in words of ours.

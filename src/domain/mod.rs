@@ -6,6 +6,7 @@
 mod chain;
 mod control;
 mod datum;
+mod files;
 mod id;
 mod instruction;
 pub mod number;
@@ -14,6 +15,7 @@ mod token;
 pub use chain::Chain;
 pub use control::{ControlWrite, WriteError, WriteReport};
 pub use datum::{BootId, Datum, Kind, Samples, Stamp};
+pub use files::{Pattern, is_file_tag};
 pub use id::{InvalidId, NodeId, SourceId, TokenId, TokenName};
 pub use instruction::{Instruction, InstructionId, InstructionState, Parameter};
 pub use token::TokenKind;

@@ -1,8 +1,7 @@
 //! Modbus on the wire: requests to bytes, bytes to answers. Pure; knows neither sockets nor time.
 //!
 //! ```text
-//!  Modbus TCP   transaction(2) protocol=0(2) length(2) unit(1) │ PDU: function(1) data(0..252)
-//!               length counts the unit and the PDU; every number has its high byte first
+//!  PDU: function(1) data(0..252), every number with its high byte first
 //!
 //!  01 02 03 04  address(2) count(2)              →  function bytes(1) data
 //!  05 06        address(2) value(2)              →  the same five bytes
@@ -10,16 +9,23 @@
 //!  refusal                                       →  function+0x80 code(1)
 //! ```
 //!
+//! [`tcp`] and [`rtu`] put it into frames and find it there.
+//!
 //! An answer counts only if its function, its length and everything it has to repeat from the
 //! request are right; otherwise it is a [`Mismatch`], which says what was wrong. Foreign bytes can
 //! not make anything here panic. What is *not* here: which request an answer belongs to (the link
-//! compares transaction and unit) and what the words mean (`decode`).
+//! knows) and what the words mean (`decode`).
 //!
 //! # Source
 //!
-//! Modbus Application Protocol V1.1b3, section 6, and Modbus Messaging on TCP/IP V1.0b, section 3.
+//! Modbus Application Protocol V1.1b3, section 6.
 
-use std::{fmt, ops::Range};
+pub mod rtu;
+pub mod tcp;
+
+use std::fmt;
+
+pub use tcp::{BrokenFraming, HEADER, MAX_FRAME, TcpFrame, decode_tcp, encode_tcp};
 
 use crate::config::settings::Table;
 
@@ -31,10 +37,6 @@ pub const MAX_READ_BITS: u16 = 2000;
 pub const MAX_WRITE_REGISTERS: usize = 123;
 /// Most coils one write may carry (V1.1b3, 6.11).
 pub const MAX_WRITE_BITS: usize = 1968;
-/// Bytes of the Modbus TCP header, the unit included.
-pub const HEADER: usize = 7;
-/// Longest Modbus TCP frame: the header and a PDU of 253 bytes.
-pub const MAX_FRAME: usize = HEADER + 253;
 
 /// What is asked of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,6 +313,11 @@ impl Request<'_> {
         }
     }
 
+    /// Whether the answer's third byte may be this one: its byte count, where it has one.
+    fn fits_byte_count(&self, bytes: u8) -> bool {
+        !matches!(self, Self::Read { .. }) || usize::from(bytes) + 2 == self.answer_length()
+    }
+
     /// Bytes of the PDU that answers this request, refusals aside.
     fn answer_length(&self) -> usize {
         match *self {
@@ -328,74 +335,6 @@ impl Request<'_> {
 /// The byte count of a write, which the limits above keep below 256.
 fn low_byte(count: usize) -> u8 {
     u8::try_from(count).unwrap_or(u8::MAX)
-}
-
-/// Replaces `out` by a whole Modbus TCP frame.
-///
-/// # Errors
-///
-/// If the protocol has no room for the request.
-pub fn encode_tcp(
-    transaction: u16,
-    unit: u8,
-    request: &Request<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), DoesNotFit> {
-    out.clear();
-    out.extend_from_slice(&transaction.to_be_bytes());
-    out.extend_from_slice(&[0, 0, 0, 0, unit]);
-    request.encode(out)?;
-    // At most 254: the limits in `numbers` see to it.
-    let length = u16::try_from(out.len() - HEADER + 1).unwrap_or(u16::MAX);
-    out[4..6].copy_from_slice(&length.to_be_bytes());
-    Ok(())
-}
-
-/// A Modbus TCP frame found at the start of a buffer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TcpFrame {
-    /// Which request it claims to answer.
-    pub transaction: u16,
-    /// Which unit it claims to be from.
-    pub unit: u8,
-    /// Where in the buffer its PDU is; the frame ends there too.
-    pub pdu: Range<usize>,
-}
-
-/// Bytes that cannot be cut into frames: nothing after them can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BrokenFraming {
-    /// Not Modbus at all.
-    #[error("protocol number {0} where Modbus has 0")]
-    Protocol(u16),
-    /// No frame has this length.
-    #[error("a frame of {0} bytes where Modbus allows 2 to 254")]
-    Length(u16),
-}
-
-/// Finds the frame at the start of `bytes`; `None` while it is incomplete.
-///
-/// # Errors
-///
-/// If the bytes are not Modbus TCP.
-pub fn decode_tcp(bytes: &[u8]) -> Result<Option<TcpFrame>, BrokenFraming> {
-    let Some([t0, t1, p0, p1, l0, l1, unit]) = bytes.first_chunk::<HEADER>().copied() else {
-        return Ok(None);
-    };
-    let protocol = u16::from_be_bytes([p0, p1]);
-    if protocol != 0 {
-        return Err(BrokenFraming::Protocol(protocol));
-    }
-    let length = u16::from_be_bytes([l0, l1]);
-    if !(2..=254).contains(&length) {
-        return Err(BrokenFraming::Length(length));
-    }
-    let end = HEADER - 1 + usize::from(length);
-    if bytes.len() < end {
-        return Ok(None);
-    }
-    let transaction = u16::from_be_bytes([t0, t1]);
-    Ok(Some(TcpFrame { transaction, unit, pdu: HEADER..end }))
 }
 
 #[cfg(test)]
@@ -488,23 +427,6 @@ mod tests {
             assert_eq!(out, [1]);
         }
         assert!(read(Table::Input, 65535, 1).encode(&mut Vec::new()).is_ok());
-    }
-
-    #[test]
-    fn frames_are_cut_where_their_length_says() {
-        let mut bytes = Vec::new();
-        encode_tcp(0x1501, 0xFF, &WORDS, &mut bytes).expect("fits");
-        assert_eq!(bytes, [0x15, 1, 0, 0, 0, 6, 0xFF, 3, 0, 0x6B, 0, 3]);
-        for cut in 0..bytes.len() {
-            assert_eq!(decode_tcp(&bytes[..cut]), Ok(None));
-        }
-        let frame = TcpFrame { transaction: 0x1501, unit: 0xFF, pdu: 7..12 };
-        assert_eq!(decode_tcp(&bytes), Ok(Some(frame.clone())));
-        bytes.push(9);
-        assert_eq!(decode_tcp(&bytes), Ok(Some(frame)));
-        assert_eq!(decode_tcp(b"HTTP/1.1 400"), Err(BrokenFraming::Protocol(0x5450)));
-        assert_eq!(decode_tcp(&[0, 0, 0, 0, 1, 0, 0]), Err(BrokenFraming::Length(256)));
-        assert_eq!(decode_tcp(&[0, 0, 0, 0, 0, 1, 0]), Err(BrokenFraming::Length(1)));
     }
 
     proptest! {

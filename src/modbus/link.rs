@@ -33,7 +33,10 @@ use tokio::{
 };
 use tracing::{debug, trace};
 
-use super::frame::{self, Answer, BrokenFraming, DoesNotFit, Exception, Mismatch, Request};
+use super::{
+    frame::{self, Answer, BrokenFraming, DoesNotFit, Exception, Mismatch, Request},
+    serial::OpenError,
+};
 
 /// Requests in a row without any answer after which the connection is made anew: where the other
 /// end vanished without a word, TCP itself would go on repeating for a quarter of an hour.
@@ -61,6 +64,10 @@ pub trait Wire: Send {
 
     /// The unit whose answer came too late and was discarded since the last call of this function.
     fn take_late(&mut self) -> Option<u8>;
+
+    /// Until when an answer that is late by now may still come from a unit, and be taken for the answer to the
+    /// next request, because nothing in it tells them apart. A call before that first waits.
+    fn rests_until(&self, unit: u8) -> Option<Instant>;
 }
 
 /// Why a call brought no answer.
@@ -94,6 +101,18 @@ pub enum RequestError {
     /// The unit refused.
     #[error("the unit answered with {0}")]
     Exception(Exception),
+    /// The answer came, damaged.
+    #[error("the checksum of the answer is wrong: noise, parity, or two units with this address")]
+    Damaged,
+    /// Somebody talks all the time; nothing was sent.
+    #[error("the line was not quiet for {} ms: another master, noise, or a wrong baud rate", after.as_millis())]
+    NotQuiet {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Nobody answers to what all units hear; nothing was sent.
+    #[error("unit 0 means all units of a serial line, and none of them answers")]
+    Broadcast,
     /// The protocol has no room for the request; nothing was sent.
     #[error(transparent)]
     DoesNotFit(#[from] DoesNotFit),
@@ -114,6 +133,9 @@ pub enum Discarded {
     /// It is no answer to what was asked.
     #[error("{0} came")]
     Mismatch(Mismatch),
+    /// No frame at all.
+    #[error("{0} bytes came that are no answer: baud rate, parity, or noise")]
+    Noise(usize),
 }
 
 /// Why a link is over.
@@ -126,6 +148,14 @@ pub enum LinkError {
         address: String,
         /// What the system said.
         reason: String,
+    },
+    /// A serial port could not be opened. Nothing was sent.
+    #[error("could not open {port}: {reason}")]
+    Port {
+        /// Its path.
+        port: String,
+        /// Why not.
+        reason: OpenError,
     },
     /// The connection broke, or the other end closed it.
     #[error("the connection to {address} ended: {reason}")]
@@ -149,10 +179,15 @@ impl CallError {
     /// Whether the request may have reached the unit.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        !matches!(
-            self,
-            Self::Request(RequestError::DoesNotFit(_)) | Self::Link(LinkError::Connect { .. })
-        )
+        match self {
+            Self::Request(error) => !matches!(
+                error,
+                RequestError::DoesNotFit(_)
+                    | RequestError::NotQuiet { .. }
+                    | RequestError::Broadcast
+            ),
+            Self::Link(error) => !error.is_before_sending(),
+        }
     }
 
     /// The unit's refusal, if it answered with one.
@@ -162,6 +197,14 @@ impl CallError {
             Self::Request(RequestError::Exception(exception)) => Some(*exception),
             _ => None,
         }
+    }
+}
+
+impl LinkError {
+    /// Whether there was no link to send anything over, which says nothing about any unit.
+    #[must_use]
+    pub fn is_before_sending(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Port { .. })
     }
 }
 
@@ -363,6 +406,11 @@ impl Wire for TcpLink {
     fn take_late(&mut self) -> Option<u8> {
         self.late.take()
     }
+
+    fn rests_until(&self, _unit: u8) -> Option<Instant> {
+        // Each request has a transaction number of its own.
+        None
+    }
 }
 
 enum Failed {
@@ -370,7 +418,8 @@ enum Failed {
     Framing(BrokenFraming),
 }
 
-async fn connect(host: &str, port: u16, wait: Duration) -> io::Result<TcpStream> {
+/// Connects within `wait`.
+pub(super) async fn connect(host: &str, port: u16, wait: Duration) -> io::Result<TcpStream> {
     let stream = match timeout(wait, TcpStream::connect((host, port))).await {
         Ok(stream) => stream?,
         Err(_) => {

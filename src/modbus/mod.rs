@@ -12,6 +12,7 @@
 //! | Pure | Shell |
 //! | --- | --- |
 //! | [`frame`]: bytes of requests and answers | [`link`]: a TCP connection behind the trait [`Wire`] |
+//! | [`airtime`]: how long bytes are on a serial line | [`rtu`]: a serial line, or one behind TCP, behind [`Wire`] |
 //! | [`plan`], [`round`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
 //! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
 //! | [`reading`]: values to a datum | [`poller`]: the task of a bus |
@@ -19,8 +20,10 @@
 //!
 //! Guarantees: one request at a time a bus; a value is read whole or not at all; one failed request
 //! costs only its own values; a silent unit costs its neighbours at most 5 % of their turns; a write
-//! is sent once. Another carrier (a serial line) is another [`Wire`].
+//! is sent once. A serial bus runs on a thread of its own ([`run`]).
 
+pub mod airtime;
+mod carrier;
 pub mod decode;
 pub mod encode;
 mod exact;
@@ -34,17 +37,23 @@ pub mod reading;
 pub mod recording;
 pub mod ring;
 pub mod round;
+pub mod rtu;
+mod serial;
 pub mod source;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod thread;
 pub mod write;
 
+pub use carrier::Carrier;
 pub use link::{TcpLink, Wire};
 pub use plan::{Plan, PlanError};
 pub use poller::{Channels, PollError, Poller};
 pub use reading::{Failed, Outcome};
 pub use ring::Recorder;
+pub use rtu::RtuLink;
+pub use serial::{Holder, OpenError};
 pub use status::{BusStatus, SourceState, SourceStatus};
 pub use write::WriteJob;
 
@@ -52,10 +61,21 @@ use crate::config::settings::{Bus, Link, Table};
 
 /// The carrier of a bus; opened when it is first used.
 #[must_use]
-pub fn wire(bus: &Bus) -> TcpLink {
+pub fn wire(bus: &Bus) -> Carrier {
     match &bus.link {
-        Link::Tcp { host, port } => TcpLink::new(host, *port, bus.connect_timeout),
+        Link::Tcp { host, port } => Carrier::Tcp(TcpLink::new(host, *port, bus.connect_timeout)),
+        Link::RtuTcp { host, port } => Carrier::Rtu(RtuLink::tcp(host, *port, bus.connect_timeout)),
+        Link::Serial(serial) => Carrier::Rtu(RtuLink::serial(serial)),
     }
+}
+
+/// Runs a bus where it belongs: on a serial line on a thread of its own, else here.
+///
+/// # Errors
+///
+/// As [`Poller::run`], and if there is no thread to be had.
+pub async fn run<W: Wire + 'static>(poller: Poller<W>) -> Result<(), PollError> {
+    if poller.blocks() { thread::run(poller).await } else { poller.run().await }
 }
 
 /// Names registers in both notations that manuals use, for example `input 12 (30013)`.

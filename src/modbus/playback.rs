@@ -233,4 +233,8 @@ impl Wire for Playback {
     fn take_late(&mut self) -> Option<u8> {
         None
     }
+
+    fn rests_until(&self, _unit: u8) -> Option<tokio::time::Instant> {
+        None
+    }
 }

@@ -33,6 +33,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    airtime::Airtime,
+    frame::rtu,
     link::Wire,
     plan::PlanError,
     source::{Now, Probe, Source},
@@ -41,7 +43,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::settings::{Bus, Control, Phase, Unit},
+    config::settings::{Bus, Control, Link, Phase, Unit},
     domain::Datum,
     pulse::{Bound, Pulse},
     reader::{
@@ -71,6 +73,21 @@ pub enum PollError {
         /// Its name.
         bus: String,
     },
+    /// A serial bus did not get its thread.
+    #[error("bus `{bus}` got no thread of its own")]
+    NoThread {
+        /// Its name.
+        bus: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The thread of a serial bus ended without a word.
+    #[error("the thread of bus `{bus}` panicked")]
+    Panicked {
+        /// Its name.
+        bus: String,
+    },
 }
 
 /// The ends of the channels that a bus works with.
@@ -97,6 +114,7 @@ impl Channels {
 #[derive(Debug)]
 pub struct Poller<W> {
     name: String,
+    blocks: bool,
     pause: Duration,
     wire: W,
     turns: Vec<Turn>,
@@ -126,12 +144,18 @@ struct Turn {
     journal: Journal,
 }
 
-/// How long one request may take, silence and a new connection included.
+/// How long one request may take, silence and a new connection included. On a serial line the unit may have to
+/// rest, and the line to become quiet, before it; the airtime of the longest frames comes on top.
 fn longest(bus: &Bus, controls: &[Control]) -> Bound {
     let units = bus.units.iter().map(|unit| unit.timeout + unit.pause);
     let writes = controls.iter().filter(|control| control.bus == bus.name).map(|c| c.timeout);
     let slowest = units.chain(writes).max().unwrap_or_default();
-    Bound::Within(bus.pause + bus.connect_timeout + slowest)
+    let exchange = match &bus.link {
+        Link::Tcp { .. } => slowest,
+        Link::RtuTcp { .. } => slowest * 3,
+        Link::Serial(serial) => slowest * 3 + Airtime::new(serial).of(2 * rtu::MAX_FRAME),
+    };
+    Bound::Within(bus.pause + bus.connect_timeout + exchange)
 }
 
 impl<W: Wire> Poller<W> {
@@ -159,6 +183,7 @@ impl<W: Wire> Poller<W> {
         let sources = turns.iter().map(|turn| SourceStatus::new(&turn.source)).collect();
         Ok(Self {
             name: bus.name.clone(),
+            blocks: matches!(bus.link, Link::Serial(_)),
             pause: bus.pause,
             wire,
             turns,
@@ -175,6 +200,18 @@ impl<W: Wire> Poller<W> {
             longest: longest(bus, controls),
             pulse: Pulse::unheard(),
         })
+    }
+
+    /// Whether it wants a thread of its own: on a serial line it sleeps without giving the thread away.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        self.blocks
+    }
+
+    /// The bus's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The same with a pulse that shows what the bus does.
@@ -208,7 +245,9 @@ impl<W: Wire> Poller<W> {
             }
             self.accept_write();
             let now = self.running();
-            if let Some(writing) = self.writing.take_if(|writing| writing.due() <= now) {
+            if self.write_due().is_some_and(|due| due <= now)
+                && let Some(writing) = self.writing.take()
+            {
                 self.step_write(writing).await;
                 continue;
             }
@@ -289,10 +328,21 @@ impl<W: Wire> Poller<W> {
         self.hear_late();
     }
 
+    /// When the next request of a write is due.
+    fn write_due(&self) -> Option<Duration> {
+        self.writing.as_ref().map(|writing| self.rested(writing.unit(), writing.due()))
+    }
+
+    /// `at`, or when the unit may be asked again, if that is later.
+    fn rested(&self, unit: u8, at: Duration) -> Duration {
+        let rests_until = self.wire.rests_until(unit);
+        rests_until.map_or(at, |until| at.max(until.saturating_duration_since(self.epoch)))
+    }
+
     /// The unit to ask now, or until when there is none.
     fn choose(&self, now: Duration) -> Result<usize, Option<Duration>> {
         let mut best: Option<(Duration, usize)> = None;
-        let mut wake: Option<Duration> = self.writing.as_ref().map(Writing::due);
+        let mut wake: Option<Duration> = self.write_due();
         let alone = self.all_silent();
         for (index, turn) in self.turns.iter().enumerate() {
             let (at, deadline) = match turn.source.health().next_probe(alone) {
@@ -302,6 +352,7 @@ impl<W: Wire> Poller<W> {
                 }
                 None => (turn.due, turn.due + turn.rhythm.every()),
             };
+            let at = self.rested(turn.source.unit().id, at);
             if at <= now {
                 best = Some(best.map_or((deadline, index), |best| best.min((deadline, index))));
             } else {
@@ -473,7 +524,7 @@ impl<W: Wire> Poller<W> {
     }
 
     /// Waits until the bus has been quiet for as long as it wants to be.
-    async fn keep_silence(&self, pause: Duration) {
+    async fn keep_silence(&mut self, pause: Duration) {
         let silence = self.pause + pause;
         if let Some(since) = self.quiet_since
             && silence > Duration::ZERO

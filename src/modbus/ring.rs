@@ -143,7 +143,7 @@ impl Entry<'_> {
         out.extend(self.bus.to_le_bytes());
         let kind = match self.result {
             Ok(_) | Err(CallError::Request(RequestError::Exception(_))) => ANSWER,
-            Err(CallError::Link(LinkError::Connect { .. })) => NO_LINK,
+            Err(CallError::Link(link)) if link.is_before_sending() => NO_LINK,
             Err(CallError::Link(LinkError::Lost { .. })) => LINK_LOST,
             Err(_) => NOTHING,
         };
@@ -164,6 +164,9 @@ impl Entry<'_> {
             Err(CallError::Link(
                 LinkError::Connect { address, reason } | LinkError::Lost { address, reason },
             )) => append(out, format_args!("{address}\0{reason}")),
+            Err(CallError::Link(LinkError::Port { port, reason })) => {
+                append(out, format_args!("{port}\0{reason}"));
+            }
             Err(other) => append(out, format_args!("{other}")),
         }
     }
@@ -352,6 +355,10 @@ impl<W: Wire> Wire for Recorded<W> {
     fn take_late(&mut self) -> Option<u8> {
         self.wire.take_late()
     }
+
+    fn rests_until(&self, unit: u8) -> Option<Instant> {
+        self.wire.rests_until(unit)
+    }
 }
 
 #[cfg(test)]
@@ -380,6 +387,10 @@ mod tests {
 
         fn take_late(&mut self) -> Option<u8> {
             Some(9)
+        }
+
+        fn rests_until(&self, _unit: u8) -> Option<Instant> {
+            None
         }
     }
 

@@ -24,6 +24,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
     frame::{Answer, Request},
     link::{CallError, LinkError, RequestError, Wire},
@@ -42,7 +44,8 @@ use crate::{
 
 /// Beyond this a silent block is not asked again in the same round: within 10 s of falling silent a
 /// unit has to stop costing its neighbours more than a probe now and then. With timeouts of up to
-/// 5 s, the tries within this time and one try of a second block stay below that.
+/// 5 s, the tries within this time and one try of a second block stay below that; on a serial line, where a
+/// unit rests after each, with timeouts of up to 3 s.
 const RETRY_WITHIN: Duration = Duration::from_secs(4);
 
 /// A unit, what was learnt about it, and the round under way.
@@ -207,7 +210,7 @@ impl Source {
             && walk.tries < unit.retries
             && walk.silent == 0
             && !health.on_probation(started)
-            && ended.saturating_sub(began) < RETRY_WITHIN;
+            && ended.saturating_sub(began) + rest(wire, unit.id) < RETRY_WITHIN;
         match &error {
             CallError::Link(LinkError::Lost { .. } | LinkError::NotModbus { .. })
             | CallError::Request(_)
@@ -217,7 +220,7 @@ impl Source {
                 None
             }
             CallError::Link(link) => {
-                walk.answered |= matches!(link, LinkError::Connect { .. });
+                walk.answered |= link.is_before_sending();
                 Some(self.finish(ended, &error.to_string()))
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
@@ -276,9 +279,9 @@ impl Source {
         self.probe = self.probe.wrapping_add(1);
         let request = block.request();
         match wire.call(self.unit.id, &request, wait).await {
-            Err(error @ CallError::Link(LinkError::Connect { .. })) => {
+            Err(CallError::Link(link)) if link.is_before_sending() => {
                 self.health.postpone(now());
-                Probe::NoLink(Arc::from(error.to_string()))
+                Probe::NoLink(Arc::from(link.to_string()))
             }
             Err(error) if is_silence(&error) => {
                 self.health.silent(now());
@@ -338,6 +341,12 @@ impl Walk {
         self.answered |= answered;
         self.silent = if answered { 0 } else { self.silent + 1 };
     }
+}
+
+/// How long the unit has to be left alone.
+fn rest<W: Wire>(wire: &W, unit: u8) -> Duration {
+    let until = wire.rests_until(unit);
+    until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
 }
 
 /// Whether it is as if the unit had not answered.

@@ -89,6 +89,9 @@ struct FakeWire {
     started: Instant,
     pdu: Vec<u8>,
     late: Option<u8>,
+    /// As a serial line has it: a unit that stayed silent rests for as long again.
+    serial: bool,
+    rests: BTreeMap<u8, Instant>,
 }
 
 impl Wire for FakeWire {
@@ -109,6 +112,9 @@ impl Wire for FakeWire {
                 .map_or((silent.latency, None), |d| (d.latency, d.answer(request)))
         };
         let silence = Err(RequestError::Silent { after: wait }.into());
+        if self.serial && (pdu.is_none() || latency > wait) {
+            self.rests.insert(unit, Instant::now() + 2 * wait);
+        }
         let Some(pdu) = pdu else {
             sleep(wait).await;
             return silence;
@@ -128,6 +134,10 @@ impl Wire for FakeWire {
 
     fn take_late(&mut self) -> Option<u8> {
         self.late.take()
+    }
+
+    fn rests_until(&self, unit: u8) -> Option<Instant> {
+        self.rests.get(&unit).copied()
     }
 }
 
@@ -243,6 +253,16 @@ impl Running {
         devices: impl IntoIterator<Item = (u8, Device)>,
         room: usize,
     ) -> Self {
+        Self::start_on(false, units, devices, room)
+    }
+
+    /// On a `serial` line a unit that stayed silent rests for as long again.
+    fn start_on(
+        serial: bool,
+        units: Vec<Unit>,
+        devices: impl IntoIterator<Item = (u8, Device)>,
+        room: usize,
+    ) -> Self {
         let world = Arc::new(Mutex::new(World {
             devices: devices.into_iter().collect(),
             asked: Vec::new(),
@@ -258,7 +278,14 @@ impl Running {
         let (writes_end, writes) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let started = Instant::now();
-        let wire = FakeWire { world: Arc::clone(&world), started, pdu: Vec::new(), late: None };
+        let wire = FakeWire {
+            world: Arc::clone(&world),
+            started,
+            pdu: Vec::new(),
+            late: None,
+            serial,
+            rests: BTreeMap::new(),
+        };
         let channels = Channels { datum, writes, stop: stop.clone() };
         let poller =
             Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels).expect("a plan");
@@ -359,12 +386,13 @@ async fn a_register_that_is_met_with_silence_costs_only_its_own_property() {
 /// The guarantee `[bus]`, over a silent unit with the slowest settings and fast neighbours.
 #[tokio::test(start_paused = true)]
 async fn a_silent_unit_costs_its_neighbours_at_most_a_turn_in_twenty() {
-    for every in [250 * MS, 500 * MS, S, 3 * S, 10 * S] {
+    let periods = [250 * MS, 500 * MS, S, 3 * S, 10 * S];
+    for (every, serial) in periods.into_iter().flat_map(|every| [(every, false), (every, true)]) {
         let silent = Unit { timeout: 3 * S, retries: 3, ..unit(9, &[0, 5, 10]) };
         let mut units = vec![silent];
         units.extend((1..=4).map(|id| Unit { every, ..unit(id, &[1, 2]) }));
         let devices = (1..=4).map(|id| (id, Device::well())).chain([(9, Device::silent())]);
-        let mut bus = Running::start(units, devices, 64);
+        let mut bus = Running::start_on(serial, units, devices, 64);
         let times = bus.watch(600 * S).await;
         let due = 60.0 / every.as_secs_f64();
         for id in 1..=4 {
@@ -383,6 +411,21 @@ async fn a_silent_unit_costs_its_neighbours_at_most_a_turn_in_twenty() {
         }
         let asked = bus.asked(9).len();
         assert!((3..=25).contains(&asked), "asked {asked} times in ten minutes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_rests_is_not_asked_and_its_neighbours_are() {
+    let silent = Unit { retries: 1, ..unit(9, &[0, 5]) };
+    let devices = [(1, Device::well()), (9, Device::silent())];
+    let mut bus = Running::start_on(true, vec![silent, unit(1, &[1])], devices, 64);
+    bus.watch(5 * S).await;
+    // Each try and each rest after it take the timeout of a second.
+    let asked: Vec<u64> = bus.asked(9).iter().map(|asked| asked.at.as_secs()).collect();
+    assert_eq!(asked, [0, 2, 4]);
+    for at in [1, 3] {
+        let window = at * S..(at + 1) * S;
+        assert!(bus.asked(1).iter().any(|asked| window.contains(&asked.at)), "{at} s");
     }
 }
 

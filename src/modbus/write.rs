@@ -85,6 +85,12 @@ impl Writing {
         }
     }
 
+    /// The unit that is written to.
+    #[must_use]
+    pub fn unit(&self) -> u8 {
+        self.control.unit
+    }
+
     /// When its next request is due.
     #[must_use]
     pub fn due(&self) -> Duration {

@@ -7,6 +7,7 @@
 //! This module knows nothing of SolarNetwork; redirects are not followed, because a signature covers
 //! host and path.
 
+mod file;
 mod verifier;
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
@@ -24,6 +25,7 @@ use rustls::{
 use tracing::info;
 
 use crate::clock::{Clock, Trust, build_date};
+pub use file::Content;
 use verifier::{Dates, Verifier};
 
 /// The longest answer that is read. SolarNetwork's answers to our calls are a few kilobytes; a
@@ -39,7 +41,8 @@ const SMALL_STEP: TimeDelta = TimeDelta::minutes(1);
 /// TLS sessions that are remembered: there are two or three servers.
 const SESSIONS: usize = 8;
 
-const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
+/// The `User-Agent` of every request that does not name another one.
+pub const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
 
 /// Why the client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,8 @@ pub enum SendError {
     Tls(String),
     /// No connection, a break, or no complete answer in time.
     Unreachable(String),
+    /// What was to be sent could not be read.
+    Content(String),
 }
 
 /// One HTTP request, ready to go.
@@ -150,7 +155,7 @@ impl Net {
         };
         let undated_verifier = Arc::new(Verifier::new(verifier.clone(), Dates::Ignored));
         let verifier = Arc::new(Verifier::new(verifier, Dates::Checked));
-        let client = |verifier: Arc<Verifier>| {
+        let client = |verifier: Arc<Verifier>, idle_connections| {
             let config = config.clone().dangerous().with_custom_certificate_verifier(verifier);
             let mut config = config.with_no_client_auth();
             // A session taken up again is not verified again; each client has its own, and so each
@@ -163,13 +168,15 @@ impl Net {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(timeout)
                 .http1_only()
+                .pool_max_idle_per_host(idle_connections)
                 .build()
                 .map_err(NetError::Client)
         };
         Ok(Self {
-            client: client(verifier.clone())?,
+            client: client(verifier.clone(), usize::MAX)?,
             verifier,
-            undated: client(undated_verifier.clone())?,
+            // Each question for the time sees the certificate that is shown now.
+            undated: client(undated_verifier.clone(), 0)?,
             undated_verifier,
             clock,
         })
@@ -196,6 +203,15 @@ impl Net {
             self.ask_date(&request.url).await;
         }
         Ok(answer)
+    }
+
+    /// Sends one request and reads its whole answer, from a server whose time is no business of the clock.
+    ///
+    /// # Errors
+    ///
+    /// If there is no complete answer within the timeout.
+    pub async fn send_untimed(&self, request: &Outgoing) -> Result<Incoming, SendError> {
+        exchange(&self.client, request).await
     }
 
     /// Whether an answer may move the clock there: not to where the certificate that vouched for it
@@ -255,6 +271,18 @@ impl TimeProvider for BelievedTime {
 }
 
 async fn exchange(client: &reqwest::Client, request: &Outgoing) -> Result<Incoming, SendError> {
+    let mut builder = prepare(client, request)?;
+    if !request.body.is_empty() {
+        builder = builder.body(request.body.clone());
+    }
+    answer_of(builder.send().await.map_err(|e| classify(&e))?).await
+}
+
+/// A request without its body.
+fn prepare(
+    client: &reqwest::Client,
+    request: &Outgoing,
+) -> Result<reqwest::RequestBuilder, SendError> {
     let method = reqwest::Method::from_bytes(request.method.as_bytes())
         .map_err(|e| SendError::Unreachable(e.to_string()))?;
     let mut builder = client.request(method, &request.url);
@@ -262,10 +290,10 @@ async fn exchange(client: &reqwest::Client, request: &Outgoing) -> Result<Incomi
         // The builder keeps what is wrong with a header until it sends.
         builder = builder.header(name, value);
     }
-    if !request.body.is_empty() {
-        builder = builder.body(request.body.clone());
-    }
-    let mut response = builder.send().await.map_err(|e| classify(&e))?;
+    Ok(builder)
+}
+
+async fn answer_of(mut response: reqwest::Response) -> Result<Incoming, SendError> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| classify(&e))? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
@@ -286,11 +314,7 @@ fn classify(error: &reqwest::Error) -> SendError {
     let mut deepest = error.to_string();
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(e) = cause {
-        let inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = e
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()));
-        if let Some(tls) = tls {
+        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return if verifier::is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
             } else {
@@ -298,7 +322,12 @@ fn classify(error: &reqwest::Error) -> SendError {
             };
         }
         deepest = e.to_string();
-        cause = e.source();
+        // What an I/O error wraps is not its source, and may be another I/O error.
+        let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => e.source(),
+        };
     }
     if error.is_timeout() {
         deepest = "no answer in time".to_owned();

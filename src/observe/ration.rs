@@ -5,7 +5,7 @@
 //! the same. So each event has a ration, apart for each source, token and instruction:
 //!
 //! ```text
-//! 12 lines at once, then one each half hour       at most 60 on the first day, 48 on each one after it
+//! 12 lines at once, then one each hour       at most 36 on the first day, 24 on each one after it
 //! ```
 //!
 //! A line after some that were left out says how many. What a person asked for is not rationed: debug and
@@ -30,13 +30,13 @@ pub(super) const LEFT_OUT: &str = "left_out";
 const BURST: u32 = 12;
 
 /// How long until there may be one more.
-const EVERY: Duration = Duration::from_mins(30);
+const EVERY: Duration = Duration::from_hours(1);
 
 /// Rations remembered; a site has a few hundred sources.
 const MOST: usize = 2048;
 
 /// Fields that tell apart what an event is about.
-const SUBJECTS: [&str; 4] = ["source_id", "token", "instruction_id", "bus"];
+const SUBJECTS: [&str; 5] = ["source_id", "token", "instruction_id", "bus", "folder"];
 
 /// What is left of every event's ration.
 #[derive(Debug)]
@@ -189,7 +189,7 @@ mod tests {
             }
             for (index, first) in logged.iter().enumerate() {
                 let within = logged[index..].iter().take_while(|at| **at < *first + day).count();
-                prop_assert!(within <= 60);
+                prop_assert!(within <= 36);
             }
         }
     }

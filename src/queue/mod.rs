@@ -21,8 +21,8 @@
 //! * A row is claimed by at most one batch at a time. Claims are in memory: after a restart the rows of
 //!   open batches are claimed again by their numbers ([`Queue::claim_exactly`]).
 //! * A full disk refuses what arrives and loses nothing that was committed; it goes on by itself.
-//! * After a failed write or sync the spool is opened anew, and what was not committed is appended
-//!   again from memory, under new numbers.
+//! * After a failed write or sync the spool is opened anew, and what was not committed or has arrived
+//!   since is appended again from memory, under new numbers.
 //!
 //! A datum without samples is never queued. A datum of a boot that never learnt the time is *unplaced*:
 //! it is skipped by claims, counted as far as claims have looked, shown by `queue export`, and the

@@ -41,6 +41,9 @@ const MAX_PENDING_BYTES: usize = 512 * 1024;
 const GATHER_PART: u32 = 4;
 const GATHER: Duration = Duration::from_millis(250);
 
+/// In place of a sequence number for what arrived while there was no handle to give one.
+const NO_NUMBER: u64 = u64::MAX;
+
 /// What is taken from the channels before the next commit is looked at.
 const AT_ONCE: usize = 256;
 
@@ -57,8 +60,11 @@ const PREPARE_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to prepare where there is nothing to do or no room.
 const PREPARE_REST: Duration = Duration::from_secs(60);
 
+/// Between two looks whether the time is known, while datum wait for it.
+const PLACE_EVERY: Duration = Duration::from_secs(2);
+
 /// Unplaced datum dropped at a time when the limit is reached.
-const DROP_AT_ONCE: usize = 1024;
+const DROP_AT_ONCE: usize = 256;
 
 /// How long a disk that is well takes: nothing worth the name. What a bad one may take is up to the
 /// watchdog.
@@ -96,6 +102,8 @@ pub struct Worker {
     oldest: Option<(u64, Option<i64>)>,
     undecodable: u64,
     unplaced_dropped: u64,
+    /// No unplaced datum is dropped before this number is given out.
+    drop_again: u64,
     refused: u64,
     refusing: bool,
     dropped_told: u64,
@@ -163,6 +171,7 @@ impl Worker {
             oldest: None,
             undecodable: 0,
             unplaced_dropped: 0,
+            drop_again: 0,
             refused: 0,
             refusing: false,
             dropped_told,
@@ -268,7 +277,9 @@ impl Worker {
             Some(retry) => [Some(retry), None],
             None => [self.commit_due, self.acknowledged_due],
         };
-        due.into_iter().flatten().fold(self.prepare_due, Instant::min)
+        let due = due.into_iter().flatten().fold(self.prepare_due, Instant::min);
+        // Nobody tells this thread that the time became known.
+        if self.unplaced.is_empty() { due } else { due.min(Instant::now() + PLACE_EVERY) }
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -303,8 +314,7 @@ impl Worker {
                 self.commit(true);
             }
         }
-        let full =
-            self.uncommitted.len() >= MAX_PENDING || self.uncommitted_bytes >= MAX_PENDING_BYTES;
+        let full = self.memory_is_full();
         let due = self.commit_due.is_some_and(|due| due <= now);
         if self.retry_due.is_none() {
             if due || full || !self.durably.is_empty() {
@@ -317,6 +327,8 @@ impl Worker {
             self.prepare(now);
         }
         self.tell_losses();
+        self.place_again();
+        self.drop_unplaced();
         self.publish();
     }
 
@@ -345,7 +357,11 @@ impl Worker {
 
     fn append_payload(&mut self, payload: Vec<u8>) -> Result<(), StoreError> {
         let Some(spool) = &mut self.spool else {
-            return Err(StoreError::Failed { reason: "it is being opened again".to_owned() });
+            if self.memory_is_full() {
+                return Err(StoreError::Failed { reason: "it is being opened again".to_owned() });
+            }
+            self.keep(NO_NUMBER, payload);
+            return Ok(());
         };
         let mut appended = spool.append(&payload);
         if let Err(spool::Error::Uncommitted { .. }) = appended {
@@ -356,14 +372,24 @@ impl Worker {
         }
         match appended {
             Ok(seq) => {
-                self.uncommitted_bytes += payload.len();
-                self.uncommitted.push_back((seq, payload));
+                self.keep(seq, payload);
                 let due = Instant::now() + self.at_risk - self.gather();
                 self.commit_due.get_or_insert(due);
                 Ok(())
             }
             Err(error) => Err(self.failed(error)),
         }
+    }
+
+    /// Keeps what a failed handle would lose.
+    fn keep(&mut self, seq: u64, payload: Vec<u8>) {
+        self.uncommitted_bytes += payload.len();
+        self.uncommitted.push_back((seq, payload));
+    }
+
+    /// Whether no more may be kept uncommitted.
+    fn memory_is_full(&self) -> bool {
+        self.uncommitted.len() >= MAX_PENDING || self.uncommitted_bytes >= MAX_PENDING_BYTES
     }
 
     /// Commits; `all` writes acknowledgements even where there is no record to write.
@@ -492,7 +518,10 @@ impl Worker {
                 }
                 self.commit(false);
             }
-            Err(_) => self.retry_due = Some(Instant::now() + AGAIN),
+            Err(error) => {
+                let error = self.failed(error);
+                self.durably.drain(..).for_each(|reply| drop(reply.send(Err(error.clone()))));
+            }
         }
     }
 
@@ -502,28 +531,46 @@ impl Worker {
         let Some(spool) = &mut self.spool else { return };
         match spool.prepare() {
             Ok(true) => self.prepare_due = now + PREPARE_EVERY,
-            Ok(false) if spool.stat().spares == 0 => self.drop_unplaced(),
             Ok(false) | Err(spool::Error::Full) => {}
             Err(error) => drop(self.failed(error)),
         }
     }
 
-    /// The limit is reached: what can never be sent goes before what can.
+    /// Where the next segment would cost the oldest one, datum without a time go before those that can be
+    /// sent, the oldest first: until a segment is free, or enough that the spool can carry the rest of two
+    /// into one.
     fn drop_unplaced(&mut self) {
-        let seqs: Ranges =
-            self.unplaced.values().flat_map(Ranges::iter).flatten().take(DROP_AT_ONCE).collect();
-        if seqs.is_empty() {
-            return;
+        let (mut dropped, mut most) = (0, u64::MAX);
+        while let Some(stat) = self.spool.as_ref().map(Spool::stat) {
+            let segments = u64::try_from(stat.segments).unwrap_or(u64::MAX).max(1);
+            // One for the next, one that the spool keeps for itself.
+            let full = stat.bytes + 2 * (stat.bytes / segments) > stat.limit;
+            let in_one = stat.records / segments + 1;
+            if dropped == 0 {
+                most = 2 * in_one;
+            }
+            if !full || self.unplaced.is_empty() || stat.next < self.drop_again {
+                break;
+            }
+            if dropped >= most {
+                self.drop_again = stat.next + in_one;
+                break;
+            }
+            let mut ranges: Vec<_> = self.unplaced.values().flat_map(Ranges::iter).collect();
+            ranges.sort_by_key(|range| *range.start());
+            let seqs: Ranges = ranges.into_iter().flatten().take(DROP_AT_ONCE).collect();
+            dropped += seqs.count();
+            self.acknowledge(&seqs);
         }
-        self.unplaced_dropped += seqs.count();
-        error!(
-            event = "queue.dropped",
-            datum_count = seqs.count(),
-            reason = "unplaced",
-            "datum without a known time dropped at the queue's limit"
-        );
-        self.acknowledge(&seqs);
-        self.prepare_due = Instant::now() + PREPARE_EVERY;
+        if dropped > 0 {
+            self.unplaced_dropped += dropped;
+            error!(
+                event = "queue.dropped",
+                datum_count = dropped,
+                reason = "unplaced",
+                "datum without a known time dropped at the queue's limit"
+            );
+        }
     }
 
     fn tell_losses(&mut self) {
@@ -619,6 +666,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn at_the_limit_datum_without_a_time_go_before_older_ones_that_have_one() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        worker.take(datum(1), None);
+        let boot = BootId([9; 16]);
+        for since_boot_ms in 0..=40_000 {
+            worker.take(Datum { stamp: Stamp::Boot { boot, since_boot_ms }, ..datum(0) }, None);
+            if since_boot_ms % 40 == 0 {
+                worker.commit(false);
+                worker.claim(10, 1 << 20);
+                worker.tick(Instant::now());
+            }
+        }
+        let stat = *worker.publish.borrow();
+        assert_eq!(stat.records + stat.dropped, 40_002, "{stat:?}");
+        assert_eq!(stat.dropped, worker.unplaced_dropped, "{stat:?}");
+        assert!(stat.bytes > stat.limit / 2, "no more than needed: {stat:?}");
+        let first = worker.rows(&Ranges::from_iter([1]));
+        assert_eq!(first.len(), 1, "the oldest, which has its time, is still there");
+        let next = worker.unplaced[&boot].first().expect("some are left");
+        assert_eq!(next, 2 + stat.dropped, "the oldest without one went first");
+    }
+
+    #[tokio::test]
+    async fn datum_can_be_claimed_once_the_time_is_known_though_no_other_comes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let clock = Clock::untold();
+        let mut worker = Worker { clock: clock.clone(), ..worker(dir.path(), mpsc::channel(1).1) };
+        worker.take(Datum { stamp: clock.stamp(), ..datum(0) }, None);
+        assert_eq!(worker.claim(10, 1 << 20), []);
+        worker.tick(Instant::now());
+        assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (0, 1));
+
+        clock.learn_server(chrono::Utc::now());
+        worker.tick(Instant::now());
+        assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (1, 0));
+    }
+
+    #[tokio::test]
     async fn rows_whose_acknowledgement_a_failed_disk_lost_are_handed_out_again() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut worker = worker(dir.path(), mpsc::channel(1).1);
@@ -629,5 +715,39 @@ mod tests {
         worker.acknowledge(&Ranges::from_iter([row.seq]));
         worker.reopen(Reopen::Failed);
         assert_eq!(worker.claim(10, 1 << 20), [row]);
+    }
+
+    #[tokio::test]
+    async fn what_arrives_while_the_disk_has_failed_is_kept_in_memory_and_stored_later() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        worker.take(datum(1), None);
+        drop(worker.failed(spool::Error::Poisoned));
+        worker.take(datum(2), None);
+        let (reply, mut durably) = oneshot::channel();
+        worker.take(datum(3), Some(reply));
+        // Somebody else has it: opening fails, and who waits is told.
+        let lock = Spool::open(&folder(dir.path()), worker.options).expect("free");
+        worker.reopen(Reopen::Failed);
+        assert!(matches!(durably.try_recv(), Ok(Err(StoreError::Failed { .. }))));
+        drop(lock);
+        worker.reopen(Reopen::Failed);
+        let rows = worker.claim(10, 1 << 20);
+        assert_eq!(rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((worker.refused, worker.uncommitted.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_while_the_disk_has_failed_is_bounded_and_the_rest_counted() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        drop(worker.failed(spool::Error::Poisoned));
+        for at in 0..MAX_PENDING as i64 + 10 {
+            worker.take(datum(at), None);
+        }
+        assert_eq!((worker.uncommitted.len(), worker.refused), (MAX_PENDING, 10));
+        worker.reopen(Reopen::Failed);
+        assert_eq!(worker.spool.as_ref().map(|spool| spool.stat().records), Some(4096));
+        assert!(worker.uncommitted.is_empty(), "all durable");
     }
 }

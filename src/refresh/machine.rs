@@ -15,8 +15,9 @@
 //!   older when the daemon starts is renewed at once.
 //! * The old key is used and kept until the new one has signed a real call.
 //! * While nobody has told the time, the present key asks for its own day: any answer tells it.
-//! * Failures are tried again after 15 s, doubling to an hour, each shortened by chance to as little
-//!   as half; what only a person can change is looked at hourly.
+//! * Failures are tried again after 15 s, doubling to an hour (to a minute while the time is not known: all
+//!   else waits for that), each shortened by chance to as little as half; what only a person can
+//!   change is looked at hourly.
 //! * A key past its last day cannot be renewed by anyone. It goes on asking for its own day, at last
 //!   hourly: the time that says so may be a server's mistake, and any answer tells the time.
 //!
@@ -38,6 +39,9 @@ const SPREAD: Duration = Duration::from_secs(60 * 60);
 
 /// First and longest pause after a failure.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(60 * 60));
+
+/// Longest pause while the time is not known: readings, uploads and instructions wait for it.
+const TIMELESS: Duration = Duration::from_secs(60);
 
 /// The clock may be corrected at any time, so no wait is longer before the next look at it.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -337,7 +341,8 @@ impl Machine {
     }
 
     fn failed(&mut self, trouble: Trouble, least: Duration, at: Moment, random: f64) {
-        let doubled = BACK_OFF.0.saturating_mul(1 << self.failures.min(16)).min(BACK_OFF.1);
+        let longest = if at.server.is_none() { TIMELESS } else { BACK_OFF.1 };
+        let doubled = BACK_OFF.0.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(at.elapsed + doubled.mul_f64(0.5 + random / 2.0).max(least));
         self.trouble = Some(trouble);

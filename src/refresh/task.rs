@@ -31,7 +31,7 @@ use crate::{
         Credential, Signer, Store,
         store::{Origin, Saved, StoreError},
     },
-    domain::{Chain, TokenName},
+    domain::{Chain, TokenId, TokenName},
     pulse::{Bound, Pulse},
 };
 
@@ -86,6 +86,7 @@ impl<C: RefreshCalls> Refresher<C> {
             machine: Machine::new(None, fastrand::f64()),
             origin: Origin::Store,
             unreadable: None,
+            token_ends: None,
             reported: None,
             begun: Instant::now(),
             parts: self,
@@ -104,6 +105,8 @@ struct Keeper<C> {
     origin: Origin,
     /// Why the store cannot be read, if it cannot.
     unreadable: Option<String>,
+    /// When the token itself ends, as its policy was last seen.
+    token_ends: Option<DateTime<Utc>>,
     /// What the log says last, and since when that is so.
     reported: Option<(Condition, Option<DateTime<Utc>>)>,
     begun: Instant,
@@ -161,6 +164,10 @@ impl<C: RefreshCalls> Keeper<C> {
         let (store, name) = (self.parts.store.clone(), self.parts.name.clone());
         let today = self.parts.clock.signing_now().date_naive();
         let loaded = on_disk(move || store.load(&name, today)).await;
+        self.token_ends = match &loaded {
+            Ok(Some((credential, _))) => self.token_ends(credential.token_id.clone()).await,
+            Ok(None) | Err(_) => None,
+        };
         let unreadable = match loaded {
             Ok(Some((credential, origin))) => {
                 self.origin = origin;
@@ -186,6 +193,13 @@ impl<C: RefreshCalls> Keeper<C> {
         let moment = self.moment();
         let event = Event::Replaced(self.parts.signer.current());
         self.machine.on(event, moment, fastrand::f64());
+    }
+
+    /// When the token ends by its policy. One that was never seen, or cannot be read, tells nothing.
+    async fn token_ends(&self, id: TokenId) -> Option<DateTime<Utc>> {
+        let (store, name) = (self.parts.store.clone(), self.parts.name.clone());
+        let seen = on_disk(move || store.remembered(&name, &id)).await.ok().flatten()?;
+        DateTime::from_timestamp_millis(seen.policy().not_after?)
     }
 
     /// Puts a renewed key on disk and into use: into use even if the disk fails.
@@ -310,13 +324,22 @@ impl<C: RefreshCalls> Keeper<C> {
             (_, Some(_)) => None,
             (_, None) => Some(credential.ends()),
         });
+        // What has happened already says more than what would have.
+        let refused = condition == Condition::Refused;
+        let token_ends = self.token_ends.filter(|_| credential.is_some() && !refused);
+        let token_ends = token_ends.filter(|at| ends.is_none_or(|ends| *at < ends));
         Status {
             token: self.parts.name.to_string(),
             token_id: credential.map(|credential| credential.token_id.to_string()),
             key_date: credential.map(|credential| credential.key_date),
             secret_kept: credential.is_some_and(|credential| credential.secret.is_some()),
-            ends,
-            because: self.because(condition),
+            ends: token_ends.or(ends),
+            because: match token_ends {
+                Some(_) => {
+                    "the token ends by its policy (notAfter): have another one issued".to_owned()
+                }
+                None => self.because(condition),
+            },
             next_attempt: self.machine.next_attempt(moment),
             last_error: self.unreadable.clone().or_else(|| self.machine.trouble().map(explain)),
         }

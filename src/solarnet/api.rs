@@ -92,6 +92,12 @@ impl Api {
         Self { pulse: pulse.clone(), ..self.clone() }
     }
 
+    /// The client below, for calls to other servers: the authorities and connections are the same.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
     /// The server's time as far as it is known: what calls are dated with.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
@@ -134,7 +140,9 @@ impl Api {
                 SendError::CertificateDates(detail) | SendError::Tls(detail) => {
                     (Cause::Tls, detail)
                 }
-                SendError::Unreachable(detail) => (Cause::Unreachable, detail),
+                SendError::Unreachable(detail) | SendError::Content(detail) => {
+                    (Cause::Unreachable, detail)
+                }
             };
             failed(call, cause, Some(format!("{}: {detail}", endpoint.host)))
         })?;
@@ -234,7 +242,10 @@ impl Caller for Api {
         let Some(credential) = self.signer.current() else {
             return Err(failed(&call, Cause::NoKey, None));
         };
-        if !credential.usable_at(self.clock.signing_now()) {
+        // Not the time that is signed with: one answer with a wrong date would end all calls, and with
+        // them every chance to hear the right one.
+        let now = self.clock.trusted_now().unwrap_or_else(|| self.clock.signing_now());
+        if !credential.usable_at(now) {
             let detail = format!("the signing key ended on {}", credential.ends().date_naive());
             return Err(failed(&call, Cause::NoKey, Some(detail)));
         }

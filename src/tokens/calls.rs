@@ -47,14 +47,6 @@ pub struct Token {
     pub expired: bool,
 }
 
-impl Token {
-    /// Whether it is of that kind.
-    #[must_use]
-    pub fn is(&self, kind: TokenKind) -> bool {
-        self.kind == kind.name()
-    }
-}
-
 /// Lists all tokens of the account, or only the caller's own where its policy restricts it.
 #[must_use]
 pub fn list() -> Call {
@@ -222,7 +214,8 @@ mod tests {
             (token.name.as_deref(), token.description.as_deref()),
             (Some("Edge agent"), None)
         );
-        assert!(token.active && !token.expired && token.is(TokenKind::Data));
+        assert!(token.active && !token.expired);
+        assert_eq!(token.kind, TokenKind::Data.name());
         assert_eq!(token.policy.node_ids, [Some(101)]);
         assert_eq!(token.strange, ["newMember"]);
     }

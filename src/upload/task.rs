@@ -523,5 +523,8 @@ impl<C: Caller, K> Run<C, K> {
 }
 
 #[cfg(test)]
+#[path = "outage_tests.rs"]
+mod outage_tests;
+#[cfg(test)]
 #[path = "task_tests.rs"]
 mod tests;

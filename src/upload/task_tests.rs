@@ -46,13 +46,13 @@ impl Fake {
     }
 }
 
-fn refused(call: &Call, cause: Cause) -> CallError {
+pub(super) fn refused(call: &Call, cause: Cause) -> CallError {
     let (method, path) = (call.method.name(), call.path.clone());
     CallError { method, path, cause, refusal: None, detail: None }
 }
 
 /// The parts of the form: the configuration and the unpacked CSV.
-fn form(body: &[u8]) -> (Value, String) {
+pub(super) fn form(body: &[u8]) -> (Value, String) {
     let find = |text: &[u8]| body.windows(text.len()).position(|w| w == text).expect("a part");
     let config = &body[find(b"application/json\r\n\r\n") + 20..];
     let config = serde_json::Deserializer::from_slice(config).into_iter::<Value>().next();

@@ -97,6 +97,8 @@ fn settings(bus: Bus) -> Settings {
             max_age: SOON,
             result_source: None,
         },
+        repository: None,
+        files: Vec::new(),
     }
 }
 

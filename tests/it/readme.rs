@@ -98,6 +98,7 @@ impl Place {
     fn here(&self, text: &str) -> String {
         text.replace("127.0.0.1:8080", &self.sim.address().to_string())
             .replace("127.0.0.1:5020", &self.site.address().to_string())
+            .replace("/usr/local/share/man/man1", &self.agent.path("").display().to_string())
     }
 
     /// Does what is shown, and compares what comes of it.
@@ -107,6 +108,7 @@ impl Place {
         let words: Vec<&str> = command.split_whitespace().collect();
         match words.as_slice() {
             ["solarnode-agent", ..] => self.run(shown, command),
+            ["install", "-d", _] => {}
             ["install", rest @ ..] => {
                 let from = rest.iter().find(|w| w.contains('/')).expect("a file to install");
                 let there = from.starts_with("target/") || root().join(from).exists();
@@ -280,11 +282,23 @@ fn every_command_named_anywhere_exists() {
 
 /// A word that is a command, and not the rest of a sentence.
 fn is_command(word: &str) -> bool {
-    let top =
-        ["run", "check", "read", "status", "token", "queue", "instruction", "completions", "man"];
+    let top = [
+        "run",
+        "check",
+        "read",
+        "status",
+        "token",
+        "files",
+        "queue",
+        "instruction",
+        "bundle",
+        "replay",
+        "completions",
+        "man",
+    ];
     let below = [
         "import", "show", "check", "refresh", "forget", "sign", "stat", "peek", "export", "list",
-        "create", "update", "policy", "enable", "disable", "delete",
+        "create", "update", "policy", "enable", "disable", "delete", "put",
     ];
     top.contains(&word) || below.contains(&word)
 }

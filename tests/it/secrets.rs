@@ -12,8 +12,8 @@ use std::{
 use chrono::{Days, NaiveDate};
 use serde_json::{Value, json};
 use solarnet_sim::{
-    Act, IssuedToken, Misbehaviour, NewInstruction, Sim, Site, Table, TokenKind, Unit,
-    signing_key_hex,
+    Act, FileRepository, FileToken, IssuedToken, Misbehaviour, NewInstruction, Profile, Sim, Site,
+    Table, TokenKind, Unit, signing_key_hex,
 };
 
 use crate::support::agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet};
@@ -401,4 +401,113 @@ fn a_kept_secret_stands_in_the_credential_s_file_and_nowhere_else() {
     let credential = place.agent.state_dir().join("credentials/site.json");
     let stored = fs::read_to_string(credential).expect("read");
     assert!(stored.contains(&place.token.secret), "kept where it was asked for");
+}
+
+/// A File Repository token is sent as it is, so all of it is a secret: the manager's, which is never stored, and
+/// the one that uploads.
+#[test]
+fn no_token_of_the_file_repository_stands_anywhere_but_in_its_credential_s_file() {
+    let repository = FileRepository::start(Profile::V3).expect("a repository");
+    let manager = repository.add_token(FileToken::with_roles(&["security.administrator"]));
+    let own = repository.add_token(FileToken::with_roles(&["upload.all"]));
+    let sim = Sim::start(seed()).expect("a simulator");
+    let config = format!(
+        "{}\n[repository]\nurl = \"{}\"\ntoken = \"own\"\n[[files]]\nfolder = \"in\"\nevery = \"100ms\"\n\
+         settle = \"0s\"\nsource = \"/site/files\"\n",
+        solarnet(&sim),
+        repository.url()
+    );
+    let agent = Agent::new(&config);
+    fs::create_dir(agent.path("in")).expect("a folder");
+    let named = |name: &str, token: &str| (name.to_owned(), token.as_bytes().to_vec());
+    let needles =
+        Needles(vec![named("the manager's token", &manager), named("its own token", &own)]);
+    let (by, file) = (agent.private_file("manager", &manager), agent.private_file("own", &own));
+    let (by, file) = (by.to_str().expect("text"), file.to_str().expect("text"));
+    agent.ask(&["files", "token", "import", "own", "--token-file", file, "--manager-file", by]);
+
+    let daemon = Daemon::spawn(agent.command(&["run", "--log", "trace"]));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch_processes(&needles, &done));
+        let finish = Finish(&done);
+        for number in 0..3 {
+            fs::write(
+                agent.path("in").join(format!("{number}.txt")),
+                format!("file number {number}"),
+            )
+            .expect("a file");
+        }
+        eventually("the files are there", || repository.files().len() == 3);
+        let picture = agent.private_file("picture.jpg", "a picture of ten");
+        let picture = picture.to_str().expect("text");
+        let commands: [&[&str]; 12] = [
+            &["status", "--json"],
+            &["files", "put", picture, "--json"],
+            &["files", "put", picture, "--token-file", by, "--again"],
+            &[
+                "files",
+                "put",
+                picture,
+                "--token-file",
+                file,
+                "--again",
+                "--url",
+                "http://127.0.0.1:1",
+            ],
+            &["files", "token", "list", "--json"],
+            &["files", "token", "show", "own", "--manager-file", by, "--json"],
+            &["files", "token", "show", "own", "--with-itself"],
+            &["files", "token", "show", "--token-file", by, "--manager-file", file],
+            &["files", "token", "revoke", "--token-file", by, "--manager-file", file, "--yes"],
+            &["files", "token", "import", "other", "--token-file", by, "--offline"],
+            &[
+                "files",
+                "token",
+                "generate",
+                "--role",
+                "upload.all",
+                "--install",
+                "new",
+                "--manager-file",
+                by,
+            ],
+            &["files", "token", "generate", "--role", "upload.all", "--manager-file", file],
+        ];
+        for arguments in commands {
+            let output = agent.run(arguments);
+            assert_ne!(output.status.code(), Some(64), "{arguments:?}: {output:?}");
+            needles.assert_not_in_output(&arguments.join(" "), &output);
+        }
+        // A file of the store that cannot be understood, and a text that is no token.
+        let broken = agent
+            .private_file("broken", &format!("{{\"token\":\"{own}\",\"more\":\"{manager}\"}}"));
+        fs::rename(broken, agent.state_dir().join("credentials/broken.files-token"))
+            .expect("moved");
+        let two = agent.private_file("two", &format!("{own} {manager}"));
+        let two = two.to_str().expect("text");
+        for arguments in [
+            &["files", "token", "show", "broken", "--manager-file", by][..],
+            &["files", "put", picture, "--token-file", two],
+        ] {
+            let output = agent.run(arguments);
+            assert!(!output.status.success(), "{output:?}");
+            needles.assert_not_in_output(&arguments.join(" "), &output);
+        }
+        drop(finish);
+        assert!(watcher.join().expect("nothing was found") > 10);
+    });
+    let log = daemon.log();
+    assert!(daemon.stop().success());
+    needles.assert_not_in("the trace log", log.join("\n").as_bytes());
+    let credentials = agent.state_dir().join("credentials");
+    for path in files_below(&agent.state_dir()) {
+        let bytes = fs::read(&path).expect("read");
+        if path.starts_with(&credentials) {
+            let mode = fs::metadata(&path).expect("a file").permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{}", path.display());
+        } else {
+            needles.assert_not_in(&path.display().to_string(), &bytes);
+        }
+    }
 }

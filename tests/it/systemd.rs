@@ -157,12 +157,12 @@ fn the_service_works_in_its_sandbox_and_the_journal_explains_its_events() {
 
 #[test]
 #[ignore = "needs root"]
-fn systemd_starts_it_again_after_a_crash_and_not_after_a_wrong_configuration() {
+fn systemd_starts_it_again_after_a_crash_or_a_hang_and_not_after_a_wrong_configuration() {
     let bench = Bench::new(&[]);
     bench.import_token();
     bench.systemd.ask(
         "mkdir -p /etc/systemd/system/solarnode-agent.service.d && \
-         printf '[Service]\\nRestartSec=200ms\\n' > /etc/systemd/system/solarnode-agent.service.d/quick.conf && \
+         printf '[Service]\\nRestartSec=200ms\\nWatchdogSec=2s\\n' > /etc/systemd/system/solarnode-agent.service.d/quick.conf && \
          systemctl daemon-reload && systemctl start solarnode-agent",
     );
     bench.readings_arrive();
@@ -170,6 +170,20 @@ fn systemd_starts_it_again_after_a_crash_and_not_after_a_wrong_configuration() {
     bench.systemd.until(&format!("{SHOW} NRestarts"), "1");
     bench.systemd.until("systemctl is-active solarnode-agent", "active");
     bench.readings_arrive();
+
+    bench.systemd.ask("systemctl kill --kill-who=main --signal=STOP solarnode-agent");
+    bench.systemd.until(&format!("{SHOW} NRestarts"), "2");
+    bench.systemd.until("systemctl is-active solarnode-agent", "active");
+    let said = bench.systemd.ask("journalctl --no-pager --unit solarnode-agent --grep 'atchdog'");
+    assert!(said.contains("solarnode-agent.service: Watchdog timeout"), "{said}");
+    bench.readings_arrive();
+
+    bench.configure("300ms");
+    bench.systemd.ask("systemctl kill --kill-who=main --signal=HUP solarnode-agent");
+    eventually_within(Duration::from_secs(30), "the change is taken over", || {
+        !bench.events("config.reloaded").is_empty()
+    });
+    assert_eq!(bench.show("NRestarts"), "2");
 
     bench.configure("often");
     let restart = bench.systemd.run("systemctl restart solarnode-agent");

@@ -199,18 +199,19 @@ fn a_token_for_the_configuration_is_issued_installed_and_enough_and_no_more_than
         list.map(|entry| entry.as_str().expect("text").to_owned()).collect()
     };
     assert_eq!(list("sourceIds"), sources(), "no source is missing and none is to spare");
-    let called: BTreeSet<String> = bench.sim.requests()[before..].iter().map(api_path).collect();
+    let called: BTreeSet<String> =
+        bench.sim.requests()[before..].iter().filter_map(api_path).collect();
     assert_eq!(list("apiPaths"), called, "no call is missing and none is to spare");
     assert_eq!(printed["nodeIds"], json!([NODE]));
 }
 
-/// A call as `apiPaths` spells it.
-fn api_path(seen: &Seen) -> String {
-    let (_, path) = seen.path.split_once("/api/v1/sec").expect("a call with a token");
-    match path.strip_prefix("/user/import/jobs/") {
+/// A call as `apiPaths` spells it; nothing where no token is needed, as to ask for the time.
+fn api_path(seen: &Seen) -> Option<String> {
+    let (_, path) = seen.path.split_once("/api/v1/sec")?;
+    Some(match path.strip_prefix("/user/import/jobs/") {
         Some(_) => "/user/import/jobs/*".to_owned(),
         None => path.to_owned(),
-    }
+    })
 }
 
 #[test]
@@ -428,6 +429,8 @@ fn a_check_names_what_is_missing_what_is_too_much_and_what_stops_when() {
     assert_eq!(json["policy_from"], "remembered");
     assert_eq!(json["missing"].as_array().map(Vec::len), Some(3), "{json}");
     assert_eq!(json["stops"].as_array().map(Vec::len), Some(1), "{json}");
+    let shown = done(bench.agent.run(&["token", "show"])).ok();
+    assert!(shown.out.contains("the token ends on"), "{shown:?}");
     // `check` says it without asking anybody.
     bench.sim.go_down();
     let offline = done(bench.agent.run(&["check"])).ok();
@@ -557,4 +560,60 @@ fn a_box_without_a_clock_manages_with_the_servers_time() {
     assert_eq!(stored["key_date"], day.format("%Y%m%d").to_string());
     let key = signing_key_hex(SECRET, day);
     assert_ne!(stored["key"], key, "the manager's key is not stored");
+}
+
+/// Runs a command at a terminal of its own; types the two words of its input when it is asked for them.
+/// Prints what stood on the terminal.
+const AT_A_TERMINAL: &str = r#"
+import os, pty, select, sys
+secret, answer = sys.stdin.buffer.read().split()
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+seen = b""
+def wait_for(words):
+    global seen
+    while words not in seen:
+        if not select.select([terminal], [], [], 30)[0]:
+            sys.exit("waited in vain for %r: %r" % (words, seen))
+        seen += os.read(terminal, 1024)
+wait_for(b"(not shown): ")
+os.write(terminal, secret + b"\n")
+wait_for(b"[y/N] ")
+os.write(terminal, answer + b"\n")
+try:
+    while more := os.read(terminal, 1024):
+        seen += more
+except OSError:
+    pass
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+#[test]
+fn at_a_terminal_the_secret_is_typed_unseen_and_a_person_is_asked() {
+    let bench = Bench::new();
+    bench.manage(&["create", "t", "--node", "123"]).ok();
+    let token = bench.named("t");
+    let arguments = ["token", "delete", id(&token), "--as", TOKEN];
+    for (answer, code, left) in [("n", 64, 2), ("y", 0, 1)] {
+        let delete = bench.agent.command(&arguments);
+        let mut python = std::process::Command::new("python3")
+            .args(["-c", AT_A_TERMINAL])
+            .arg(delete.get_program())
+            .args(delete.get_args())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("python3 is needed for this test");
+        let mut stdin = python.stdin.take().expect("piped");
+        stdin.write_all(format!("{SECRET} {answer}").as_bytes()).expect("written");
+        drop(stdin);
+        let done = done(python.wait_with_output().expect("it ends"));
+        assert_eq!(done.code, Some(code), "{done:?}");
+        assert!(done.out.contains(&format!("Delete {}", id(&token))), "{done:?}");
+        assert!(!done.out.contains(SECRET), "{done:?}");
+        assert_eq!(bench.listed().len(), left, "{done:?}");
+    }
 }

@@ -3,10 +3,14 @@
 //! Requests of a connection are answered one after the other, so a slow unit holds up whoever shares its
 //! connection, as on a real bus. Two counts make this an oracle: the readings taken at each meter, and
 //! every write with its time. For a unit that is not there the gateway answers exception 11.
+//!
+//! The same units can also be on a serial line ([`Site::serial_line`]).
 
+pub(crate) mod line;
 pub(crate) mod unit;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
@@ -18,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::server::{Server, StartError};
+use line::Line;
 use unit::{Fault, Table, Unit, Write};
 
 /// The gateway's target did not respond (Modbus Application Protocol V1.1b3, section 7).
@@ -64,6 +69,15 @@ impl Site {
             connection(stream, served.clone())
         })?;
         Ok(Self { units, connections, server })
+    }
+
+    /// Puts the units on a serial line as well, whose port appears under `path`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no pseudo-terminal or thread to be had, or `path` is taken.
+    pub fn serial_line(&self, path: &Path, baud: u32) -> std::io::Result<Line> {
+        Line::start(self.units.clone(), path, baud)
     }
 
     /// Where it listens.
@@ -152,7 +166,10 @@ async fn connection(mut stream: TcpStream, units: Units) {
         let (unit, pdu) = (body[0], &body[1..]);
         let (answer, fault) = answer(&units, unit, pdu);
         let frames = match fault {
-            None | Some(Fault::Exception(_) | Fault::IgnoresWrites) => {
+            None
+            | Some(
+                Fault::Exception(_) | Fault::IgnoresWrites | Fault::BadChecksum | Fault::Noise,
+            ) => {
                 vec![frame(transaction, unit, &answer)]
             }
             Some(Fault::Silent | Fault::LosesAnswer) => continue,

@@ -108,6 +108,10 @@ pub enum Fault {
     Closes,
     /// Confirms writes and does not take them.
     IgnoresWrites,
+    /// On a serial line: a bit of the answer is wrong.
+    BadChecksum,
+    /// On a serial line: noise before and after the answer.
+    Noise,
 }
 
 /// One of the four tables.
@@ -259,7 +263,9 @@ impl Unit {
                 });
                 let proper = matches!(
                     fault,
-                    None | Some(Fault::Slow(_) | Fault::StaleFirst | Fault::IgnoresWrites)
+                    None | Some(
+                        Fault::Slow(_) | Fault::StaleFirst | Fault::IgnoresWrites | Fault::Noise
+                    )
                 );
                 if whole && proper && matches!(table, Table::Input | Table::Holding) {
                     self.readings += 1;

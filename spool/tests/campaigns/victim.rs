@@ -35,7 +35,7 @@ pub(crate) fn options() -> Options {
 }
 
 pub(crate) fn payload(seq: Seq) -> Vec<u8> {
-    let bytes = 20 + seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+    let bytes = 20 + (seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56);
     (0..bytes).map(|i| (seq * 31 + i * 7) as u8).collect()
 }
 

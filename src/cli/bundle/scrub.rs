@@ -30,7 +30,7 @@ impl Scrub {
             let Ok(bytes) = fs::read(file.path()) else { continue };
             let bytes = Zeroizing::new(bytes);
             let Ok(Value::Object(members)) = serde_json::from_slice(&bytes) else { continue };
-            for name in ["key", "secret"] {
+            for name in ["key", "secret", "token"] {
                 if let Some(Value::String(text)) = members.get(name) {
                     secrets.push(Zeroizing::new(text.to_ascii_lowercase().into_bytes()));
                 }

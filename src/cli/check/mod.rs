@@ -23,7 +23,7 @@ use crate::{
 /// exit code is 78 where something is wrong; warnings alone are fine.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
+    after_help = "Example:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
 )]
 pub struct Check {
     /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; with --diff also
@@ -106,13 +106,16 @@ fn problem(path: &Path, key: &str, error: &AppError) -> Problem {
 fn summary(settings: &Settings) -> String {
     let units = settings.modbus.iter().flat_map(|bus| &bus.units);
     let properties = units.clone().map(|unit| unit.properties.len()).sum();
-    [
+    let mut parts = vec![
         count(settings.modbus.len(), "bus", "buses"),
         count(units.count(), "unit", "units"),
         count(properties, "property", "properties"),
         count(settings.controls.len(), "control", "controls"),
-    ]
-    .join(", ")
+    ];
+    if !settings.files.is_empty() {
+        parts.push(count(settings.files.len(), "folder of files", "folders of files"));
+    }
+    parts.join(", ")
 }
 
 fn count(number: usize, one: &str, many: &str) -> String {

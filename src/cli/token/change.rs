@@ -25,7 +25,7 @@ use crate::{
 What is not given stays. An empty text removes it.
 
 Example:
-  solarnode-agent token update zvOiEsrbYe5_T0RxBn7G --name \"Barn gateway\" --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token update TOKEN --name \"Barn gateway\" --as MANAGER < secret.txt")]
 pub(super) struct Update {
     /// The token's ID
     #[arg(value_name = "ID", allow_hyphen_values = true)]
@@ -44,7 +44,7 @@ pub(super) struct Update {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  solarnode-agent token enable zvOiEsrbYe5_T0RxBn7G --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token enable TOKEN --as MANAGER < secret.txt")]
 pub(super) struct Enable {
     /// The token's ID
     #[arg(value_name = "ID", allow_hyphen_values = true)]
@@ -57,7 +57,7 @@ pub(super) struct Enable {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  solarnode-agent token disable zvOiEsrbYe5_T0RxBn7G --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token disable TOKEN --as MANAGER < secret.txt")]
 pub(super) struct Disable {
     /// The token's ID
     #[arg(value_name = "ID", allow_hyphen_values = true)]
@@ -75,7 +75,7 @@ pub(super) struct Disable {
 Asks first; --yes is for scripts. A token on this device keeps its file: `token forget` removes that.
 
 Example:
-  solarnode-agent token delete zvOiEsrbYe5_T0RxBn7G --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token delete TOKEN --as MANAGER < secret.txt")]
 pub(super) struct Delete {
     /// The token's ID
     #[arg(value_name = "ID", allow_hyphen_values = true)]

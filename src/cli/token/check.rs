@@ -39,12 +39,12 @@ use crate::{
 /// Ask SolarNetwork whether a token on this device works, for this configuration, and until when
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With a manager's credential the token's policy is known for certain; without, as far as SolarNetwork tells
-it to the token itself, or as it was last seen.
+With a manager's credential the token's policy is known for certain; without, as far as SolarNetwork \
+tells it to the token itself, or as it was last seen.
 
 Example:
   solarnode-agent token check
-  solarnode-agent token check --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token check --as MANAGER < secret.txt")]
 pub(super) struct Check {
     /// The token's name [default: the configured one]
     name: Option<TokenName>,

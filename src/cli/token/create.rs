@@ -17,8 +17,9 @@ use super::{
 use crate::{
     credential::{Credential, TokenSecret},
     domain::{TokenKind, TokenName},
-    policy::{Policy, Request},
-    refresh::{RefreshCalls, calls::POLICY_PATH, prove},
+    needs::renewal_refused,
+    policy::Policy,
+    refresh::{RefreshCalls, prove},
     solarnet::CallAs,
     tokens::{
         Issue, Listing, Manager, Token, TokensError,
@@ -31,12 +32,12 @@ use crate::{
 /// Issue a token at SolarNetwork, and show its secret once or put its key into this device's store
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The usual way to set up a device: a token that may do what the configuration needs and nothing else, with
-its signing key stored here and its secret nowhere.
+The usual way to set up a device: a token that may do what the configuration needs and nothing else, \
+with its signing key stored here and its secret nowhere.
 
 Example:
-  solarnode-agent token create --for-config --as K7.mP-x_29QwErTyUiOp < manager.txt
-  solarnode-agent token create reports --type data --node 123 --source '/site/**' --expires 365d --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token create --for-config --as MANAGER < secret.txt
+  solarnode-agent token create reports --type data --node 123 --as MANAGER < secret.txt")]
 pub(super) struct Create {
     /// Its name at SolarNetwork, and in this device's store if it is installed [default with
     /// --for-config: the configured one, that of [audit] with --type data]
@@ -206,9 +207,8 @@ impl Create {
         wanted: &Wanted,
         policy: &Policy,
     ) -> Result<(), Failure> {
-        let renewal =
-            policy.refuses(Request::Api(POLICY_PATH)).or(policy.refuses(Request::Refresh));
-        if let (true, false, Some(refused)) = (wanted.install, self.keep_secret, renewal) {
+        let renewed_here = self.keep_secret || !wanted.install;
+        if let (false, Some(refused)) = (renewed_here, renewal_refused(policy)) {
             writeln!(
                 streams.err,
                 "warning: the key on this device will end after a week, because {refused}; \
@@ -330,9 +330,7 @@ impl Create {
         credential: &Credential,
         policy: &Policy,
     ) -> Result<(), Failure> {
-        let refused =
-            policy.refuses(Request::Api(POLICY_PATH)).or(policy.refuses(Request::Refresh));
-        if refused.is_some() {
+        if renewal_refused(policy).is_some() {
             return Ok(());
         }
         match prove(calls, credential).await {

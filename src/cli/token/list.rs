@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  solarnode-agent token list --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token list --as MANAGER < secret.txt")]
 pub(super) struct List {
     /// Print JSON: {\"tokens\": [{id, name, description, type, status, created, expired, policy}]}
     #[arg(long)]

@@ -33,14 +33,14 @@ use crate::{
 #[command(group = ArgGroup::new("what").required(true).args(["for_config", "id"]).multiple(true))]
 #[command(group = ArgGroup::new("change").args(["add", "set", "replace"]))]
 #[command(after_help = "\
---add can only widen a list that is there, and narrows by adding one that is not. --set and --replace put
-a whole policy in place of the old one. The change is shown before it is made.
+--add can only widen a list that is there, and narrows by adding one that is not. --set and --replace \
+put a whole policy in place of the old one. The change is shown before it is made.
 
 Example:
   solarnode-agent token policy --for-config
-  solarnode-agent token policy zvOiEsrbYe5_T0RxBn7G --as K7.mP-x_29QwErTyUiOp < manager.txt
-  solarnode-agent token policy zvOiEsrbYe5_T0RxBn7G --add --source /site/new --as K7.mP-x_29QwErTyUiOp < manager.txt
-  solarnode-agent token policy zvOiEsrbYe5_T0RxBn7G --replace --for-config --as K7.mP-x_29QwErTyUiOp < manager.txt")]
+  solarnode-agent token policy TOKEN --as MANAGER < secret.txt
+  solarnode-agent token policy TOKEN --add --source /site/new --as MANAGER < secret.txt
+  solarnode-agent token policy TOKEN --set --for-config --as MANAGER < secret.txt")]
 pub(super) struct PolicyCommand {
     /// The token's ID [default: none is asked for, and --for-config prints]
     #[arg(value_name = "ID", allow_hyphen_values = true, requires = "as")]

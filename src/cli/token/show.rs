@@ -13,7 +13,7 @@ use crate::{credential::Credential, domain::TokenName};
 pub(super) struct Show {
     /// The token's name [default: all]
     name: Option<TokenName>,
-    /// Print JSON: {"tokens": [{name, token_id, key_date, ends, secret_kept, configured}]}
+    /// Print JSON: {"tokens": [{name, token_id, key_date, ends, token_ends, secret_kept, configured}]}
     #[arg(long)]
     json: bool,
 }
@@ -26,13 +26,14 @@ pub(super) struct Forget {
     name: TokenName,
 }
 
-/// One member of `tokens`.
+/// One member of `tokens`. `token_ends` is the policy's `notAfter` as it was last seen.
 #[derive(Debug, Serialize)]
 struct Shown {
     name: String,
     token_id: String,
     key_date: NaiveDate,
     ends: DateTime<Utc>,
+    token_ends: Option<DateTime<Utc>>,
     secret_kept: bool,
     configured: bool,
 }
@@ -86,9 +87,20 @@ fn shown(name: &TokenName, credential: &Credential, context: &TokenContext) -> S
         token_id: credential.token_id.to_string(),
         key_date: credential.key_date,
         ends: credential.ends(),
+        token_ends: token_ends(name, credential, context),
         secret_kept: credential.secret.is_some(),
         configured: *name == context.solarnet.token,
     }
+}
+
+/// A note that cannot be read only leaves this out.
+fn token_ends(
+    name: &TokenName,
+    credential: &Credential,
+    context: &TokenContext,
+) -> Option<DateTime<Utc>> {
+    let seen = context.store().remembered(name, &credential.token_id).ok().flatten()?;
+    DateTime::from_timestamp_millis(seen.policy().not_after?)
 }
 
 impl Shown {
@@ -96,9 +108,11 @@ impl Shown {
         let Self { name, token_id, key_date, .. } = self;
         let used = if self.configured { "" } else { ", not the configured one" };
         let kept = if self.secret_kept { "; the secret is kept here" } else { "" };
+        let over = self.token_ends.map(|at| format!("; the token ends on {}", readable(at)));
+        let over = over.unwrap_or_default();
         writeln!(
             streams.out,
-            "{name}: token {token_id}, key of {key_date} signs until {}{kept}{used}",
+            "{name}: token {token_id}, key of {key_date} signs until {}{over}{kept}{used}",
             readable(self.ends)
         )
     }

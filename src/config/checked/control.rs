@@ -17,6 +17,7 @@ use super::{
     place::{self, ADDRESS, NUMBER},
     register::{self, BYTE_ORDER, WORD_ORDER},
     scale,
+    serial::ON_A_LINE,
     unit::UNIT_ID,
 };
 use crate::domain::SourceId;
@@ -243,7 +244,9 @@ fn write(table: &written::Table, names: &mut Names, problems: &Problems) -> Opti
         };
         write.error(MODBUS.name, write.shown(MODBUS.name), expected);
     }
-    let unit = write.get(&UNIT);
+    let on_a_line = bus.as_ref().is_some_and(|bus| names.is_on_a_line(bus));
+    let ids = if on_a_line { ON_A_LINE } else { UNIT_ID };
+    let unit = write.get(&Key { form: ids, ..UNIT });
     let place = place::find(&write, &TABLE);
     let chosen = write.optional(&TYPE);
     let word_order = write.optional(&WORD_ORDER).unwrap_or(Order::Big);

@@ -6,13 +6,16 @@
 mod audit;
 mod bus;
 mod control;
+mod files;
 mod instructions;
 mod node;
 mod place;
 mod property;
 mod queue;
 mod register;
+mod repository;
 mod scale;
+mod serial;
 mod solarnet;
 mod unit;
 mod upload;
@@ -27,7 +30,7 @@ use super::{
     form::File,
     problem::{Place, Problem, Problems},
     schema::{Inner, Key, Presence, Reader, Section, Shape},
-    settings::{Bus, Queue, Settings, SolarNet},
+    settings::{Bus, Queue, RepositorySettings, Settings, SolarNet},
     written::Table,
 };
 use crate::domain::{NodeId, SourceId};
@@ -46,6 +49,8 @@ pub(super) static FILE: Section = Section {
         Inner { name: "modbus", shape: Shape::Repeated, section: &bus::SECTION },
         Inner { name: "control", shape: Shape::Repeated, section: &control::SECTION },
         Inner { name: "instructions", shape: Shape::Header, section: &instructions::SECTION },
+        Inner { name: "repository", shape: Shape::Header, section: &repository::SECTION },
+        Inner { name: "files", shape: Shape::Repeated, section: &files::SECTION },
     ],
     refused: &[("id", "`id` under the heading [node]")],
 };
@@ -100,7 +105,18 @@ pub(super) fn settings(
         .into_iter()
         .map(|table| control::check(table, &mut names, problems))
         .collect();
-    if !file.has("modbus") {
+    let repository = repository_of(&file, problems);
+    let mut folders = Vec::new();
+    let file_folders: Vec<_> = file
+        .tables("files")
+        .into_iter()
+        .map(|table| files::check(table, &mut names, &mut folders, problems))
+        .collect();
+    if file.has("files") && !file.has("repository") {
+        let expected = "[repository] with its `url`: files have to go somewhere";
+        file.error("repository", "nothing", expected);
+    }
+    if !file.has("modbus") && !file.has("files") {
         let expected = "at least one [[modbus]]: the agent has nothing to read";
         problems.warning(&file.place("modbus"), "nothing", expected);
     }
@@ -117,7 +133,17 @@ pub(super) fn settings(
         modbus: buses?,
         controls: controls.into_iter().collect::<Option<_>>()?,
         instructions: instructions?,
+        repository: repository?,
+        files: file_folders.into_iter().collect::<Option<_>>()?,
     })
+}
+
+/// The File Repository: the outer `None` after a complaint, the inner one where there is none.
+fn repository_of(file: &Reader<'_>, problems: &Problems) -> Option<Option<RepositorySettings>> {
+    if !file.has("repository") {
+        return Some(None);
+    }
+    repository::check(file.table("repository")?, problems).map(Some)
 }
 
 /// Every `[[modbus]]`; all of them are looked at, also after one that is wrong.
@@ -139,6 +165,7 @@ pub(super) struct Parts {
     pub(super) node: Option<NodeId>,
     pub(super) solarnet: Result<SolarNet, Vec<Problem>>,
     pub(super) queue: Option<Queue>,
+    pub(super) repository: Result<Option<RepositorySettings>, Vec<Problem>>,
 }
 
 /// Checks only the sections that [`Parts`] shows.
@@ -150,6 +177,7 @@ pub(super) fn parts(table: &Table, environment: &Environment, path: &Path) -> Pa
             solarnet::check(&file.section("solarnet"), problems)
         }),
         queue: alone(table, |file, problems| queue::check(&file.section("queue"), problems)).ok(),
+        repository: alone(table, repository_of),
     }
 }
 
@@ -197,6 +225,9 @@ fn beside(place: &Place, path: &Path) -> PathBuf {
 #[derive(Default)]
 struct Names {
     buses: BTreeMap<String, Place>,
+    /// The buses on which units have the addresses of a serial line.
+    on_a_line: BTreeSet<String>,
+    ports: BTreeMap<PathBuf, Place>,
     sources: BTreeMap<SourceId, Place>,
     idle: BTreeMap<String, Place>,
     controlled: BTreeSet<String>,
@@ -204,16 +235,42 @@ struct Names {
 
 impl Names {
     /// Notes a bus, which must not share its name.
-    fn add_bus(&mut self, name: &str, place: Place, idle: bool, problems: &Problems) {
+    fn add_bus(
+        &mut self,
+        name: &str,
+        place: Place,
+        idle: bool,
+        on_a_line: bool,
+        problems: &Problems,
+    ) {
         if let Some(other) = self.buses.get(name) {
             let found = format!("{name:?}, which {} has too", other.file_and_line());
             problems.error(&place, found, "a name of its own for each bus");
             return;
         }
+        if on_a_line {
+            self.on_a_line.insert(name.to_owned());
+        }
         if idle {
             self.idle.insert(name.to_owned(), place.clone());
         }
         self.buses.insert(name.to_owned(), place);
+    }
+
+    /// Notes a serial port, which one bus alone can have.
+    fn add_port(&mut self, port: &Path, place: Place, problems: &Problems) {
+        if let Some(other) = self.ports.get(port) {
+            let found = format!("\"{}\", which {} has too", port.display(), other.file_and_line());
+            let expected = "a port of its own for each bus; all units of a line belong to one";
+            problems.error(&place, found, expected);
+            return;
+        }
+        self.ports.insert(port.to_owned(), place);
+    }
+
+    /// Whether the units of a bus have the addresses of a serial line.
+    fn is_on_a_line(&self, bus: &str) -> bool {
+        self.on_a_line.contains(bus)
     }
 
     /// Notes the source of a unit or control, which must not share it: the server knows a datum by

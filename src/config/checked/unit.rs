@@ -50,8 +50,8 @@ static ID: Key<Whole<u8>> = Key {
     form: UNIT_ID,
     presence: Presence::Required,
     example: "1",
-    doc: "The unit's address on the link. Devices that speak TCP themselves often answer to 1, 0 or \
-          255.",
+    doc: "The unit's address on the link; on a serial line 1 to 247. Devices that speak TCP \
+          themselves often answer to 1, 0 or 255.",
 };
 
 static SOURCE: Key<Parsed<SourceId>> = Key {
@@ -159,9 +159,15 @@ static TAGS: Key<Texts> = Key {
     doc: "Labels on every reading of this unit.",
 };
 
-pub(super) fn check(table: &Table, names: &mut Names, problems: &Problems) -> Option<Unit> {
+/// `ids` are the addresses that a unit on this link can have.
+pub(super) fn check(
+    table: &Table,
+    ids: Whole<u8>,
+    names: &mut Names,
+    problems: &Problems,
+) -> Option<Unit> {
     let unit = Reader::new(table, &SECTION, problems);
-    let id = unit.get(&ID);
+    let id = unit.get(&Key { form: ids, ..ID });
     let source = unit.get(&SOURCE);
     if let Some(source) = &source {
         names.add_source(source, unit.place(SOURCE.name), problems);

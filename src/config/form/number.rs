@@ -11,6 +11,7 @@ use super::super::{
 };
 
 /// A whole number from `min` to `max`.
+#[derive(Clone, Copy)]
 pub(in crate::config) struct Whole<T> {
     pub(in crate::config) min: T,
     pub(in crate::config) max: T,

@@ -8,7 +8,7 @@ use std::{
 use super::super::{
     problem::shorten,
     schema::{Form, Wrong, nearest},
-    written::Value,
+    written::{Node, Value},
 };
 
 /// Text that a function turns into a value or a complaint.
@@ -105,6 +105,47 @@ impl Form for Flag {
 
     fn kind(&self) -> String {
         "true or false".to_owned()
+    }
+}
+
+/// A list of texts, each of which a function turns into a value or a complaint.
+pub(in crate::config) struct Listed<T: 'static> {
+    /// The type, as the reference shows it.
+    pub(in crate::config) kind: &'static str,
+    /// What makes a good entry.
+    pub(in crate::config) range: &'static str,
+    /// The fewest entries.
+    pub(in crate::config) least: usize,
+    pub(in crate::config) parse: fn(&str) -> Option<T>,
+}
+
+impl<T> Form for Listed<T> {
+    type Out = Vec<T>;
+
+    fn read(&self, value: &Value) -> Result<Vec<T>, Wrong> {
+        let wrong = || Wrong::expected(format!("a {}: {}", self.kind, self.range));
+        let Value::List(nodes) = value else { return Err(wrong()) };
+        if nodes.len() < self.least {
+            return Err(Wrong { found: Some("an empty list".to_owned()), ..wrong() });
+        }
+        let entry = |node: &Node| match &node.value {
+            Value::Text(text) => (self.parse)(text),
+            _ => None,
+        };
+        nodes
+            .iter()
+            .map(|node| {
+                entry(node).ok_or_else(|| Wrong { found: Some(node.value.shown()), ..wrong() })
+            })
+            .collect()
+    }
+
+    fn kind(&self) -> String {
+        self.kind.to_owned()
+    }
+
+    fn range(&self) -> String {
+        self.range.to_owned()
     }
 }
 

@@ -96,7 +96,7 @@ impl Worker {
     }
 
     /// Boots that learnt the time since their datum were looked at.
-    fn place_again(&mut self) {
+    pub(super) fn place_again(&mut self) {
         let clock = &self.clock;
         let knows =
             |boot: &BootId| clock.place(Stamp::Boot { boot: *boot, since_boot_ms: 0 }).is_some();

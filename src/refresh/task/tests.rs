@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    credential::{SigningKey, TokenSecret, signing_key},
+    credential::{Remembered, SigningKey, TokenSecret, signing_key},
+    policy::Policy,
     solarnet::{CallError, Cause},
 };
 
@@ -130,6 +131,23 @@ impl Site {
 
     fn stored(&self) -> Credential {
         self.store.load_stored(&name()).expect("readable").expect("there")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_ends_before_its_key_is_told_with_its_date() {
+    for (keep_secret, days, told) in [(false, 2, true), (false, 20, false), (true, 20, true)] {
+        let credential = credential(0, keep_secret);
+        let mut site = Site::with(Some(&credential));
+        let end = (Utc::now() + Days::new(days)).timestamp_millis();
+        let policy = Policy { not_after: Some(end), ..Policy::default() };
+        let seen = Remembered::new(&credential.token_id, "User", &policy, Utc::now());
+        site.store.remember(&name(), &seen).expect("written");
+        site.start();
+        let status = site.until("well", |status| status.next_attempt.is_some()).await;
+        assert_eq!(status.because.contains("notAfter"), told, "{status:?}");
+        let ends = status.ends.map(|at| at.timestamp_millis());
+        assert_eq!(ends == Some(end), told, "{status:?}");
     }
 }
 

@@ -259,9 +259,27 @@ impl Daemon {
         self.lines_with(&[&format!("event=\"{event}\"")])
     }
 
+    /// KiB of memory that it has.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a signal");
+    }
+
+    /// Stops the whole process, until [`Daemon::resume`].
+    pub(crate) fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).expect("a signal");
+    }
+
+    /// Lets a paused process go on.
+    pub(crate) fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("a signal");
     }
 
     /// Sends SIGHUP and waits until the reload is over; gives the event that says how.

@@ -1,6 +1,7 @@
 //! What several topics share, one file each.
 
 pub(crate) mod agent;
+pub(crate) mod faketime;
 pub(crate) mod ledger;
 pub(crate) mod modbus;
 pub(crate) mod systemd;

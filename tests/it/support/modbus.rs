@@ -2,19 +2,22 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
 };
 
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
+use super::agent::eventually;
+
 /// `modbus_server.py` in a process of its own, gone when dropped.
 pub(crate) struct Pymodbus {
     child: Child,
-    /// Where it listens.
+    /// Where it listens; 0 on a serial port.
     pub(crate) port: u16,
     _open: ChildStdin,
 }
@@ -22,10 +25,25 @@ pub(crate) struct Pymodbus {
 impl Pymodbus {
     /// Starts it on a free port.
     pub(crate) fn start() -> Self {
+        Self::with("tcp")
+    }
+
+    /// Starts it on a free port, with RTU frames in place of those of Modbus TCP.
+    pub(crate) fn rtu_over_tcp() -> Self {
+        Self::with("rtu")
+    }
+
+    /// Starts it on a serial port at 19,200 baud.
+    pub(crate) fn serial(port: &Path) -> Self {
+        Self::with(port.to_str().expect("text"))
+    }
+
+    fn with(link: &str) -> Self {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let python = root.join("target/test-tools/venv/bin/python");
         let mut child = Command::new(&python)
             .arg(root.join("tests/it/support/modbus_server.py"))
+            .arg(link)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -65,6 +83,46 @@ impl Drop for Pymodbus {
         // Already gone is fine: the test is over.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+/// Two serial ports joined by socat; gone when dropped.
+pub(crate) struct SerialPair {
+    socat: Child,
+    near: PathBuf,
+    far: PathBuf,
+    _folder: TempDir,
+}
+
+impl SerialPair {
+    /// Makes both, and waits until they are there.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (near, far) = (folder.path().join("near"), folder.path().join("far"));
+        let end = |path: &Path| format!("PTY,raw,echo=0,link={}", path.display());
+        let socat = Command::new("socat").args([end(&near), end(&far)]).spawn();
+        let socat = socat.expect("socat is needed for this test, run tests/setup.sh");
+        let pair = Self { socat, near, far, _folder: folder };
+        eventually("socat joins two ports", || pair.near.exists() && pair.far.exists());
+        pair
+    }
+
+    /// One end.
+    pub(crate) fn near(&self) -> &Path {
+        &self.near
+    }
+
+    /// The other one.
+    pub(crate) fn far(&self) -> &Path {
+        &self.far
+    }
+}
+
+impl Drop for SerialPair {
+    fn drop(&mut self) {
+        // Already gone is fine: the test is over.
+        drop(self.socat.kill());
+        drop(self.socat.wait());
     }
 }
 

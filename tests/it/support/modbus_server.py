@@ -1,6 +1,7 @@
-"""A Modbus TCP server by pymodbus, with units that behave and units that do not.
+"""A Modbus server by pymodbus, with units that behave and units that do not.
 
-Prints the port it listens on, then serves until its standard input is closed.
+The argument says how it is reached: `tcp`, `rtu` (RTU frames over TCP), or the path of a serial port (19,200 baud).
+Prints the port it listens on, 0 for a serial one, then serves until its standard input is closed.
 
     unit 1   well: the registers below
     unit 2   silent: never answers
@@ -24,7 +25,8 @@ import struct
 import sys
 
 from pymodbus.constants import ExcCodes
-from pymodbus.server import ModbusTcpServer
+from pymodbus.framer import FramerRTU, FramerType
+from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 SILENT, IMPOSTOR, FAILING, SLOW, HOLED = 2, 3, 4, 5, 6
@@ -77,23 +79,41 @@ def device(unit, action=None):
     )
 
 
-def meddle(sending, packet):
-    """Drops what the silent unit says and puts a foreign address onto the impostor's answers."""
-    if sending and packet[6] == SILENT:
-        return b""
-    if sending and packet[6] == IMPOSTOR:
-        return packet[:6] + bytes([99]) + packet[7:]
-    return packet
+def meddle_at(unit_at, around):
+    """What drops the silent unit's answers and puts a foreign address onto the impostor's; the address is at `unit_at`."""
+
+    def meddle(sending, packet):
+        if sending and packet[unit_at] == SILENT:
+            return b""
+        if sending and packet[unit_at] == IMPOSTOR:
+            return around(packet[:unit_at] + bytes([99]) + packet[unit_at + 1 :])
+        return packet
+
+    return meddle
 
 
-async def main():
+def checksummed(frame):
+    crc = FramerRTU.compute_CRC(frame[:-2])
+    return frame[:-2] + crc.to_bytes(2, "big")
+
+
+async def main(link):
     actions = {FAILING: fail, SLOW: dawdle}
     devices = [device(unit, actions.get(unit)) for unit in range(1, 7)]
-    server = ModbusTcpServer(devices, address=("127.0.0.1", 0), trace_packet=meddle)
+    if link == "tcp":
+        meddle = meddle_at(6, lambda frame: frame)
+        server = ModbusTcpServer(devices, address=("127.0.0.1", 0), trace_packet=meddle)
+    else:
+        rtu = {"framer": FramerType.RTU, "trace_packet": meddle_at(0, checksummed)}
+        if link == "rtu":
+            server = ModbusTcpServer(devices, address=("127.0.0.1", 0), **rtu)
+        else:
+            server = ModbusSerialServer(devices, port=link, baudrate=19200, **rtu)
     await server.serve_forever(background=True)
-    print(server.transport.sockets[0].getsockname()[1], flush=True)
+    sockets = getattr(server.transport, "sockets", None)
+    print(sockets[0].getsockname()[1] if sockets else 0, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await server.shutdown()
 
 
-asyncio.run(main())
+asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,48 @@
+//! The carriers of a bus, one of which a configuration names.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    frame::{Answer, Request},
+    link::{CallError, TcpLink, Wire},
+    rtu::RtuLink,
+};
+
+/// Whatever carries the frames of a bus.
+#[derive(Debug)]
+pub enum Carrier {
+    /// Modbus TCP.
+    Tcp(TcpLink),
+    /// Modbus RTU, on a serial port or over TCP.
+    Rtu(RtuLink),
+}
+
+impl Wire for Carrier {
+    async fn call<'a>(
+        &'a mut self,
+        unit: u8,
+        request: &'a Request<'a>,
+        wait: Duration,
+    ) -> Result<Answer<'a>, CallError> {
+        match self {
+            Self::Tcp(link) => link.call(unit, request, wait).await,
+            Self::Rtu(link) => link.call(unit, request, wait).await,
+        }
+    }
+
+    fn take_late(&mut self) -> Option<u8> {
+        match self {
+            Self::Tcp(link) => link.take_late(),
+            Self::Rtu(link) => link.take_late(),
+        }
+    }
+
+    fn rests_until(&self, unit: u8) -> Option<Instant> {
+        match self {
+            Self::Tcp(link) => link.rests_until(unit),
+            Self::Rtu(link) => link.rests_until(unit),
+        }
+    }
+}

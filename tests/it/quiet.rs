@@ -1,0 +1,170 @@
+//! What stays wrong for a whole day costs few lines of the log. The real daemon, with its clock made quick by
+//! libfaketime: a day in a minute, and every timer with it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use solarnet_sim::{Fault, Sim, Site, Unit};
+
+use crate::support::agent::{Agent, Daemon, link, meter, seed, solarnet};
+
+/// How much quicker than real time the daemon's time passes.
+const QUICKER: u32 = 1440;
+
+/// A day and an hour of its time.
+const DAY: Duration = Duration::from_secs(25 * 3600 / QUICKER as u64);
+
+/// The numbers of `docs/logging.md`: lines a day of one event about one thing, and of all that is wrong.
+fn allowed() -> (usize, usize) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/logging.md");
+    let text = fs::read_to_string(path).expect("the documentation");
+    let mut numbers = text.split("at most **").skip(1).map(|rest| {
+        rest.split_once(" lines**").and_then(|(n, _)| n.parse().ok()).expect("a number of lines")
+    });
+    (numbers.next().expect("of one event"), numbers.next().expect("of all"))
+}
+
+/// Loaded into the daemon itself: the command `faketime` would stand between it and the test.
+fn libfaketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").expect("a folder").flatten();
+    let mut libraries = folders.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    libraries
+        .find(|path| path.exists())
+        .expect("libfaketime is there: sh tests/setup.sh installs it")
+}
+
+struct Bench {
+    sim: Sim,
+    site: Site,
+    agent: Agent,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let sim = Sim::start(seed()).expect("a simulator");
+        let site = Site::start(vec![Unit::meter(1), Unit::meter(2)]).expect("a site");
+        let agent = Agent::new("");
+        let bench = Self { sim, site, agent };
+        bench.configure(|text| text);
+        bench
+    }
+
+    /// Times are the daemon's: an hour is less than a second here.
+    fn configure(&self, change: impl Fn(String) -> String) {
+        let units = meter(1, "/site/1", "5m") + &meter(2, "/site/2", "5m");
+        let text = solarnet(&self.sim) + &link(&self.site) + &units;
+        let text = text
+            .replace("timeout = \"2s\"\nproperty", "timeout = \"1m\"\nproperty")
+            .replace("timeout = \"2s\"", "timeout = \"5m\"")
+            .replace("\"200ms\"", "\"1m\"")
+            .replace("at_risk = \"50ms\"", "at_risk = \"1m\"")
+            .replace("every = \"1s\"", "every = \"5m\"");
+        self.agent.configure(&change(text));
+    }
+
+    /// A day of the daemon, with something done to it all the while.
+    fn day(&self, meanwhile: impl Fn(u32)) -> Vec<String> {
+        let mut command = self.agent.command(&["run"]);
+        command.env("LD_PRELOAD", libfaketime()).env("FAKETIME", format!("+0 x{QUICKER}"));
+        let daemon = Daemon::spawn(command);
+        let until = Instant::now() + DAY;
+        let mut round = 0;
+        while Instant::now() < until {
+            meanwhile(round);
+            round += 1;
+            thread::sleep(Duration::from_millis(50)); // the pace of what is done, not a wait
+        }
+        let log = daemon.log();
+        daemon.kill();
+        assert!(log.iter().any(|line| line.contains("agent.started")), "it ran: {log:?}");
+        log
+    }
+}
+
+fn assert_quiet(log: &[String], must_tell: &str) {
+    let (of_one, of_all) = allowed();
+    let shown = log.join("\n");
+    assert!(log.len() <= of_all, "{} lines:\n{shown}", log.len());
+    let mut counts = BTreeMap::new();
+    for line in log {
+        let about = |field: &str| line.split(field).nth(1).and_then(|rest| rest.split('"').nth(1));
+        *counts.entry((about("event="), about("source_id="))).or_insert(0) += 1;
+    }
+    assert!(counts.values().all(|count| *count <= of_one), "{counts:?}:\n{shown}");
+    assert!(log.iter().any(|line| line.contains(must_tell)), "{must_tell} is told:\n{shown}");
+}
+
+#[test]
+fn what_stays_wrong_for_a_day_costs_few_lines_of_the_log() {
+    let failures: [(&str, fn()); 5] = [
+        ("all meters are silent", || {
+            let bench = Bench::new();
+            bench.agent.import_token();
+            for unit in [1, 2] {
+                bench.site.set_fault(unit, Some(Fault::Silent));
+            }
+            assert_quiet(&bench.day(|_| {}), "source.down");
+        }),
+        ("the server is down", || {
+            let bench = Bench::new();
+            bench.agent.import_token();
+            let url = bench.sim.url();
+            bench.configure(|text| text.replace(&url, "http://127.0.0.1:9"));
+            assert_quiet(&bench.day(|_| {}), "instruction.trouble");
+        }),
+        ("the token is refused", || {
+            let bench = Bench::new();
+            let key = bench.agent.private_file(
+                "key",
+                &solarnet_sim::signing_key_hex("another secret", chrono::Utc::now().date_naive()),
+            );
+            let today = chrono::Utc::now().format("%Y%m%d").to_string();
+            let key = key.to_str().expect("text");
+            bench.agent.ask(&[
+                "token",
+                "import",
+                "site",
+                "--offline",
+                "--token-id",
+                crate::support::agent::TOKEN,
+                "--key-file",
+                key,
+                "--key-date",
+                &today,
+            ]);
+            assert_quiet(&bench.day(|_| {}), "credential.refused");
+        }),
+        ("the server's clock and ours run apart", || {
+            // Theirs takes a minute for our day.
+            let bench = Bench::new();
+            bench.agent.import_token();
+            assert_quiet(&bench.day(|_| {}), "clock.differs");
+        }),
+        ("a meter comes and goes all day", || {
+            let bench = Bench::new();
+            // No server, so that only the meter makes lines.
+            let url = bench.sim.url();
+            bench.configure(|text| {
+                text.replace(&url, "http://127.0.0.1:9").replace("every = \"5m\"", "every = \"1m\"")
+            });
+            let log = bench.day(|round| {
+                let refuses = Some(Fault::Exception(4)).filter(|_| round % 2 == 0);
+                bench.site.set_fault(1, refuses);
+            });
+            assert_quiet(&log, "left_out=");
+        }),
+    ];
+    thread::scope(|scope| {
+        for (name, failure) in failures {
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn_scoped(scope, failure)
+                .expect("a thread");
+        }
+    });
+}
