@@ -111,7 +111,6 @@ fn merge(into: &mut Hours<Entry>, hours: Hours<Entry>) {
 
 /// Writes the ledger's recent entries into the files of their days and removes what is too old; gives
 /// the entries that could not be written, for [`Ledger::folded`].
-#[must_use]
 pub fn fold(state_dir: &Path, ledger: &Ledger, now_secs: i64) -> (Hours<Entry>, io::Result<()>) {
     let folder = folder(state_dir);
     let first_kept = now_secs.div_euclid(86_400).saturating_sub(KEPT_DAYS);
