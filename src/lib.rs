@@ -15,6 +15,7 @@
 //! Each module's header says what it guarantees; `docs/architecture.md` says who may import whom.
 
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

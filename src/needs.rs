@@ -11,9 +11,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::{
+    audit,
     config::Settings,
     credential::Credential,
-    domain::{NodeId, SourceId, TokenKind},
+    domain::{NodeId, SourceId, TokenKind, TokenName},
     instruct,
     policy::{Member, Policy, Refused, Request, ant},
     refresh::calls::POLICY_PATH,
@@ -29,6 +30,8 @@ pub struct Needs {
     pub sources: BTreeSet<SourceId>,
     /// The calls that are made, as `apiPaths` spells them.
     pub api_paths: Vec<&'static str>,
+    /// The token of its own that audits, by its name, where one is configured.
+    pub audit_token: Option<TokenName>,
 }
 
 /// A right that the configuration does not need.
@@ -63,9 +66,30 @@ impl Needs {
             sources.extend(settings.controls.iter().map(|control| control.id.clone()));
             sources.extend(instructions.result_source.clone());
         }
+        let mut audit_token = settings.audit.token.clone();
+        if audit_token.take_if(|name| *name == settings.solarnet.token).is_some() {
+            api_paths.extend(audit::query::API_PATHS);
+        }
         // Without this one the node is dead after a week.
         api_paths.push(POLICY_PATH);
-        Self { node: settings.node, sources, api_paths }
+        Self { node: settings.node, sources, api_paths, audit_token }
+    }
+
+    /// Of the token that only audits: a Data token suffices.
+    #[must_use]
+    pub fn of_audit(&self) -> Self {
+        let api_paths = audit::query::API_PATHS.into_iter().chain([POLICY_PATH]).collect();
+        Self { api_paths, ..self.clone() }
+    }
+
+    /// Whether a token of this kind can do what is needed at all.
+    #[must_use]
+    pub fn fits(&self, kind: &str) -> bool {
+        let reads_only = self
+            .api_paths
+            .iter()
+            .all(|path| audit::query::API_PATHS.contains(path) || *path == POLICY_PATH);
+        kind == TokenKind::User.name() || (reads_only && kind == TokenKind::Data.name())
     }
 
     /// The smallest policy that lets it work.
@@ -138,12 +162,6 @@ fn example(path: &str) -> String {
     path.replace('*', "5d0f6c1e-3b0e-4a7f-9d4a-0c6b1a2f7e11")
 }
 
-/// Whether a token of this kind can do the agent's work at all.
-#[must_use]
-pub fn can_upload(kind: &str) -> bool {
-    kind == TokenKind::User.name()
-}
-
 /// Why a key of a token with this policy cannot be renewed, if it cannot.
 #[must_use]
 pub fn renewal_refused(policy: &Policy) -> Option<Refused> {
@@ -182,6 +200,7 @@ mod tests {
             node: NodeId::try_from(123).expect("a node ID"),
             sources: ["/site/meter", "/site/relay"].map(|s| s.parse().expect("a source")).into(),
             api_paths: vec!["/user/import/jobs", "/user/import/jobs/*", "/instr/view", POLICY_PATH],
+            audit_token: None,
         }
     }
 
@@ -227,6 +246,17 @@ mod tests {
         }
         let forbidden = policy(json!({"refreshAllowed": false}));
         assert_eq!(needs.missing(&forbidden)[0].member, Member::RefreshAllowed);
+    }
+
+    #[test]
+    fn a_data_token_suffices_for_audits_and_for_nothing_else() {
+        let needs = needs();
+        let [user, data] = [TokenKind::User, TokenKind::Data].map(TokenKind::name);
+        assert!(needs.fits(user) && !needs.fits(data));
+        let of_audit = needs.of_audit();
+        assert!(of_audit.fits(user) && of_audit.fits(data));
+        assert_eq!(of_audit.policy().to_json()["apiPaths"], json!(["/datum/list", POLICY_PATH]));
+        assert_eq!(of_audit.policy().source_ids, needs.policy().source_ids);
     }
 
     #[test]

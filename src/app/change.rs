@@ -95,6 +95,8 @@ impl Changes {
             control_socket,
             solarnet,
             upload,
+            // Only a command asks, which reads it itself.
+            audit: _,
             queue,
             modbus,
             controls,

@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. A subcommand is a struct of its
 //! arguments with a `run` that takes its input and output, so it can be tested without a process.
 
+mod audit;
 mod bundle;
 mod check;
 pub mod exit;
@@ -53,6 +54,7 @@ pub enum Command {
     Files(files::Files),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
+    Audit(audit::Audit),
     Bundle(bundle::Bundle),
     Replay(replay::Replay),
     #[command(hide = true)]
@@ -102,6 +104,10 @@ impl Cli {
             Command::Instruction(instruction) => {
                 let local = config::load_local(&config)?;
                 instruction.run(&local.state_dir, &mut stdout().lock())
+            }
+            Command::Audit(audit) => {
+                let settings = config::load(&config)?.settings;
+                audit.run(&settings, &mut stdout().lock(), &mut stderr())
             }
             Command::Bundle(bundle) => {
                 bundle.run(&config, chrono::Utc::now(), &mut stdout().lock())

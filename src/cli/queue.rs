@@ -92,6 +92,11 @@ impl Queue {
     }
 }
 
+/// How many datum wait.
+pub(super) fn waiting(state_dir: &Path) -> Result<u64, Failure> {
+    Ok(Look::open(state_dir)?.reader.stat().map_err(unread)?.records)
+}
+
 struct Look<'a> {
     state_dir: &'a Path,
     reader: Reader,

@@ -14,7 +14,7 @@ mod manager;
 
 mod options;
 mod policy;
-mod refresh;
+pub(super) mod refresh;
 mod rotate;
 mod show;
 mod sign;
@@ -194,10 +194,20 @@ impl TokenContext {
         })
     }
 
+    /// What the configuration needs of the token of that name, if it is one of its own.
+    fn needs_of(&self, name: &TokenName) -> Option<Needs> {
+        let needs = self.needs.as_ref()?;
+        if *name == self.solarnet.token {
+            Some(needs.clone())
+        } else {
+            (needs.audit_token.as_ref() == Some(name)).then(|| needs.of_audit())
+        }
+    }
+
     /// Tells the user where the daemon will not use the token of that name.
     fn note_other_token(&self, streams: &mut Streams<'_>, name: &TokenName) -> io::Result<()> {
         let used = &self.solarnet.token;
-        if name == used {
+        if name == used || self.needs_of(name).is_some() {
             return Ok(());
         }
         writeln!(

@@ -49,6 +49,12 @@ pub fn locate(named: Option<PathBuf>) -> PathBuf {
     named.unwrap_or_else(|| Environment::read().file)
 }
 
+/// Reads a duration as the configuration spells it, such as `24h`.
+#[must_use]
+pub fn duration(text: &str) -> Option<std::time::Duration> {
+    form::span(text)
+}
+
 /// What systemd tells a service beside its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {

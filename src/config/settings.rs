@@ -19,6 +19,8 @@ pub struct Settings {
     pub solarnet: SolarNet,
     /// How datum leave.
     pub upload: Upload,
+    /// How it is asked whether they are still there.
+    pub audit: Audit,
     /// How datum wait.
     pub queue: Queue,
     /// The buses and what is read on them.
@@ -100,6 +102,13 @@ pub struct Upload {
     pub via: Via,
     /// The longest a committed datum waits for the next batch while the server is well.
     pub every: Duration,
+}
+
+/// How the server is asked whether it has what it accepted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Audit {
+    /// The token that asks, by its name in the credential store; `None` is that of [`SolarNet::token`].
+    pub token: Option<TokenName>,
 }
 
 /// The server's ways in.

@@ -51,6 +51,7 @@ fn a_node_alone_has_every_default() {
                 timeout: Duration::from_secs(30),
             },
             upload: Upload { via: Via::Import, every: Duration::from_secs(60) },
+            audit: Audit { token: None },
             queue: Queue { limit_bytes: 256 << 20, at_risk: Duration::from_secs(1) },
             modbus: Vec::new(),
             controls: Vec::new(),

@@ -14,6 +14,7 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::{csv, multipart};
 use crate::{
+    audit::tally::{self, Content, Tallies},
     domain::{NodeId, SourceId},
     queue::{Ranges, Row},
     solarnet::Body,
@@ -44,6 +45,8 @@ pub struct Built {
     pub rows: u64,
     /// Whether it ends before a row with the same key as one in it.
     pub twin: bool,
+    /// What is in them, for the ledger.
+    pub tallies: Tallies,
     /// Records that make no row, and why.
     pub unsendable: Vec<(u64, String)>,
 }
@@ -97,6 +100,9 @@ fn attempt(node: NodeId, rows: &[Row], max_bytes: usize) -> Built {
             false => unmeasured + line.len(),
         };
         line.clear();
+        let (source, unix_ms) = &key;
+        let content = Content::sent(&datum.samples);
+        tally::add(&mut built.tallies, source.as_str(), *unix_ms, &content);
         keys.insert(key);
         built.seqs.insert(row.seq..=row.seq);
         built.rows += 1;

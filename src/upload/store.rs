@@ -1,6 +1,7 @@
-//! `upload.json`: the batches that may be on their way, written before they are sent.
+//! `upload.json`: the batches that may be on their way, written before they are sent, and with them the
+//! ledger of what was proved ([`crate::audit`]), which costs no write of its own this way.
 //!
-//! It exists to keep a restart from sending again what the server has. Without it, or with one that
+//! The batches exist to keep a restart from sending again what the server has. Without it, or with one that
 //! cannot be read, everything is sent again, which is harmless.
 
 use std::{
@@ -11,27 +12,32 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{batch::MAX_ROWS, terms::Batch};
-use crate::file;
+use crate::{audit::Ledger, file};
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Contents {
-    open: Vec<Batch>,
+/// What is in the file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Contents {
+    /// The batches that were open when it was written.
+    pub open: Vec<Batch>,
+    /// What was proved until then. `None` in files of earlier versions.
+    #[serde(default)]
+    pub ledger: Option<Ledger>,
 }
 
 /// The file below the state folder.
-pub(super) fn path(state_dir: &Path) -> PathBuf {
+pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("upload.json")
 }
 
-/// The batches that were open when the file was written.
+/// What was last written; `None` if there is no file.
 ///
 /// # Errors
 ///
 /// If there is a file that cannot be read; [`io::ErrorKind::InvalidData`] if it is not ours.
-pub(super) fn load(path: &Path) -> io::Result<Vec<Batch>> {
+pub fn load(path: &Path) -> io::Result<Option<Contents>> {
     match std::fs::read(path) {
-        Ok(bytes) => parse(&bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Ok(bytes) => parse(&bytes).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -41,20 +47,20 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<Batch>> {
 /// # Errors
 ///
 /// As [`load`], if they are not ours.
-pub fn parse(bytes: &[u8]) -> io::Result<Vec<Batch>> {
-    let open = serde_json::from_slice::<Contents>(bytes)?.open;
+pub fn parse(bytes: &[u8]) -> io::Result<Contents> {
+    let contents = serde_json::from_slice::<Contents>(bytes)?;
     // Damage can be JSON all the same, and a range of everything would be read into memory.
     let may_be = |batch: &Batch| batch.seqs.count() <= batch.rows && batch.rows <= MAX_ROWS as u64;
-    if !open.iter().all(may_be) {
+    if !contents.open.iter().all(may_be) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no batch has such rows"));
     }
-    Ok(open)
+    Ok(contents)
 }
 
 /// The file's contents.
 #[must_use]
-pub fn render(open: Vec<Batch>) -> Vec<u8> {
-    serde_json::to_vec(&Contents { open }).expect("text and numbers always make JSON")
+pub fn render(contents: &Contents) -> Vec<u8> {
+    serde_json::to_vec(contents).expect("text and numbers always make JSON")
 }
 
 /// Replaces the file.
@@ -62,8 +68,8 @@ pub fn render(open: Vec<Batch>) -> Vec<u8> {
 /// # Errors
 ///
 /// Whatever the file system says.
-pub(super) fn save(path: &Path, open: Vec<Batch>) -> io::Result<()> {
-    file::replace(path, &render(open), 0o640)
+pub(super) fn save(path: &Path, contents: &Contents) -> io::Result<()> {
+    file::replace(path, &render(contents), 0o640)
 }
 
 #[cfg(test)]
@@ -75,11 +81,12 @@ mod tests {
     fn batches_survive_the_file() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = path(dir.path());
-        assert!(load(&path).expect("no file is no batch").is_empty());
+        assert_eq!(load(&path).expect("no file is no batch"), None);
         let seqs = Ranges::from_iter([1, 2, 3, 7]);
         let open = vec![Batch::new("1f".into(), seqs, true)];
-        save(&path, open.clone()).expect("save");
-        assert_eq!(load(&path).expect("load"), open);
+        let contents = Contents { open, ledger: Some(Ledger::new(123, 1, true)) };
+        save(&path, &contents).expect("save");
+        assert_eq!(load(&path).expect("load"), Some(contents));
         std::fs::write(&path, "{\"open\":").expect("write");
         assert_eq!(load(&path).expect_err("half a file").kind(), io::ErrorKind::UnexpectedEof);
         for seqs in ["[[0,18446744073709551615]]", "[[1,4]]"] {

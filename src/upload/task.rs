@@ -24,6 +24,7 @@ use super::{
     terms::{Batch, Effect, Failed, Limits, Note, Step, Waiting},
 };
 use crate::{
+    audit::{Ledger, days},
     clock::Clock,
     config::settings,
     domain::NodeId,
@@ -104,7 +105,7 @@ impl<C: Caller, K> Uploader<C, K> {
     /// If the file of open batches is not ours to read.
     pub async fn run(self) -> Result<(), UploadError> {
         let stop = self.stop.clone();
-        let run = Run::begin(self).await?;
+        let mut run = Run::begin(self).await?;
         let saving = run.saving.clone();
         tokio::select! {
             biased;
@@ -112,6 +113,9 @@ impl<C: Caller, K> Uploader<C, K> {
             () = run.work() => {}
         }
         drop(saving.lock().await);
+        if run.counted {
+            run.save().await;
+        }
         Ok(())
     }
 }
@@ -126,6 +130,10 @@ struct Run<C, K> {
     /// The body built last, as long as its batch was not sent.
     built: Option<(String, Vec<u8>)>,
     unsaved_told: bool,
+    /// What was proved.
+    ledger: Ledger,
+    /// Whether something was counted that is not on disk.
+    counted: bool,
     /// Held while the list of open batches is written.
     saving: Arc<Mutex<()>>,
     status: UploadStatus,
@@ -134,21 +142,33 @@ struct Run<C, K> {
 impl<C: Caller, K> Run<C, K> {
     async fn begin(parts: Uploader<C, K>) -> Result<Self, UploadError> {
         let path = store::path(&parts.state_dir);
-        let open = match store::load(&path) {
-            Ok(open) => open,
+        let unreadable = |source| UploadError::State { path: path.clone(), source };
+        let (contents, first) = match store::load(&path) {
+            Ok(contents) => {
+                let first = contents.is_none();
+                (contents.unwrap_or_default(), first)
+            }
             Err(source) if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(UploadError::State { path, source });
+                return Err(unreadable(source));
             }
             Err(error) => {
                 warn!(event = "upload.state_unreadable", path = %path.display(), %error, "open batches forgotten, they are sent again");
-                Vec::new()
+                (store::Contents::default(), false)
             }
         };
+        let (node, now) = (parts.node.number(), parts.clock.signing_now().timestamp());
+        let ledger = days::resume(&parts.state_dir, node, contents.ledger, first);
+        let mut ledger = ledger.map_err(unreadable)?;
+        ledger.forget_rows_after(parts.queue.stat().borrow().durable_up_to);
         // What a run before this one in the same process had claimed and not written down yet.
         parts.queue.release_all().await;
         let mut claimed = Vec::new();
-        for mut batch in open {
+        for mut batch in contents.open {
+            let rows = batch.seqs.count();
             batch.seqs = parts.queue.claim_exactly(batch.seqs).await;
+            if batch.seqs.count() < rows {
+                ledger.left_the_queue(&batch.id, batch.seqs.is_empty(), now);
+            }
             if !batch.seqs.is_empty() {
                 claimed.push(batch);
             }
@@ -166,13 +186,15 @@ impl<C: Caller, K> Run<C, K> {
             waiting_since: None,
             built: None,
             unsaved_told: false,
+            ledger,
+            counted: false,
             saving: Arc::default(),
             status,
             parts,
         })
     }
 
-    async fn work(mut self) {
+    async fn work(&mut self) {
         loop {
             let now = self.began.elapsed();
             let waiting = self.waiting(now);
@@ -282,6 +304,7 @@ impl<C: Caller, K> Run<C, K> {
     fn batch_of(&mut self, built: batch::Built) -> Batch {
         let id = format!("{:016x}", fastrand::u64(..));
         self.built = Some((id.clone(), built.csv_gz));
+        self.ledger.opened(&id, built.seqs.clone(), built.tallies, built.twin);
         Batch::new(id, built.seqs, built.twin)
     }
 
@@ -358,6 +381,14 @@ impl<C: Caller, K> Run<C, K> {
     }
 
     async fn apply(&mut self, effects: Vec<Effect>) {
+        // First, and at once: where the rest is cut off by a stop, rows that were counted and not
+        // acknowledged are known by their numbers and not counted again.
+        for effect in &effects {
+            if let Effect::Note(Note::Proved { batch, .. }) = effect {
+                self.ledger.proved(batch, self.parts.clock.signing_now().timestamp());
+                self.counted = true;
+            }
+        }
         for effect in effects {
             match effect {
                 Effect::Save => self.save().await,
@@ -379,19 +410,49 @@ impl<C: Caller, K> Run<C, K> {
     /// the queue from draining.
     async fn save(&mut self) {
         let open: Vec<Batch> = self.machine.open_batches().cloned().collect();
+        self.ledger.keep_open(|id| open.iter().any(|batch| batch.id == id));
+        let now = self.parts.clock.signing_now().timestamp();
+        if self.ledger.fold_is_due(now) {
+            self.fold(now).await;
+        }
         let path = store::path(&self.parts.state_dir);
+        let contents = store::Contents { open, ledger: Some(self.ledger.clone()) };
+        let saved = self.write(move || store::save(&path, &contents)).await;
+        match saved {
+            Ok(()) => (self.unsaved_told, self.counted) = (false, false),
+            Err(error) => self.tell_unsaved(&error),
+        }
+    }
+
+    /// Moves what the ledger counted into the files of its days.
+    async fn fold(&mut self, now: i64) {
+        let (state_dir, ledger) = (self.parts.state_dir.clone(), self.ledger.clone());
+        let folded = self.write(move || Ok(days::fold(&state_dir, &ledger, now))).await;
+        let (left, result) =
+            folded.unwrap_or_else(|error| (self.ledger.recent().clone(), Err(error)));
+        self.ledger.folded(left);
+        if let Err(error) = result {
+            self.tell_unsaved(&error);
+        }
+    }
+
+    /// Writes beside the runtime. One write is finished before another begins, also where the task is
+    /// stopped meanwhile.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
         let writing = self.saving.clone().lock_owned().await;
-        let saved = spawn_blocking(move || {
+        let written = spawn_blocking(move || {
             let _writing = writing;
-            store::save(&path, open)
-        })
-        .await;
-        match saved.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into())) {
-            Ok(()) => self.unsaved_told = false,
-            Err(error) if !std::mem::replace(&mut self.unsaved_told, true) => {
-                warn!(event = "upload.state_not_saved", %error, "open batches not written down");
-            }
-            Err(_) => {}
+            work()
+        });
+        written.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
+    }
+
+    fn tell_unsaved(&mut self, error: &std::io::Error) {
+        if !std::mem::replace(&mut self.unsaved_told, true) {
+            warn!(event = "upload.state_not_saved", %error, "open batches not written down");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Every integration test, one binary.
 
+mod audit;
 mod bundle;
 mod catalog;
 mod clock;

@@ -8,8 +8,8 @@ use solarnode_agent::{
     cli::{Exit, read::Read},
     clock::Clock,
     config::settings::{
-        Allow, Bus, Control, Encoding, Instructions, Link, Order, Phase, Property, Queue, Register,
-        Scale, Select, Settings, SolarNet, Table, Unit, Upload, Via,
+        Allow, Audit, Bus, Control, Encoding, Instructions, Link, Order, Phase, Property, Queue,
+        Register, Scale, Select, Settings, SolarNet, Table, Unit, Upload, Via,
     },
     domain::{ControlWrite, Datum, Kind, WriteReport},
     modbus::{
@@ -86,6 +86,7 @@ fn settings(bus: Bus) -> Settings {
             timeout: SOON,
         },
         upload: Upload { via: Via::Import, every: SOON },
+        audit: Audit::default(),
         queue: Queue { limit_bytes: 1 << 20, at_risk: SOON },
         modbus: vec![bus],
         controls: Vec::new(),

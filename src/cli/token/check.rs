@@ -24,10 +24,11 @@ use super::{
     refresh::refused,
 };
 use crate::{
+    audit,
     credential::Credential,
     domain::TokenName,
     instruct,
-    needs::{Needs, Stop, can_upload, stops},
+    needs::{Needs, Stop, stops},
     policy::{Member, Policy},
     refresh::{RefreshCalls, Unproved, calls::POLICY_PATH, prove},
     solarnet::{Application, Call, CallAs, CallError, Cause, Method, Next, Priority},
@@ -107,8 +108,8 @@ impl Check {
             Some(acting) => Some(acting.manager(streams, &calls)?),
             None => None,
         };
-        // Needs are those of the configured token; another one may be for anything.
-        let needs = context.needs.as_ref().filter(|_| *name == context.solarnet.token);
+        let needs = context.needs_of(name);
+        let needs = needs.as_ref();
         let report = block_on(find_out(name, &stored, context, needs, &calls, manager))??;
         if self.json {
             print_json(streams, &report.as_json())?;
@@ -176,10 +177,17 @@ async fn find_out<'a, C: RefreshCalls + CallAs>(
 /// Those of the configuration's calls that change nothing.
 pub(super) fn harmless_calls(needs: &Needs) -> Vec<(String, Call)> {
     let pending = instruct::API_PATHS[0];
-    let mut calls = vec![(
-        format!("GET {}", upload::http::API_PATHS[0]),
-        Call { priority: Priority::Urgent, ..upload::http::list() },
-    )];
+    let mut calls = Vec::new();
+    let jobs = upload::http::API_PATHS[0];
+    if needs.api_paths.contains(&jobs) {
+        let call = Call { priority: Priority::Urgent, ..upload::http::list() };
+        calls.push((format!("GET {jobs}"), call));
+    }
+    let list = audit::query::API_PATHS[0];
+    if needs.api_paths.contains(&list) {
+        let call = audit::query::one(needs.node);
+        calls.push((format!("GET {list} of node {}", needs.node), call));
+    }
     if needs.api_paths.contains(&pending) {
         calls.push((
             format!("GET {pending} of node {}", needs.node),
@@ -239,7 +247,7 @@ impl Report<'_> {
     /// Holds the policy against the needs.
     fn compare(&mut self, needs: Option<&Needs>) {
         let (Some(needs), Some(known)) = (needs, &self.known) else { return };
-        if !can_upload(&known.kind) {
+        if !needs.fits(&known.kind) {
             self.missing.push(format!("a User token: this is a {} token", known.kind));
         }
         let keeps_secret = self.credential.secret.is_some();

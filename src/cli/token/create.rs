@@ -40,7 +40,7 @@ Example:
   solarnode-agent token create reports --type data --node 123 --as MANAGER < secret.txt")]
 pub(super) struct Create {
     /// Its name at SolarNetwork, and in this device's store if it is installed [default with
-    /// --for-config: the configured one]
+    /// --for-config: the configured one, that of [audit] with --type data]
     #[arg(required_unless_present = "for_config")]
     name: Option<TokenName>,
     /// User tokens act as the account; data tokens only read datum
@@ -49,7 +49,8 @@ pub(super) struct Create {
     /// Its description at SolarNetwork
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Give it the smallest policy that lets this configuration work, and install it
+    /// Give it the smallest policy that lets this configuration work, and install it; with --type data,
+    /// that lets `audit` work
     #[arg(long)]
     for_config: bool,
     /// Put its signing key into this device's store, and show its secret to nobody
@@ -77,8 +78,9 @@ pub(super) struct Create {
     manager: As,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Kind {
+/// The kinds of token, as a command is told them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
     User,
     Data,
 }
@@ -167,9 +169,6 @@ impl Create {
         if self.keep_secret && !install {
             return usage("--keep-secret is for --install: otherwise the secret is shown");
         }
-        if self.for_config && kind == TokenKind::Data {
-            return usage("--for-config needs a User token: a Data token cannot upload");
-        }
         if !self.for_config && self.policy.is_empty() != self.unrestricted {
             return usage(
                 "say what the token may do (--for-config, or the options under Policy), or else \
@@ -181,10 +180,23 @@ impl Create {
         let mut base = Policy::default();
         if self.for_config {
             let needs = context.needs()?;
+            let (needs, what) = match kind {
+                TokenKind::User => (needs.clone(), "solarnode-agent"),
+                TokenKind::Data => (needs.of_audit(), "audit of solarnode-agent"),
+            };
             base = needs.policy();
-            description = description.or(Some(format!("solarnode-agent on node {}", needs.node)));
+            description = description.or(Some(format!("{what} on node {}", needs.node)));
         }
-        let name = self.name.clone().unwrap_or_else(|| context.solarnet.token.clone());
+        let own_name = match kind {
+            TokenKind::User => Some(&context.solarnet.token),
+            TokenKind::Data => context.needs.as_ref().and_then(|needs| needs.audit_token.as_ref()),
+        };
+        let Some(name) = self.name.as_ref().or(own_name).cloned() else {
+            return usage(
+                "a Data token only audits: give it a name here, and the same in the configuration, \
+                 `[audit] token = \"NAME\"`",
+            );
+        };
         Ok(Wanted { name, kind, description, base, install })
     }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::{
     Exit, Failure, Streams, TokenContext, block_on,
+    create::Kind,
     list::{as_json, print_json, print_token, printable},
     manager::{MaybeAs, OrTokensExit, ask},
     options::PolicyOptions,
@@ -47,6 +48,9 @@ pub(super) struct PolicyCommand {
     /// The smallest policy that lets this configuration work
     #[arg(long)]
     for_config: bool,
+    /// With --for-config: of the token that works, or of the one that only audits
+    #[arg(long = "type", value_name = "TYPE", default_value = "user", requires = "for_config")]
+    kind: Kind,
     /// Add to the policy: lists grow, other members are replaced, nothing is removed
     #[arg(long, requires = "id")]
     add: bool,
@@ -90,6 +94,7 @@ impl PolicyCommand {
         connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
     ) -> Result<Exit, Failure> {
         let base = match self.for_config {
+            true if self.kind == Kind::Data => context.needs()?.of_audit().policy(),
             true => context.needs()?.policy(),
             false => Policy::default(),
         };

@@ -55,7 +55,10 @@ impl Refresh {
 }
 
 /// A proved key of the server's day.
-async fn renew(calls: &impl RefreshCalls, old: &Credential) -> Result<Credential, Failure> {
+pub(in crate::cli) async fn renew(
+    calls: &impl RefreshCalls,
+    old: &Credential,
+) -> Result<Credential, Failure> {
     let mut day = calls.now().date_naive();
     let mut attempt = attempt(calls, old, day).await;
     // The answers taught the time: on a box without a clock that was the key of another day.
@@ -90,7 +93,7 @@ async fn attempt(
 }
 
 /// A refusal as the end of a command: who has to act decides the code.
-pub(super) fn refused(error: CallError) -> Failure {
+pub(in crate::cli) fn refused(error: CallError) -> Failure {
     let exit = match error.next() {
         Next::Retry { .. } => Exit::Unavailable,
         Next::RefreshKey | Next::Content | Next::Gone | Next::Stop => Exit::NoPermission,

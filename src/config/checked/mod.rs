@@ -3,6 +3,7 @@
 //! One file a section: its keys, then the function that reads them. What concerns several sections
 //! (unique names, references between them) is checked by [`Names`].
 
+mod audit;
 mod bus;
 mod control;
 mod files;
@@ -43,6 +44,7 @@ pub(super) static FILE: Section = Section {
         Inner { name: "node", shape: Shape::Header, section: &node::SECTION },
         Inner { name: "solarnet", shape: Shape::Header, section: &solarnet::SECTION },
         Inner { name: "upload", shape: Shape::Header, section: &upload::SECTION },
+        Inner { name: "audit", shape: Shape::Header, section: &audit::SECTION },
         Inner { name: "queue", shape: Shape::Header, section: &queue::SECTION },
         Inner { name: "modbus", shape: Shape::Repeated, section: &bus::SECTION },
         Inner { name: "control", shape: Shape::Repeated, section: &control::SECTION },
@@ -93,6 +95,7 @@ pub(super) fn settings(
     let node = node::check(&file.section("node"), problems);
     let solarnet = solarnet::check(&file.section("solarnet"), problems);
     let upload = upload::check(&file.section("upload"), problems);
+    let audit = audit::check(&file.section("audit"), problems);
     let queue = queue::check(&file.section("queue"), problems);
     let instructions = instructions::check(&file.section("instructions"), problems);
     let mut names = Names::default();
@@ -125,6 +128,7 @@ pub(super) fn settings(
         control_socket,
         solarnet: solarnet?,
         upload: upload?,
+        audit,
         queue: queue?,
         modbus: buses?,
         controls: controls.into_iter().collect::<Option<_>>()?,

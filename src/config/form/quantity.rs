@@ -51,7 +51,7 @@ impl Form for Span {
 }
 
 /// Reads `1m 30s`: whole numbers with units, the larger first, each unit once.
-fn span(text: &str) -> Option<Duration> {
+pub(in crate::config) fn span(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut units = SPAN_UNITS.iter();
     let mut total = 0_u64;
