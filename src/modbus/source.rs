@@ -4,7 +4,7 @@
 //!  round:  block ─▶ block ─▶ … ─▶ outcome           (one request a step; other units in between)
 //!            │
 //!            ├─ answered                values
-//!            ├─ refused: address, value split, or its values are missing
+//!            ├─ refused: address, value split, or its values are missing and it is asked again later
 //!            ├─ refused otherwise       its values are missing
 //!            ├─ silent                  asked again `retries` times, then its values are missing
 //!            ├─ the link ended on it    asked again likewise, then the rest of the round is missing
@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::{
     frame::{Answer, Request},
+    learnt::{Piece, Plans},
     link::{CallError, LinkError, RequestError, Wire},
     plan::{Plan, PlanError},
     reading::{Outcome, Reading},
@@ -62,6 +63,8 @@ pub struct Source {
     proved: bool,
     /// The last step asked a silent block in vain.
     in_vain: bool,
+    /// The blocks of which `Plans` knows.
+    kept: Vec<Piece>,
 }
 
 /// A round under way.
@@ -106,8 +109,10 @@ impl Source {
     ///
     /// If the unit cannot be read as configured.
     pub fn new(unit: Unit) -> Result<Self, PlanError> {
+        let plan = Plan::new(&unit)?;
         Ok(Self {
-            plan: Plan::new(&unit)?,
+            kept: pieces(&plan),
+            plan,
             unit,
             health: Health::default(),
             stamps: Increasing::default(),
@@ -116,6 +121,22 @@ impl Source {
             proved: false,
             in_vain: false,
         })
+    }
+
+    /// Goes on with what was learnt before.
+    pub(super) fn restore(&mut self, plans: &Plans) {
+        if let Some(plan) = plans.of(&self.unit) {
+            (self.kept, self.plan) = (pieces(&plan), plan);
+        }
+    }
+
+    /// Hands over what was learnt since the last time.
+    pub(super) fn keep_learnt(&mut self, plans: &Plans) {
+        let kept = self.kept.iter().map(|piece| (piece.properties.as_slice(), piece.refused));
+        if !self.plan.learnt().eq(kept) {
+            self.kept = pieces(&self.plan);
+            plans.keep(&self.unit, self.kept.clone());
+        }
     }
 
     /// What it was made from.
@@ -183,8 +204,12 @@ impl Source {
             return Some(self.finish(started, "nothing to read"));
         };
         let probing = !block.health.is_up();
-        if block.health.next_probe(false).is_some_and(|at| at > started || !now.may_probe) {
-            walk.reading.fail(block, &Arc::from("no answer earlier; asked again later"));
+        let waits = block.health.next_probe(false).is_some_and(|at| at > started || !now.may_probe);
+        // Where nothing else is left to ask for, the refusal is the unit's sign of life.
+        let needed = block.refused.is_some() && !plan.blocks().iter().any(|b| b.health.is_up());
+        if waits && !needed {
+            let earlier = || Arc::from("no answer earlier; asked again later");
+            walk.reading.fail(block, &block.refused.clone().unwrap_or_else(earlier));
             walk.round.failed(plan);
             return self.finish_if_done(started);
         }
@@ -196,8 +221,9 @@ impl Source {
                 walk.reading.answered(stamp);
                 walk.reading_of(unit, plan, answer);
                 let ended = (now.running)();
-                if let Some(health) = walk.round.health(plan) {
-                    health.answered(ended);
+                if let Some(block) = walk.round.block_mut(plan) {
+                    block.health.answered(ended);
+                    block.refused = None;
                 }
                 walk.round.answered(plan);
                 walk.next_block(true);
@@ -225,15 +251,21 @@ impl Source {
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
                 walk.reading.answered(stamp);
-                if let Some(health) = walk.round.health(plan) {
-                    health.answered(ended);
-                }
                 if exception.blames_range() && walk.round.split(plan) {
                     walk.next_block(true);
                     return None;
                 }
-                if let Some(block) = walk.round.block(plan) {
-                    walk.reading.fail(block, &Arc::from(reason(&error, &request)));
+                let reason: Arc<str> = Arc::from(reason(&error, &request));
+                let whole = walk.round.block(plan).is_some_and(|block| plan.split(block).is_empty());
+                if let Some(block) = walk.round.block_mut(plan) {
+                    if exception.blames_range() && whole {
+                        block.health.silent(ended);
+                        block.refused = Some(reason.clone());
+                    } else {
+                        block.health.answered(ended);
+                        block.refused = None;
+                    }
+                    walk.reading.fail(block, &reason);
                 }
                 walk.round.failed(plan);
                 walk.next_block(true);
@@ -244,8 +276,8 @@ impl Source {
                 if let Some(block) = walk.round.block(plan) {
                     walk.reading.fail(block, &Arc::from(reason.as_str()));
                 }
-                if let Some(health) = walk.round.health(plan) {
-                    health.silent(ended);
+                if let Some(block) = walk.round.block_mut(plan) {
+                    block.health.silent(ended);
                 }
                 walk.round.failed(plan);
                 if probing {
@@ -341,6 +373,11 @@ impl Walk {
         self.answered |= answered;
         self.silent = if answered { 0 } else { self.silent + 1 };
     }
+}
+
+fn pieces(plan: &Plan) -> Vec<Piece> {
+    let piece = |(properties, refused): (&[usize], bool)| Piece { properties: properties.to_vec(), refused };
+    plan.learnt().map(piece).collect()
 }
 
 /// How long the unit has to be left alone.

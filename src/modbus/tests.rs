@@ -1,5 +1,7 @@
 //! A bus in virtual time: the real task, plan, decoding and health over units that only exist here.
 
+mod fairness;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -15,14 +17,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    airtime::Airtime,
     frame::{Answer, Exception, Request},
-    link::{CallError, RequestError},
+    link::{CallError, Discarded, RequestError},
     *,
 };
 use crate::{
     clock::Clock,
     config::settings::{
-        Allow, Bus, Control, Encoding, Order, Phase, Property, Register, Scale, Select, Unit,
+        Allow, Bus, Control, Encoding, Order, Parity, Phase, Property, Register, Scale, Select,
+        Serial, Unit,
     },
     domain::{ControlWrite, Datum, Kind, SourceId, WriteError, WriteReport},
 };
@@ -36,6 +40,8 @@ struct Device {
     words: BTreeMap<u16, u16>,
     latency: Duration,
     silent: bool,
+    /// Whether it answers with bytes that are no answer.
+    garbage: bool,
     /// Registers for which it stays silent instead of refusing.
     ignored: BTreeSet<u16>,
     /// What it says to writes.
@@ -58,6 +64,7 @@ impl Device {
             words: (0..20).map(|a| (a, a)).collect(),
             latency: 5 * MS,
             silent: false,
+            garbage: false,
             ignored: BTreeSet::new(),
             write: Write::Taken,
         }
@@ -89,8 +96,8 @@ struct FakeWire {
     started: Instant,
     pdu: Vec<u8>,
     late: Option<u8>,
-    /// As a serial line has it: a unit that stayed silent rests for as long again.
-    serial: bool,
+    /// On a serial line bytes take their time, and a unit that stayed silent rests for as long again.
+    serial: Option<Airtime>,
     rests: BTreeMap<u8, Instant>,
 }
 
@@ -102,18 +109,27 @@ impl Wire for FakeWire {
         wait: Duration,
     ) -> Result<Answer<'a>, CallError> {
         let at = self.started.elapsed();
-        let (latency, pdu) = {
+        let (latency, pdu, garbage) = {
             let mut world = self.world.lock().expect("no test panics holding it");
             world.asked.push(Asked { at, unit, function: request.function() });
             let silent = Device::silent();
-            world
-                .devices
-                .get_mut(&unit)
-                .map_or((silent.latency, None), |d| (d.latency, d.answer(request)))
+            world.devices.get_mut(&unit).map_or((silent.latency, None, false), |d| {
+                (d.latency, d.answer(request), d.garbage)
+            })
         };
-        let silence = Err(RequestError::Silent { after: wait }.into());
-        if self.serial && (pdu.is_none() || latency > wait) {
-            self.rests.insert(unit, Instant::now() + 2 * wait);
+        let error = match garbage {
+            true => RequestError::Foreign { after: wait, discarded: Discarded::Noise(7) },
+            false => RequestError::Silent { after: wait },
+        };
+        let (silence, asked_for) = (Err(error.into()), wait);
+        let mut wait = wait;
+        let mut latency = latency;
+        if let Some(airtime) = self.serial {
+            wait = airtime.longest_exchange(request, wait);
+            latency += airtime.shortest_exchange(request);
+            if pdu.is_none() || latency > wait {
+                self.rests.insert(unit, Instant::now() + wait + asked_for);
+            }
         }
         let Some(pdu) = pdu else {
             sleep(wait).await;
@@ -144,7 +160,7 @@ impl Wire for FakeWire {
 impl Device {
     fn answer(&mut self, request: &Request<'_>) -> Option<Vec<u8>> {
         let refusal = |exception: Exception| Some(vec![request.function() | 0x80, exception.0]);
-        if self.silent {
+        if self.silent || self.garbage {
             return None;
         }
         match *request {
@@ -236,6 +252,18 @@ fn control(unit: u8, address: u16) -> Control {
     }
 }
 
+fn tcp() -> Link {
+    Link::Tcp { host: "here".to_owned(), port: 502 }
+}
+
+fn line(baud: u32) -> Link {
+    Link::Serial(Serial { port: "/dev/null".into(), baud, parity: Parity::None, stop_bits: 1 })
+}
+
+fn bus(link: Link, units: Vec<Unit>) -> Bus {
+    Bus { name: "bus".to_owned(), link, pause: Duration::ZERO, connect_timeout: S, units }
+}
+
 /// The task of a bus, running.
 struct Running {
     world: Arc<Mutex<World>>,
@@ -253,12 +281,11 @@ impl Running {
         devices: impl IntoIterator<Item = (u8, Device)>,
         room: usize,
     ) -> Self {
-        Self::start_on(false, units, devices, room)
+        Self::start_on(tcp(), units, devices, room)
     }
 
-    /// On a `serial` line a unit that stayed silent rests for as long again.
     fn start_on(
-        serial: bool,
+        link: Link,
         units: Vec<Unit>,
         devices: impl IntoIterator<Item = (u8, Device)>,
         room: usize,
@@ -267,12 +294,10 @@ impl Running {
             devices: devices.into_iter().collect(),
             asked: Vec::new(),
         }));
-        let bus = Bus {
-            name: "bus".to_owned(),
-            link: Link::Tcp { host: "here".to_owned(), port: 502 },
-            pause: Duration::ZERO,
-            connect_timeout: S,
-            units,
+        let bus = bus(link, units);
+        let serial = match &bus.link {
+            Link::Serial(serial) => Some(Airtime::new(serial)),
+            Link::Tcp { .. } | Link::RtuTcp { .. } => None,
         };
         let (datum, datum_end) = mpsc::channel(room);
         let (writes_end, writes) = mpsc::channel(4);
@@ -387,12 +412,14 @@ async fn a_register_that_is_met_with_silence_costs_only_its_own_property() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_unit_costs_its_neighbours_at_most_a_turn_in_twenty() {
     let periods = [250 * MS, 500 * MS, S, 3 * S, 10 * S];
-    for (every, serial) in periods.into_iter().flat_map(|every| [(every, false), (every, true)]) {
+    for (every, link) in
+        periods.into_iter().flat_map(|every| [(every, tcp()), (every, line(115_200))])
+    {
         let silent = Unit { timeout: 3 * S, retries: 3, ..unit(9, &[0, 5, 10]) };
         let mut units = vec![silent];
         units.extend((1..=4).map(|id| Unit { every, ..unit(id, &[1, 2]) }));
         let devices = (1..=4).map(|id| (id, Device::well())).chain([(9, Device::silent())]);
-        let mut bus = Running::start_on(serial, units, devices, 64);
+        let mut bus = Running::start_on(link, units, devices, 64);
         let times = bus.watch(600 * S).await;
         let due = 60.0 / every.as_secs_f64();
         for id in 1..=4 {
@@ -418,7 +445,7 @@ async fn a_silent_unit_costs_its_neighbours_at_most_a_turn_in_twenty() {
 async fn a_unit_that_rests_is_not_asked_and_its_neighbours_are() {
     let silent = Unit { retries: 1, ..unit(9, &[0, 5]) };
     let devices = [(1, Device::well()), (9, Device::silent())];
-    let mut bus = Running::start_on(true, vec![silent, unit(1, &[1])], devices, 64);
+    let mut bus = Running::start_on(line(115_200), vec![silent, unit(1, &[1])], devices, 64);
     bus.watch(5 * S).await;
     // Each try and each rest after it take the timeout of a second.
     let asked: Vec<u64> = bus.asked(9).iter().map(|asked| asked.at.as_secs()).collect();

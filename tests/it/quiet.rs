@@ -33,7 +33,9 @@ fn allowed() -> (usize, usize) {
 fn libfaketime() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").expect("a folder").flatten();
     let mut libraries = folders.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
-    libraries.find(|path| path.exists()).expect("libfaketime is there: sh tests/setup.sh installs it")
+    libraries
+        .find(|path| path.exists())
+        .expect("libfaketime is there: sh tests/setup.sh installs it")
 }
 
 struct Bench {
