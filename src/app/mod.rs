@@ -41,6 +41,7 @@ use crate::{
     config::{Settings, settings},
     credential::{Signer, Store},
     domain::{Chain, Datum},
+    modbus::Plans,
     observe::{control::ControlSocket, systemd, watchdog::Watchdog},
     pulse::{Bound, Pulse, Pulses},
     queue::{self, Queue},

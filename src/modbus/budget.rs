@@ -13,7 +13,8 @@
 //!    the condition under which "who is due first is asked first" is never late.
 //! 2. The same while one unit is silent: then the others' share counts, and `longest` is a question to the
 //!    silent one, at most [`PROBE`]. Or, if such a question makes a neighbour miss turns, they are at most one
-//!    in twenty over a minute at the distance that the reader keeps (`reader::health`).
+//!    in twenty over a minute at the distance that the reader keeps (`reader::health`). The same again while a
+//!    unit takes its whole `timeout` for each request of a reading.
 //! 3. A unit that falls silent is given up within 10 s: its `timeout` is at most [`LONGEST_TIMEOUT`].
 //!
 //! Units are taken to begin their answer after [`REPLY`]. On Modbus TCP that is the round trip, and all there is;
@@ -67,6 +68,8 @@ pub struct UnitBudget {
     longest: Duration,
     /// A question to it while it is silent.
     probe: Duration,
+    /// A reading with each answer at the last moment.
+    slowest: Duration,
     timeout: Duration,
 }
 
@@ -97,6 +100,17 @@ pub enum Complaint {
         /// How long each question to it takes.
         probe: Duration,
     },
+    /// A unit that takes its whole timeout for each request makes a neighbour miss more than one turn in twenty.
+    Slow {
+        /// Who misses turns.
+        source: SourceId,
+        /// Its interval.
+        every: Duration,
+        /// Whose slowness it is.
+        because_of: SourceId,
+        /// How long its reading takes then.
+        reading: Duration,
+    },
     /// A unit that fell silent is not given up within 10 s.
     Timeout {
         /// The unit.
@@ -123,7 +137,20 @@ impl BusBudget {
             complaints.push(Complaint::Full);
         } else {
             complaints.extend(late(&units, share));
-            complaints.extend(silent_neighbour(&units, share));
+            let silent = harmed(&units, share, |unit| unit.probe);
+            complaints.extend(silent.map(|(bad, harmed)| Complaint::Silent {
+                source: harmed.source.clone(),
+                every: harmed.every,
+                because_of: bad.source.clone(),
+                probe: bad.probe,
+            }));
+            let slow = harmed(&units, share, |unit| unit.slowest).filter(|_| silent.is_none());
+            complaints.extend(slow.map(|(bad, harmed)| Complaint::Slow {
+                source: harmed.source.clone(),
+                every: harmed.every,
+                because_of: bad.source.clone(),
+                reading: bad.slowest,
+            }));
         }
         complaints.extend(impatient(&bus.link, &units));
         Self { share, worst, units, complaints }
@@ -159,6 +186,7 @@ impl UnitBudget {
             share: reading.div_duration_f64(unit.every),
             longest: takes(REPLY).max()?,
             probe: takes(unit.timeout.min(PROBE)).max()?,
+            slowest: takes(unit.timeout).sum(),
             timeout: unit.timeout,
         })
     }
@@ -198,20 +226,17 @@ fn late(units: &[UnitBudget], share: f64) -> Option<Complaint> {
     })
 }
 
-/// The first unit whose silence costs a neighbour too much.
-fn silent_neighbour(units: &[UnitBudget], share: f64) -> Option<Complaint> {
-    units.iter().find_map(|silent| {
-        let load = share - silent.share;
-        let shortest = silent.neighbours(units).map(|unit| unit.every).min()?;
-        let harmed = silent
-            .neighbours(units)
-            .find(|unit| !health::bearable(silent.probe, unit.every, shortest, load))?;
-        Some(Complaint::Silent {
-            source: harmed.source.clone(),
-            every: harmed.every,
-            because_of: silent.source.clone(),
-            probe: silent.probe,
-        })
+/// The first unit that costs a neighbour too much if each time it is asked takes `cost`: the two of them.
+fn harmed(
+    units: &[UnitBudget],
+    share: f64,
+    cost: impl Fn(&UnitBudget) -> Duration,
+) -> Option<(&UnitBudget, &UnitBudget)> {
+    units.iter().find_map(|bad| {
+        let (cost, load) = (cost(bad), share - bad.share);
+        let shortest = bad.neighbours(units).map(|unit| unit.every).min()?;
+        let bears = |unit: &&UnitBudget| health::bearable(cost, unit.every, shortest, load);
+        Some((bad, bad.neighbours(units).find(|unit| !bears(unit))?))
     })
 }
 
@@ -223,4 +248,81 @@ fn impatient(link: &Link, units: &[UnitBudget]) -> Option<Complaint> {
     };
     let unit = units.iter().find(|unit| units.len() > 1 && unit.timeout > most)?;
     Some(Complaint::Timeout { source: unit.source.clone(), timeout: unit.timeout, most })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::settings::{Parity, Serial},
+        modbus::plan::tests::{H, I, unit},
+    };
+
+    fn bus(baud: u32, units: Vec<Unit>) -> Bus {
+        let serial = Serial { port: "/dev/null".into(), baud, parity: Parity::None, stop_bits: 1 };
+        Bus {
+            name: "bus".to_owned(),
+            link: Link::Serial(serial),
+            pause: Duration::ZERO,
+            connect_timeout: Duration::from_secs(5),
+            units,
+        }
+    }
+
+    fn meter(source: &str, every_ms: u64) -> Unit {
+        let source = source.parse().expect("a source");
+        Unit { source, every: Duration::from_millis(every_ms), ..unit(&[(H, 0, 50)]) }
+    }
+
+    #[test]
+    fn a_reading_takes_its_bytes_its_silences_its_pauses_and_its_reply() {
+        let pause = Duration::from_millis(10);
+        let two = Unit { pause, ..unit(&[(H, 0, 50), (I, 0, 1)]) };
+        let mut bus = Bus { pause, ..bus(9600, vec![two]) };
+        // 8 + 105 and 8 + 7 characters, and four silences of three and a half.
+        let line = (113.0 + 15.0 + 14.0) / 0.96;
+        let near =
+            |found: f64, ms: f64| assert!((found - ms / 1000.0).abs() < 1e-5, "{found} {ms}");
+        let budget = BusBudget::of(&bus);
+        near(budget.units[0].reading.as_secs_f64(), line + 4.0 * 10.0 + 2.0 * 20.0);
+        near(budget.share, line + 80.0);
+        assert_eq!((budget.units[0].requests, budget.fits()), (2, true));
+        bus.link = Link::Tcp { host: "here".to_owned(), port: 502 };
+        near(BusBudget::of(&bus).share, 80.0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_with_the_unit_that_costs_most() {
+        // A reading takes 145 ms at 9600 baud.
+        let source = |text: &str| -> SourceId { text.parse().expect("a source") };
+        let full = BusBudget::of(&bus(9600, vec![meter("/a", 400), meter("/b", 200)]));
+        assert_eq!(
+            (full.complaints.as_slice(), &full.units[0].source),
+            (&[Complaint::Full][..], &source("/b"))
+        );
+        assert!(full.share > 1.0);
+
+        let late = BusBudget::of(&bus(9600, vec![meter("/a", 10_000), meter("/b", 200)]));
+        assert!(
+            matches!(&late.complaints[0], Complaint::Late { source: late, because_of, .. }
+                if *late == source("/b") && *because_of == source("/a")),
+            "{late:?}"
+        );
+
+        // One question of a second to /a takes a turn of /b's six a minute.
+        let busy = Unit { pause: Duration::from_secs(9), ..meter("/b", 10_000) };
+        let silent = BusBudget::of(&bus(9600, vec![meter("/a", 1_000_000), busy]));
+        assert!(
+            matches!(&silent.complaints[0], Complaint::Silent { source: harmed, because_of, .. }
+                if *harmed == source("/b") && *because_of == source("/a")),
+            "{silent:?}"
+        );
+        assert!(silent.worst > silent.share);
+
+        let patient = |ms| Unit { timeout: Duration::from_millis(ms), ..meter("/a", 10_000) };
+        let fits = |units| BusBudget::of(&bus(9600, units)).fits();
+        assert!(fits(vec![patient(3000), meter("/b", 1500)]));
+        assert!(!fits(vec![patient(3001), meter("/b", 1500)]));
+        assert!(fits(vec![patient(30_000)]), "there is nobody to protect");
+    }
 }

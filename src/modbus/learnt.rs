@@ -163,9 +163,11 @@ mod tests {
         let unit = unit(&[(H, 0, 1), (H, 1, 1), (H, 2, 1)]);
         let open = || Plans::open(dir.path(), [&unit.source].into_iter());
         assert_eq!(open().of(&unit), None);
-        let piece = |properties: &[usize], refused| Piece { properties: properties.to_vec(), refused };
+        let piece =
+            |properties: &[usize], refused| Piece { properties: properties.to_vec(), refused };
         let plans = open();
-        let learnt = Learnt { of: print(&unit), blocks: vec![piece(&[0, 1], false), piece(&[2], true)] };
+        let learnt =
+            Learnt { of: print(&unit), blocks: vec![piece(&[0, 1], false), piece(&[2], true)] };
         lock(&plans.0.units).insert(unit.source.to_string(), learnt);
         plans.0.write();
 
@@ -176,7 +178,11 @@ mod tests {
         let mut changed = unit.clone();
         changed.properties[2].register.address = 7;
         assert_eq!(open().of(&changed), None);
-        assert_eq!(Plans::open(dir.path(), [].into_iter()).of(&unit), None, "not configured any more");
+        assert_eq!(
+            Plans::open(dir.path(), [].into_iter()).of(&unit),
+            None,
+            "not configured any more"
+        );
     }
 
     #[test]
@@ -193,13 +199,22 @@ mod tests {
             r#"[{"properties":[0]},{"properties":[2]}]"#,
             "7",
         ] {
-            let text = format!(r#"{{"version":1,"units":{{"/m":{{"of":"{of}","blocks":{blocks}}}}}}}"#);
+            let text =
+                format!(r#"{{"version":1,"units":{{"/m":{{"of":"{of}","blocks":{blocks}}}}}}}"#);
             fs::write(dir.path().join(FILE), text).expect("written");
-            assert_eq!(Plans::open(dir.path(), [&unit.source].into_iter()).of(&unit), None, "{blocks}");
+            assert_eq!(
+                Plans::open(dir.path(), [&unit.source].into_iter()).of(&unit),
+                None,
+                "{blocks}"
+            );
         }
         for text in ["", "{", r#"{"version":2,"units":{}}"#] {
             fs::write(dir.path().join(FILE), text).expect("written");
-            assert_eq!(Plans::open(dir.path(), [&unit.source].into_iter()).of(&unit), None, "{text}");
+            assert_eq!(
+                Plans::open(dir.path(), [&unit.source].into_iter()).of(&unit),
+                None,
+                "{text}"
+            );
         }
     }
 }

@@ -178,7 +178,8 @@ impl Plan {
             }
             if piece.refused {
                 block.health = Health::long_silent();
-                block.refused = Some(Arc::from("the unit refused it before the restart; asked again later"));
+                block.refused =
+                    Some(Arc::from("the unit refused it before the restart; asked again later"));
             }
             blocks.push(block);
         }

@@ -149,18 +149,16 @@ struct Turn {
     usage: Usage,
 }
 
-/// How much of the bus's time a unit takes: of its last two readings the shorter, as one answer that was lost
-/// does not make it slow.
+/// How much of the bus's time a unit takes where it answers; silence is the business of `health`.
 #[derive(Debug, Default)]
 struct Usage {
-    /// All requests of a reading, and the longest one: as planned, of the one before, of the one under way.
     planned: Cost,
+    /// Of the last reading, and of the one under way.
     last: Cost,
     current: Cost,
-    /// What counts.
-    lately: Cost,
 }
 
+/// All requests of a reading, and the longest of them.
 #[derive(Debug, Default, Clone, Copy)]
 struct Cost {
     reading: Duration,
@@ -172,28 +170,23 @@ impl Usage {
         let unit = budget.units.iter().find(|planned| planned.source == unit.source);
         let planned = unit.map(|unit| Cost { reading: unit.reading, longest: unit.longest() });
         let planned = planned.unwrap_or_default();
-        Self { planned, last: planned, current: Cost::default(), lately: planned }
+        Self { planned, last: planned, current: Cost::default() }
     }
 
-    /// A request took this long.
-    fn asked(&mut self, took: Duration) {
+    /// A request was answered after this time.
+    fn answered(&mut self, took: Duration) {
         self.current.reading += took;
         self.current.longest = self.current.longest.max(took);
     }
 
     /// A reading is over.
     fn read(&mut self) {
-        let current = std::mem::take(&mut self.current);
-        self.lately = Cost {
-            reading: current.reading.min(self.last.reading),
-            longest: current.longest.min(self.last.longest),
-        };
-        self.last = current;
+        self.last = std::mem::take(&mut self.current);
     }
 
     /// Whether it takes much longer than planned.
     fn is_slow(&self) -> bool {
-        self.lately.longest > self.planned.longest * 2
+        self.last.longest > self.planned.longest * 2
     }
 }
 
@@ -450,7 +443,7 @@ impl<W: Wire> Poller<W> {
 
     /// The part of the bus's time that reading the others takes.
     fn load_beside(&self, index: usize) -> f64 {
-        let share = |turn: &Turn| turn.usage.lately.reading.div_duration_f64(turn.rhythm.every());
+        let share = |turn: &Turn| turn.usage.last.reading.div_duration_f64(turn.rhythm.every());
         self.neighbours(index).map(share).sum()
     }
 
@@ -502,14 +495,14 @@ impl<W: Wire> Poller<W> {
         let clock = &self.clock;
         let turn = &mut self.turns[index];
         let outcome = turn.source.step(&mut self.wire, now, || clock.stamp()).await;
-        if turn.source.asked_in_vain() {
+        if turn.source.was_answered() {
+            turn.usage.answered(epoch.elapsed().saturating_sub(started));
+        } else if turn.source.asked_in_vain() {
             self.spend(index, started);
-        } else {
-            turn.usage.asked(epoch.elapsed().saturating_sub(started));
         }
         let Some(outcome) = outcome else { return Ok(()) };
 
-        turn.source.keep_learnt(&self.plans);
+        self.turns[index].source.keep_learnt(&self.plans);
         let now = self.running();
         let journal = &mut self.turns[index].journal;
         self.status.send_modify(|status| {
@@ -535,7 +528,7 @@ impl<W: Wire> Poller<W> {
         };
         let now = self.running();
         let turn = &mut self.turns[index];
-        let Cost { reading, longest } = turn.usage.lately;
+        let Cost { reading, longest } = turn.usage.last;
         let suffices =
             spares(reading, turn.rhythm.every(), load) && spares(longest, shortest, load);
         if suffices || !turn.usage.is_slow() {

@@ -63,6 +63,8 @@ pub struct Source {
     proved: bool,
     /// The last step asked a silent block in vain.
     in_vain: bool,
+    /// The last step was answered, whatever the answer was.
+    answered: bool,
     /// The blocks of which `Plans` knows.
     kept: Vec<Piece>,
 }
@@ -120,6 +122,7 @@ impl Source {
             probe: 0,
             proved: false,
             in_vain: false,
+            answered: false,
         })
     }
 
@@ -155,6 +158,12 @@ impl Source {
     #[must_use]
     pub fn asked_in_vain(&self) -> bool {
         self.in_vain
+    }
+
+    /// Whether the last step was answered.
+    #[must_use]
+    pub fn was_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether an answer that came just now and too late for a probe is in time for a read.
@@ -195,8 +204,8 @@ impl Source {
         now: Now<impl Fn() -> Duration>,
         stamp: impl FnOnce() -> Stamp,
     ) -> Option<Outcome> {
-        self.in_vain = false;
-        let Self { unit, plan, health, round, proved, in_vain, .. } = self;
+        (self.in_vain, self.answered) = (false, false);
+        let Self { unit, plan, health, round, proved, in_vain, answered, .. } = self;
         let walk = round.get_or_insert_with(|| Walk::new(unit, std::mem::take(proved)));
 
         let started = (now.running)();
@@ -218,6 +227,7 @@ impl Source {
         let request = block.request();
         let error = match wire.call(unit.id, &request, wait).await {
             Ok(answer) => {
+                *answered = true;
                 walk.reading.answered(stamp);
                 walk.reading_of(unit, plan, answer);
                 let ended = (now.running)();
@@ -250,13 +260,15 @@ impl Source {
                 Some(self.finish(ended, &error.to_string()))
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
+                *answered = true;
                 walk.reading.answered(stamp);
                 if exception.blames_range() && walk.round.split(plan) {
                     walk.next_block(true);
                     return None;
                 }
                 let reason: Arc<str> = Arc::from(reason(&error, &request));
-                let whole = walk.round.block(plan).is_some_and(|block| plan.split(block).is_empty());
+                let whole =
+                    walk.round.block(plan).is_some_and(|block| plan.split(block).is_empty());
                 if let Some(block) = walk.round.block_mut(plan) {
                     if exception.blames_range() && whole {
                         block.health.silent(ended);
@@ -376,7 +388,10 @@ impl Walk {
 }
 
 fn pieces(plan: &Plan) -> Vec<Piece> {
-    let piece = |(properties, refused): (&[usize], bool)| Piece { properties: properties.to_vec(), refused };
+    let piece = |(properties, refused): (&[usize], bool)| Piece {
+        properties: properties.to_vec(),
+        refused,
+    };
     plan.learnt().map(piece).collect()
 }
 

@@ -81,6 +81,8 @@ struct Asked {
     at: Duration,
     unit: u8,
     function: u8,
+    /// The first register behind those that are to be read.
+    end: Option<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +113,11 @@ impl Wire for FakeWire {
         let at = self.started.elapsed();
         let (latency, pdu, garbage) = {
             let mut world = self.world.lock().expect("no test panics holding it");
-            world.asked.push(Asked { at, unit, function: request.function() });
+            let end = match *request {
+                Request::Read { address, count, .. } => Some(address + count),
+                _ => None,
+            };
+            world.asked.push(Asked { at, unit, function: request.function(), end });
             let silent = Device::silent();
             world.devices.get_mut(&unit).map_or((silent.latency, None, false), |d| {
                 (d.latency, d.answer(request), d.garbage)
@@ -290,6 +296,16 @@ impl Running {
         devices: impl IntoIterator<Item = (u8, Device)>,
         room: usize,
     ) -> Self {
+        Self::start_knowing(&Plans::default(), link, units, devices, room)
+    }
+
+    fn start_knowing(
+        plans: &Plans,
+        link: Link,
+        units: Vec<Unit>,
+        devices: impl IntoIterator<Item = (u8, Device)>,
+        room: usize,
+    ) -> Self {
         let world = Arc::new(Mutex::new(World {
             devices: devices.into_iter().collect(),
             asked: Vec::new(),
@@ -312,8 +328,8 @@ impl Running {
             rests: BTreeMap::new(),
         };
         let channels = Channels { datum, writes, stop: stop.clone() };
-        let poller =
-            Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels).expect("a plan");
+        let poller = Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels);
+        let poller = poller.expect("a plan").with_plans(plans);
         let status = poller.status();
         let task = tokio::spawn(poller.run());
         Self { world, datum: datum_end, writes: writes_end, status, stop, task, started }
@@ -394,6 +410,52 @@ async fn a_refused_register_costs_only_its_own_property() {
         reason,
         "the unit answered with exception 2 (illegal data address) (function 3, holding 20 (40021))"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_register_is_asked_for_again_at_growing_intervals_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = |bus: &Running| -> Vec<u64> {
+        let asked = bus.asked(1).into_iter().filter(|asked| asked.end == Some(21));
+        asked.map(|asked| asked.at.as_secs()).collect()
+    };
+    let start = || {
+        let plans = Plans::open(folder.path(), [&source(1)].into_iter());
+        let units = vec![unit(1, &[18, 19, 20])];
+        Running::start_knowing(&plans, tcp(), units, [(1, Device::well())], 64)
+    };
+    let mut bus = start();
+    let times = bus.watch(100 * S).await;
+    assert!(times[&source(1)].len() >= 99, "the others are read");
+    let asked = refused(&bus);
+    // Down to the register itself at once; then 5, 10, 20 and 40 s later, with the reading that is due then.
+    assert_eq!(asked.iter().filter(|at| **at > 2).count(), 4, "{asked:?}");
+    assert!(bus.state(0).reason.expect("a reason").contains("illegal data address"));
+    bus.stop.cancel();
+    assert!(bus.task.await.expect("no panic").is_ok());
+    while !folder.path().join("plans.json").exists() {
+        sleep(MS).await;
+    }
+
+    let mut bus = start();
+    bus.watch(295 * S).await;
+    assert_eq!(refused(&bus), Vec::<u64>::new());
+    assert_eq!(bus.state(0).missing, ["r20"]);
+    bus.change(1, |device| device.words.extend([(20, 20)]));
+    bus.watch(310 * S).await;
+    assert_eq!(bus.state(0).state, SourceState::Up, "asked for again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_refuses_all_it_is_asked_for_is_not_silent() {
+    let device = Device { words: BTreeMap::new(), ..Device::well() };
+    let mut bus = Running::start(vec![unit(1, &[18])], [(1, device)], 64);
+    bus.watch(100 * S).await;
+    let reason = bus.state(0).reason.expect("a reason");
+    assert!(reason.contains("illegal data address"), "{reason}");
+    bus.change(1, |device| *device = Device::well());
+    bus.watch(102 * S).await;
+    assert_eq!(bus.state(0).state, SourceState::Up);
 }
 
 #[tokio::test(start_paused = true)]

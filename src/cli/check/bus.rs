@@ -70,6 +70,15 @@ impl Named<'_> {
                 ),
                 format!("a shorter `timeout` of {because_of}, or a longer `every` of {source}"),
             ),
+            Complaint::Slow { source, every, because_of, reading } => (
+                format!(
+                    "should {because_of} need its whole `timeout` for each answer, a reading of it takes {}, and \
+                     {source}, read every {}, misses more than one turn in twenty",
+                    span(*reading),
+                    span(*every)
+                ),
+                format!("a shorter `timeout` of {because_of}, fewer requests to it, or a longer `every` of {source}"),
+            ),
             Complaint::Timeout { source, timeout, most } => (
                 format!(
                     "should {source} fall silent, its `timeout` of {} holds the others up for more than 10 s",
