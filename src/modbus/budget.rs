@@ -321,8 +321,8 @@ mod tests {
 
         let patient = |ms| Unit { timeout: Duration::from_millis(ms), ..meter("/a", 10_000) };
         let fits = |units| BusBudget::of(&bus(9600, units)).fits();
-        assert!(fits(vec![patient(3000), meter("/b", 1500)]));
-        assert!(!fits(vec![patient(3001), meter("/b", 1500)]));
+        assert!(fits(vec![patient(3000), meter("/b", 5000)]));
+        assert!(!fits(vec![patient(3001), meter("/b", 5000)]));
         assert!(fits(vec![patient(30_000)]), "there is nobody to protect");
     }
 }
