@@ -161,9 +161,10 @@ impl Daemon {
             board: base.board.clone(),
             queue: base.queue.stat(),
             pulses: base.pulses.clone(),
+            signer: base.signer.clone(),
             credential_changed: base.credential_changed.clone(),
         });
-        let thread = QueueThread::start(worker.for_task(base.pulses.of("queue")))?;
+        let thread = QueueThread::start(worker, &base.pulses)?;
         let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
         let buses: BTreeMap<String, Bus> = buses.collect();
         part::show_buses(&base.board, &settings, &buses);

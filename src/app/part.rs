@@ -230,9 +230,9 @@ impl QueueThread {
     /// # Errors
     ///
     /// If there can be none.
-    pub(super) fn start(worker: Worker) -> Result<Self, QueueError> {
+    pub(super) fn start(worker: Worker, pulses: &Pulses) -> Result<Self, QueueError> {
         let stop = CancellationToken::new();
-        let ended = worker.spawn(stop.clone())?;
+        let ended = worker.for_task(pulses.of("queue")).spawn(stop.clone())?;
         Ok(Self { stop, ended: Some(ended) })
     }
 

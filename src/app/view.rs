@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
+    credential::Signer,
     files, instruct,
     modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
@@ -55,6 +56,8 @@ pub(super) struct View {
     pub(super) board: Board,
     pub(super) queue: watch::Receiver<QueueStat>,
     pub(super) pulses: Pulses,
+    /// What is signed with.
+    pub(super) signer: Signer,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
 }
@@ -68,12 +71,20 @@ impl View {
             "queue": *self.queue.borrow(),
             "upload": *self.board.upload.borrow(),
             "clock": self.clock_status(),
-            "credentials": [*self.board.credential.borrow()],
+            "credentials": [self.credential()],
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })
+    }
+
+    fn credential(&self) -> Value {
+        let mut credential = json!(*self.board.credential.borrow());
+        credential["accepted"] = json!(self.signer.accepted());
+        let leaving = self.signer.leaving();
+        credential["leaving"] = leaving.iter().map(ToString::to_string).collect();
+        credential
     }
 
     fn sources(&self) -> Vec<Value> {

@@ -15,6 +15,7 @@ mod manager;
 mod options;
 mod policy;
 mod refresh;
+mod rotate;
 mod show;
 mod sign;
 
@@ -52,8 +53,8 @@ const MAX_SECRET_FILE_BYTES: u64 = 4096;
 /// Look after the tokens on this device, manage those at SolarNetwork, and sign requests by hand
 ///
 /// import, show, check, refresh and forget are about this device; create, list, update, policy, enable,
-/// disable and delete about SolarNetwork, where they act as a manager (--as) whose secret is read for
-/// that one command and stored nowhere.
+/// disable and delete about SolarNetwork, and rotate about both. Those act as a manager (--as) whose
+/// secret is read for that one command and stored nowhere.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  solarnode-agent token check")]
 pub struct Token {
@@ -71,6 +72,7 @@ enum TokenCommand {
     Forget(show::Forget),
     List(list::List),
     Policy(Box<policy::PolicyCommand>),
+    Rotate(rotate::Rotate),
     Update(change::Update),
     Enable(change::Enable),
     Disable(change::Disable),
@@ -133,6 +135,7 @@ impl Token {
             TokenCommand::Create(create) => create.run(streams, &context()?, connect),
             TokenCommand::List(list) => list.run(streams, &context()?, connect),
             TokenCommand::Policy(policy) => policy.run(streams, &context()?, connect),
+            TokenCommand::Rotate(rotate) => rotate.run(streams, &context()?, connect),
             TokenCommand::Update(update) => update.run(streams, &context()?, connect),
             TokenCommand::Enable(enable) => enable.run(streams, &context()?, connect),
             TokenCommand::Disable(disable) => disable.run(streams, &context()?, connect),

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ClockError;
@@ -41,12 +41,22 @@ pub(super) fn parse_boot(text: &str) -> Option<BootId> {
     Some(BootId(id))
 }
 
-fn parse(bytes: &[u8]) -> Result<BTreeMap<BootId, DateTime<Utc>>, serde_json::Error> {
+/// Reads the file's contents. An entry that cannot be is left out.
+///
+/// # Errors
+///
+/// If they are not ours.
+pub fn parse(bytes: &[u8]) -> Result<BTreeMap<BootId, DateTime<Utc>>, serde_json::Error> {
     let file: Anchors = serde_json::from_slice(bytes)?;
-    Ok(file.anchors.into_iter().filter_map(|a| Some((parse_boot(&a.boot)?, a.started))).collect())
+    // Damage can be a date all the same, and one at the end of all dates leaves no room to count from it.
+    let can_be = |started: &DateTime<Utc>| (1970..=9999).contains(&started.year());
+    let anchors = file.anchors.into_iter().filter(|anchor| can_be(&anchor.started));
+    Ok(anchors.filter_map(|a| Some((parse_boot(&a.boot)?, a.started))).collect())
 }
 
-pub(super) fn render(anchors: &BTreeMap<BootId, DateTime<Utc>>) -> Vec<u8> {
+/// The file's contents.
+#[must_use]
+pub fn render(anchors: &BTreeMap<BootId, DateTime<Utc>>) -> Vec<u8> {
     let anchors = anchors
         .iter()
         .map(|(boot, started)| Anchor { boot: hex::encode(boot.0), started: *started });
@@ -63,5 +73,13 @@ mod tests {
         let started = "2026-11-22T09:58:20.500Z".parse().expect("a date");
         let anchors = BTreeMap::from([(BootId([7; 16]), started)]);
         assert_eq!(parse(&render(&anchors)).expect("own JSON"), anchors);
+    }
+
+    #[test]
+    fn a_date_that_no_clock_shows_is_no_anchor() {
+        for started in ["+262142-12-31T23:59:59Z", "-0001-01-01T00:00:00Z"] {
+            let anchors = BTreeMap::from([(BootId([7; 16]), started.parse().expect("a date"))]);
+            assert_eq!(parse(&render(&anchors)).expect("own JSON"), BTreeMap::new(), "{started}");
+        }
     }
 }

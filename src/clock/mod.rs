@@ -27,7 +27,7 @@
 //! never set. [`Core`] is pure; [`Clock`] asks the machine, and the task [`Clock::keep`] does
 //! what takes its time: it writes the file and looks whether NTP has set the clock.
 
-mod anchors;
+pub mod anchors;
 mod core;
 mod ntp;
 

@@ -22,8 +22,9 @@
 //! is a `secret`, or as two lines of text, token ID and secret. It is read where the store has no
 //! NAME. A secret from there is used from memory and never written to the store.
 //!
-//! Beside a credential may stand its token's policy as it was last seen (`NAME.policy`) and the record of a
-//! token that is being issued (`NAME.issue`). Neither holds anything secret.
+//! Beside a credential may stand its token's policy as it was last seen (`NAME.policy`), the record of a
+//! token that is being issued (`NAME.issue`) or rotated (`NAME.rotation`), and a file that is locked while
+//! the token is being rotated (`NAME.rotating`). None holds anything secret.
 //!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
@@ -67,11 +68,13 @@ pub struct Store {
 
 /// What may stand beside a credential, under its name: nothing secret, and nothing that signing needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Note {
+pub enum Note {
     /// The policy that SolarNetwork was last seen to keep for the token: `NAME.policy`.
     Policy,
     /// A token that is being issued: `NAME.issue`.
     Issue,
+    /// A token that is being rotated: `NAME.rotation`.
+    Rotation,
 }
 
 impl Note {
@@ -79,6 +82,7 @@ impl Note {
         match self {
             Self::Policy => "policy",
             Self::Issue => "issue",
+            Self::Rotation => "rotation",
         }
     }
 }
@@ -365,39 +369,12 @@ impl Store {
         self.put_note(name, Note::Policy, &seen.to_bytes())
     }
 
-    /// The record of a token that is being issued under that name.
+    /// What stands beside the credential of that name.
     ///
     /// # Errors
     ///
-    /// If there is one that cannot be read.
-    pub fn issue(&self, name: &TokenName) -> Result<Option<Vec<u8>>, StoreError> {
-        self.note(name, Note::Issue)
-    }
-
-    /// Puts in the record of a token that is being issued.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be made or written.
-    pub fn put_issue(&self, name: &TokenName, record: &[u8]) -> Result<(), StoreError> {
-        self.put_note(name, Note::Issue, record)
-    }
-
-    /// Removes the record of a token that is being issued, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be written.
-    pub fn remove_issue(&self, name: &TokenName) -> Result<(), StoreError> {
-        if self.open_folder()?.is_none() {
-            return Ok(());
-        }
-        let folder = self.lock()?;
-        remove(&self.note_path(name, Note::Issue))?;
-        folder.sync_all().map_err(failed("write", &self.folder))
-    }
-
-    fn note(&self, name: &TokenName, note: Note) -> Result<Option<Vec<u8>>, StoreError> {
+    /// If there is a file that cannot be read.
+    pub fn note(&self, name: &TokenName, note: Note) -> Result<Option<Vec<u8>>, StoreError> {
         if self.open_folder()?.is_none() {
             return Ok(None);
         }
@@ -405,9 +382,48 @@ impl Store {
         Ok(read.map(|bytes| bytes.to_vec()))
     }
 
-    fn put_note(&self, name: &TokenName, note: Note, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Puts a note beside the credential of that name, in place of one that is there.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be made or written.
+    pub fn put_note(&self, name: &TokenName, note: Note, bytes: &[u8]) -> Result<(), StoreError> {
         let folder = self.lock()?;
         self.write_file(&folder, &self.note_path(name, note), bytes)
+    }
+
+    /// Removes a note, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn remove_note(&self, name: &TokenName, note: Note) -> Result<(), StoreError> {
+        if self.open_folder()?.is_none() {
+            return Ok(());
+        }
+        let folder = self.lock()?;
+        remove(&self.note_path(name, note))?;
+        folder.sync_all().map_err(failed("write", &self.folder))
+    }
+
+    /// Keeps every other rotation of the token away until the handle is dropped; `None` if one is under
+    /// way. The empty file stays.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn begin_rotation(&self, name: &TokenName) -> Result<Option<File>, StoreError> {
+        drop(self.lock()?);
+        let path = self.folder.join(format!("{name}.rotating"));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(bits(OFlags::NOFOLLOW));
+        let file = options.open(&path).map_err(failed("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+        }
     }
 
     fn note_path(&self, name: &TokenName, note: Note) -> PathBuf {

@@ -7,7 +7,8 @@
 //!   call is made for all say so.
 //! * Everything else becomes a [`Refusal`]: a [`Cause`] to act on and one sentence to read. Nothing that
 //!   does not look like the repository's own words is taken for its verdict.
-//! * Foreign text in a sentence is one line of at most 200 characters without control characters.
+//! * Foreign text in a sentence is one line of at most 200 characters without control characters, and of many
+//!   complaints the first eight are told.
 //!
 //! It does not know what was sent, only which call it was.
 
@@ -370,14 +371,16 @@ fn known_text(text: &str) -> Option<(Cause, String)> {
     })
 }
 
+/// How many of a server's complaints about one request are told; a foreign one could have any number.
+const MOST_COMPLAINTS: usize = 8;
+
 /// `{"form.tags.0":["…"]}`
 fn fields_sentence(fields: &Map<String, Value>) -> String {
-    let mut sentences = Vec::new();
-    for (path, messages) in fields {
-        for message in messages.as_array().into_iter().flatten().filter_map(Value::as_str) {
-            sentences.push(field_sentence(path, message));
-        }
-    }
+    let messages = fields.iter().flat_map(|(path, messages)| {
+        let texts = messages.as_array().into_iter().flatten().filter_map(Value::as_str);
+        texts.map(move |text| field_sentence(path, text))
+    });
+    let sentences: Vec<String> = messages.take(MOST_COMPLAINTS).collect();
     if sentences.is_empty() {
         return "the server refuses the request without saying why".to_owned();
     }
@@ -416,10 +419,12 @@ fn field_sentence(path: &str, message: &str) -> String {
 fn errors_sentence(errors: &Map<String, Value>, context: Option<&Value>) -> String {
     let words = |value: &Value| clean(value.as_str().unwrap_or("refused")).replace('_', " ");
     let errors = errors.iter().map(|(field, code)| format!("`{}`: {}", clean(field), words(code)));
-    let mut sentence =
-        format!("the server does not take {}", errors.collect::<Vec<_>>().join("; "));
+    let mut sentence = format!(
+        "the server does not take {}",
+        errors.take(MOST_COMPLAINTS).collect::<Vec<_>>().join("; ")
+    );
     if let Some(Value::Object(context)) = context {
-        for (name, value) in context {
+        for (name, value) in context.iter().take(MOST_COMPLAINTS) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             sentence.push_str(&format!(" ({} {})", clean(name), clean(&value)));
         }

@@ -379,7 +379,8 @@ fn encode(text: &str) -> String {
 }
 
 /// Reads both generations' way to describe a token.
-fn granted(accepted: &Accepted) -> Granted {
+#[must_use]
+pub fn granted(accepted: &Accepted) -> Granted {
     let Accepted { body, profiles } = accepted;
     let (token, data) = match &body["token"] {
         Value::Object(_) => (&body["token"], &body["token"]["data"]),

@@ -114,7 +114,7 @@ impl Expiry {
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
         match self {
             Self::Auto | Self::Never | Self::In(_) => false,
-            Self::ServerClock(time) => time.and_utc() + TimeDelta::hours(12) < now,
+            Self::ServerClock(time) => time.and_utc() < now - TimeDelta::hours(12),
             Self::At(instant) => *instant <= now,
         }
     }
@@ -241,6 +241,7 @@ mod tests {
         assert!(over("2026-11-22T09:59:59Z"));
         assert!(!over("2026-11-22 09:00"), "it may be later there");
         assert!(!over("never"));
+        assert!(!over("+262142-12-31 23:59:59"), "the last second there is");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn of_put(state_dir: &Path) -> PathBuf {
     state_dir.join("files-put.jsonl")
 }
 
-/// The facts in a file, without holding it; `damaged` counts lines that are none.
+/// The facts in a file, without holding it; see [`parse`].
 ///
 /// # Errors
 ///
@@ -79,6 +79,12 @@ pub fn read(path: &Path) -> io::Result<(Ledger, usize, usize)> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
+    Ok(parse(&bytes))
+}
+
+/// The facts in a file's contents, how many they are, and how many lines are none.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> (Ledger, usize, usize) {
     let (mut lines, mut damaged) = (Vec::new(), 0);
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice::<Line>(line) {
@@ -87,7 +93,7 @@ pub fn read(path: &Path) -> io::Result<(Ledger, usize, usize)> {
         }
     }
     let count = lines.len();
-    Ok((Ledger::from_lines(lines), count, damaged))
+    (Ledger::from_lines(lines), count, damaged)
 }
 
 impl Journal {

@@ -98,7 +98,8 @@ impl Restrictions {
             None => (UTC, TimeDelta::hours(12)),
         };
         let ends = digits.and_local_timezone(offset).single()?;
-        (ends.to_utc() + grace < now).then_some(digits)
+        // The end is foreign and may be the last that there is: nothing is added to it.
+        (ends.to_utc() < now - grace).then_some(digits)
     }
 
     /// The instant of its end, where the server's zone is known.
@@ -240,5 +241,7 @@ mod tests {
             "perhaps not there"
         );
         assert!(token(ended("2026-11-21 09:58:00", None).check_upload(&[], now())));
+        let last = ended("+262142-12-31 23:59:59", None);
+        assert!(last.expires.is_some() && last.check_upload(&[], now()).is_ok());
     }
 }

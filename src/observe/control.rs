@@ -8,7 +8,8 @@
 //! {"ask":"frames"}              → the last Modbus exchanges, for `bundle`
 //! {"ask":"changes"}             → {"file":…,"problems":[…],"needs_restart":[…],"changes":[…]}: what a
 //!                                 reload would do now
-//! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again
+//! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again and asks
+//!                                 SolarNetwork whether it works
 //! anything else                 → {"error":"…"}
 //! ```
 //!

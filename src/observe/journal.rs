@@ -32,7 +32,7 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::ration::{LEFT_OUT, Ration};
+use super::ration::{Admitted, LEFT_OUT, RATIONED, Ration};
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -82,7 +82,7 @@ impl Journal {
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let Some(left_out) = self.ration.admit(event) else { return };
+        let Some(admitted) = self.ration.admit(event) else { return };
         let about = event.metadata();
         let mut entry = Entry { bytes: Vec::with_capacity(1024), prefix: self.prefix };
         entry.put("PRIORITY", priority(*about.level()));
@@ -93,8 +93,12 @@ impl<S: Subscriber> Layer<S> for Journal {
             entry.put("CODE_LINE", &line.to_string());
         }
         event.record(&mut entry);
+        let Admitted { left_out, rationed } = admitted;
         if left_out > 0 {
             entry.put(&field_name(self.prefix, LEFT_OUT), &left_out.to_string());
+        }
+        if rationed {
+            entry.put(&field_name(self.prefix, RATIONED), "true");
         }
         // Nobody is left to be told that a line could not be logged.
         self.socket.send(&entry.bytes).ok();

@@ -21,7 +21,7 @@ use tracing_subscriber::{
 
 use super::{
     journal::Journal,
-    ration::{LEFT_OUT, Ration},
+    ration::{Admitted, LEFT_OUT, RATIONED, Ration},
 };
 
 /// Prefix of our fields in the journal, and the syslog identifier's base.
@@ -76,14 +76,20 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        match self.ration.admit(event) {
-            None => Ok(()),
-            Some(0) => self.format.format_event(context, writer, event),
-            Some(left_out) => {
-                let mut line = String::new();
-                self.format.format_event(context, Writer::new(&mut line), event)?;
-                writeln!(writer, "{} {LEFT_OUT}={left_out}", line.trim_end())
-            }
+        let Some(admitted) = self.ration.admit(event) else { return Ok(()) };
+        if admitted == Admitted::default() {
+            return self.format.format_event(context, writer, event);
         }
+        let mut line = String::new();
+        self.format.format_event(context, Writer::new(&mut line), event)?;
+        write!(writer, "{}", line.trim_end())?;
+        let Admitted { left_out, rationed } = admitted;
+        if left_out > 0 {
+            write!(writer, " {LEFT_OUT}={left_out}")?;
+        }
+        if rationed {
+            write!(writer, " {RATIONED}=true")?;
+        }
+        writeln!(writer)
     }
 }

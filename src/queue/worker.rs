@@ -51,8 +51,9 @@ const AT_ONCE: usize = 256;
 /// look into the list of jobs, or rows sent twice.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Between two attempts on a full or failed disk.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Between two attempts on a full or failed disk: the first, and the longest. An attempt on a full one may write
+/// what is left of it before it fails, which must not wear a card out.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
 
 /// Between two spare segments that are prepared in the background.
 const PREPARE_EVERY: Duration = Duration::from_secs(1);
@@ -93,6 +94,8 @@ pub struct Worker {
     acknowledged_due: Option<Instant>,
     prepare_due: Instant,
     retry_due: Option<Instant>,
+    /// How long the next attempt waits.
+    again: Duration,
     claimed: Ranges,
     unplaced: BTreeMap<BootId, Ranges>,
     /// All below are acknowledged, claimed or unplaced.
@@ -164,6 +167,7 @@ impl Worker {
             acknowledged_due: None,
             prepare_due: Instant::now() + PREPARE_EVERY,
             retry_due: None,
+            again: AGAIN.0,
             claimed: Ranges::default(),
             unplaced: BTreeMap::new(),
             scanned_to: 0,
@@ -405,6 +409,7 @@ impl Worker {
             Ok(commit) => {
                 self.commit_due = None;
                 self.retry_due = None;
+                self.again = AGAIN.0;
                 if commit.written > 0 {
                     debug!(
                         event = "queue.committed",
@@ -449,7 +454,10 @@ impl Worker {
 
     /// Draws the consequence of an error of the spool: it is tried again, or opened again.
     fn failed(&mut self, error: spool::Error) -> StoreError {
-        self.retry_due.get_or_insert(Instant::now() + AGAIN);
+        if self.retry_due.is_none() {
+            self.retry_due = Some(Instant::now() + self.again);
+            self.again = (self.again * 2).min(AGAIN.1);
+        }
         match error {
             spool::Error::Full => StoreError::Full,
             error => {
@@ -749,5 +757,25 @@ mod tests {
         worker.reopen(Reopen::Failed);
         assert_eq!(worker.spool.as_ref().map(|spool| spool.stat().records), Some(4096));
         assert!(worker.uncommitted.is_empty(), "all durable");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_on_a_full_disk_come_less_and_less_often_and_at_once_after_a_proof() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        worker.take(datum(1), None);
+        worker.commit(false);
+        let fail = |worker: &mut Worker| {
+            worker.retry_due = None;
+            drop(worker.failed(spool::Error::Full));
+            worker.retry_due.expect("another attempt").duration_since(Instant::now()).as_secs()
+        };
+        assert_eq!([(); 6].map(|()| fail(&mut worker)), [1, 2, 4, 8, 16, 16]);
+        let row = worker.claim(10, 1 << 20).pop().expect("a row");
+        worker.acknowledge(&Ranges::from_iter([row.seq]));
+        assert_eq!(worker.retry_due, Some(Instant::now()));
+        worker.tick(Instant::now());
+        assert_eq!(worker.retry_due, None);
+        assert_eq!(fail(&mut worker), 1, "what works begins anew");
     }
 }

@@ -142,6 +142,8 @@ pub struct Machine {
     state: State,
     /// Whether the server was asked about this credential since it was put in.
     asked: bool,
+    /// Whether somebody wants to know if the token works.
+    doubted: bool,
     /// Whether the last question was asked with a date that is not known, or that may be wrong.
     blind: bool,
     /// In use but not on disk.
@@ -161,6 +163,7 @@ impl Machine {
             credential,
             state: State::Resting,
             asked: false,
+            doubted: false,
             blind: false,
             unsaved: false,
             spread: SPREAD.mul_f64(random),
@@ -185,6 +188,11 @@ impl Machine {
             State::Fetched(new) => Step::Prove(new.clone()),
             State::Proved(new) => Step::Save(new.clone()),
         }
+    }
+
+    /// Somebody wants to know whether the token works: the server is asked next, whatever it said last.
+    pub fn doubt(&mut self) {
+        (self.doubted, self.retry_at) = (true, None);
     }
 
     /// Leaves `Resting`, or says how long to stay.
@@ -222,7 +230,7 @@ impl Machine {
             State::Fetching(today)
         } else if self.unsaved {
             State::Proved(credential.clone())
-        } else if !self.asked && credential.secret.is_none() {
+        } else if self.doubted || (!self.asked && credential.secret.is_none()) {
             State::Checking
         } else {
             return Err((due - now).to_std().unwrap_or(LONGEST_WAIT));
@@ -240,6 +248,7 @@ impl Machine {
     /// Takes what happened. `random` is from 0 to 1.
     pub fn on(&mut self, event: Event, at: Moment, random: f64) {
         let state = std::mem::replace(&mut self.state, State::Resting);
+        self.doubted &= !matches!(event, Event::Fetched(_) | Event::Proved(_));
         match (state, event) {
             (state, Event::Replaced(credential)) => {
                 if credential == self.credential {
@@ -317,6 +326,12 @@ impl Machine {
             }
             // Asked with a wrong date: what it says about the key means nothing. Ask again.
             Some(_) if self.blind => {}
+            // What no renewal needs where keys are made here.
+            Some(Trouble::RefreshForbidden | Trouble::PathForbidden)
+                if self.credential.as_ref().is_some_and(|c| c.secret.is_some()) =>
+            {
+                (self.asked, self.failures, self.retry_at, self.trouble) = (true, 0, None, None);
+            }
             // Nothing has to be renewed today; what passes has passed by then.
             Some(Trouble::Passing(_)) if self.trouble.is_none() => self.asked = true,
             // Somebody may change the policy or enable the token again: looked at until they do.

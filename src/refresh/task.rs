@@ -2,8 +2,9 @@
 //!
 //! The task owns the credential in use: it alone reads the store in the daemon, puts what it finds
 //! into the [`Signer`], and writes renewed keys. Told that the store changed ([`Refresher::reload`],
-//! from the control socket), it reads it again; while there is no usable key it looks once a minute
-//! even if nobody tells it. So an import repairs a running daemon without a restart.
+//! from the control socket), it reads it again and asks SolarNetwork whether the token works; while there
+//! is no usable key it looks once a minute even if nobody tells it. So an import repairs a running daemon
+//! without a restart.
 //!
 //! A call under way when the daemon stops is abandoned; nothing is lost by that.
 
@@ -129,7 +130,10 @@ impl<C: RefreshCalls> Keeper<C> {
                                 self.reload().await;
                             }
                         }
-                        () = self.parts.reload.notified() => self.reload().await,
+                        () = self.parts.reload.notified() => {
+                            self.reload().await;
+                            self.machine.doubt();
+                        }
                         // Cannot end: the signer is one of our own parts.
                         _ = replaced.changed() => {}
                     }
@@ -171,6 +175,14 @@ impl<C: RefreshCalls> Keeper<C> {
         let unreadable = match loaded {
             Ok(Some((credential, origin))) => {
                 self.origin = origin;
+                let before = self.parts.signer.current().map(|before| before.token_id.clone());
+                if let Some(before) = before.filter(|before| *before != credential.token_id) {
+                    info!(
+                        event = "credential.replaced",
+                        token = %self.parts.name, token_id = %credential.token_id, %before,
+                        "another token in use"
+                    );
+                }
                 self.parts.signer.replace(credential);
                 None
             }

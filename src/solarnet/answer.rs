@@ -74,6 +74,13 @@ impl Cause {
         }
     }
 
+    /// Whether a refusal for this reason shows that the token itself was accepted: what is asked of the
+    /// account's objects comes after the token's signature and state.
+    #[must_use]
+    pub fn shows_token(self) -> bool {
+        matches!(self, Self::AccessDenied | Self::UnknownObject)
+    }
+
     /// What the operator can do, where it is the operator's business.
     #[must_use]
     pub fn remedy(self) -> Option<&'static str> {

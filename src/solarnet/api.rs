@@ -112,13 +112,16 @@ impl Api {
     pub async fn call_as(&self, credential: &Credential, call: Call) -> Result<Answer, CallError> {
         let endpoint = self.endpoint(call.application);
         endpoint.pace.turn(call.priority, &self.pulse).await;
-        let first = self.attempt(endpoint, credential, &call).await;
+        let mut answer = self.attempt(endpoint, credential, &call).await;
         // The answer taught the clock the server's time: the same call may pass now.
-        if first.as_ref().is_err_and(|e| e.cause == Cause::DateSkew) {
+        if answer.as_ref().is_err_and(|e| e.cause == Cause::DateSkew) {
             endpoint.pace.turn(call.priority, &self.pulse).await;
-            return self.attempt(endpoint, credential, &call).await;
+            answer = self.attempt(endpoint, credential, &call).await;
         }
-        first
+        if answer.as_ref().err().is_none_or(|error| error.cause.shows_token()) {
+            self.signer.note_accepted(&credential.token_id, self.clock.signing_now());
+        }
+        answer
     }
 
     async fn attempt(

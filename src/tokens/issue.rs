@@ -47,13 +47,13 @@ pub enum Left {
 }
 
 impl Issue {
-    /// Before a token of this kind and policy is asked for.
+    /// Before a token of this kind and policy is asked for, while these are there.
     #[must_use]
-    pub fn new(kind: TokenKind, policy: &Policy, before: &Listing) -> Self {
+    pub fn new(kind: TokenKind, policy: &Policy, before: &[Token]) -> Self {
         Self {
             kind: kind.name().to_owned(),
             policy: policy.to_json(),
-            known: before.tokens.iter().map(|token| token.id.to_string()).collect(),
+            known: before.iter().map(|token| token.id.to_string()).collect(),
         }
     }
 
@@ -73,19 +73,26 @@ impl Issue {
     /// this device under the name.
     #[must_use]
     pub fn left(&self, now: &Listing, name: &TokenName, installed: Option<&TokenId>) -> Left {
-        let wanted = Policy::read(&self.policy).unwrap_or_default();
-        let ours = |token: &&Token| {
-            !self.known.iter().any(|id| id == token.id.as_str())
-                && token.kind == self.kind
-                && token.name.as_ref().is_none_or(|other| other == name.as_str())
-                && difference(&wanted, &token.policy).is_empty()
-        };
-        let left: Vec<Token> = now.tokens.iter().filter(ours).cloned().collect();
+        let left = self.issued(&now.tokens, Some(name.as_str()));
         match left.iter().find(|token| Some(&token.id) == installed) {
             Some(token) => Left::Installed(Box::new(token.clone())),
             None if left.is_empty() => Left::Nothing,
             None => Left::Orphans(left),
         }
+    }
+
+    /// The tokens among these that were issued since and fit: of the kind and policy asked for, and
+    /// without another name than this one.
+    #[must_use]
+    pub fn issued(&self, tokens: &[Token], name: Option<&str>) -> Vec<Token> {
+        let wanted = Policy::read(&self.policy).unwrap_or_default();
+        let ours = |token: &&Token| {
+            !self.known.iter().any(|id| id == token.id.as_str())
+                && token.kind == self.kind
+                && (token.name.is_none() || token.name.as_deref() == name)
+                && difference(&wanted, &token.policy).is_empty()
+        };
+        tokens.iter().filter(ours).cloned().collect()
     }
 }
 

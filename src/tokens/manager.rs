@@ -362,7 +362,7 @@ mod tests {
         let manager = manager(&server);
         let before = manager.list().await.expect("a list");
         let wanted = Policy::read(&policy).expect("a policy");
-        let record = Issue::new(TokenKind::User, &wanted, &before).to_bytes();
+        let record = Issue::new(TokenKind::User, &wanted, &before.tokens).to_bytes();
         let record = Issue::from_bytes(&record).expect("a record");
         let now = manager.list().await.expect("a list");
         let name: TokenName = "site".parse().expect("a name");

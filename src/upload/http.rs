@@ -54,6 +54,19 @@ pub fn jobs(data: &Value) -> Vec<Job> {
     data.as_array().into_iter().flatten().filter_map(job).collect()
 }
 
+/// The IDs of the jobs in the answer to [`list`] that are under way and of this group, or of one of its
+/// kind.
+#[must_use]
+pub fn open_jobs(data: &Value, group: &str) -> Vec<String> {
+    let of_group = |job: &&Value| {
+        let rest = job["groupKey"].as_str().and_then(|key| key.strip_prefix(group));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let all = data.as_array().into_iter().flatten();
+    let open = all.filter(of_group).filter_map(job).filter(|job| job.state == JobState::Pending);
+    open.map(|job| job.id).collect()
+}
+
 /// The job in the answer to [`status`].
 #[must_use]
 pub fn job(data: &Value) -> Option<Job> {
@@ -128,5 +141,21 @@ mod tests {
         }
         assert_eq!(receipt(&Value::Null), None);
         assert_eq!(status("5d0f").path, "/api/v1/sec/user/import/jobs/5d0f");
+    }
+
+    #[test]
+    fn open_jobs_are_those_of_the_node_that_are_under_way() {
+        let jobs: Vec<Value> = [
+            ("a", "agent-12", "Executing"),
+            ("b", "agent-12-3", "Queued"),
+            ("c", "agent-12", "Completed"),
+            ("d", "agent-123", "Executing"),
+            ("e", "other", "Queued"),
+            ("f", "agent-12", "Retracted"),
+        ]
+        .map(|(id, group, state)| json!({"jobId": id, "groupKey": group, "jobState": state}))
+        .into();
+        assert_eq!(open_jobs(&json!(jobs), "agent-12"), ["a", "b"]);
+        assert_eq!(open_jobs(&json!({}), "agent-12"), [""; 0]);
     }
 }

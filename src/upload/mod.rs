@@ -20,7 +20,7 @@ pub mod machine;
 pub mod multipart;
 pub mod quarrel;
 pub mod retry;
-mod store;
+pub mod store;
 pub mod task;
 pub mod terms;
 

@@ -30,19 +30,31 @@ pub(super) fn path(state_dir: &Path) -> PathBuf {
 /// If there is a file that cannot be read; [`io::ErrorKind::InvalidData`] if it is not ours.
 pub(super) fn load(path: &Path) -> io::Result<Vec<Batch>> {
     match std::fs::read(path) {
-        Ok(bytes) => {
-            let open = serde_json::from_slice::<Contents>(&bytes)?.open;
-            // Damage can be JSON all the same, and a range of everything would be read into memory.
-            let may_be =
-                |batch: &Batch| batch.seqs.count() <= batch.rows && batch.rows <= MAX_ROWS as u64;
-            if !open.iter().all(may_be) {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "no batch has such rows"));
-            }
-            Ok(open)
-        }
+        Ok(bytes) => parse(&bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// Reads the file's contents.
+///
+/// # Errors
+///
+/// As [`load`], if they are not ours.
+pub fn parse(bytes: &[u8]) -> io::Result<Vec<Batch>> {
+    let open = serde_json::from_slice::<Contents>(bytes)?.open;
+    // Damage can be JSON all the same, and a range of everything would be read into memory.
+    let may_be = |batch: &Batch| batch.seqs.count() <= batch.rows && batch.rows <= MAX_ROWS as u64;
+    if !open.iter().all(may_be) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no batch has such rows"));
+    }
+    Ok(open)
+}
+
+/// The file's contents.
+#[must_use]
+pub fn render(open: Vec<Batch>) -> Vec<u8> {
+    serde_json::to_vec(&Contents { open }).expect("text and numbers always make JSON")
 }
 
 /// Replaces the file.
@@ -51,7 +63,7 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<Batch>> {
 ///
 /// Whatever the file system says.
 pub(super) fn save(path: &Path, open: Vec<Batch>) -> io::Result<()> {
-    file::replace(path, &serde_json::to_vec(&Contents { open })?, 0o640)
+    file::replace(path, &render(open), 0o640)
 }
 
 #[cfg(test)]

@@ -22,5 +22,6 @@ mod support;
 mod systemd;
 mod token;
 mod token_manage;
+mod token_rotate;
 mod upload;
 mod watchdog;

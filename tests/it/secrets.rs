@@ -327,6 +327,13 @@ fn managing(place: &Place, needles: &Needles) {
     assert_eq!(stored.get("secret"), None);
     let key = stored["key"].as_str().expect("a key").as_bytes().to_vec();
     Needles(vec![("its key".to_owned(), key)]).assert_not_in_output("create", &installed);
+    for more in [&[][..], &["--json"]] {
+        let rotated = act(&[&["rotate", "another", "--yes"], more].concat(), more.is_empty());
+        let stored: Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
+        assert_eq!(stored.get("secret"), None);
+        let key = stored["key"].as_str().expect("a key").as_bytes().to_vec();
+        Needles(vec![("its key".to_owned(), key)]).assert_not_in_output("rotate", &rotated);
+    }
     for path in files_below(&agent.state_dir()) {
         let bytes = fs::read(&path).expect("read");
         of_issued.assert_not_in(&path.display().to_string(), &bytes);

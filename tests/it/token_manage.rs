@@ -479,8 +479,9 @@ enum Wrong {
 fn every_command_says_what_is_wrong_with_the_token_it_acts_with() {
     let bench = Bench::new();
     let target = bench.sim.issue_token(USER, TokenKind::User, &json!({"nodeIds": [NODE]}));
-    let managing: [&[&str]; 7] = [
+    let managing: [&[&str]; 8] = [
         &["list"],
+        &["rotate", "--yes"],
         &["create", "x", "--node", "123"],
         &["update", &target.id, "--name", "x"],
         &["policy", &target.id],

@@ -114,26 +114,58 @@ fn systemd_hears_that_all_is_well_as_long_as_it_is() {
         assert!(bench.is_fed());
     }
     assert_eq!(daemon.events("agent.task_stuck"), [""; 0]);
-    let status = bench.agent.status().expect("a status");
-    let tasks = status["tasks"].as_array().expect("tasks");
-    let mut names: Vec<&str> = tasks.iter().filter_map(|task| task["task"].as_str()).collect();
-    names.sort_unstable();
-    let all = [
-        "agent",
-        "bus cabinet",
-        "clock",
-        "control socket",
-        "instructor",
-        "queue",
-        "refresher",
-        "uploader",
-    ];
-    assert_eq!(names, all);
-
     daemon.pause();
     assert!(!bench.is_fed(), "a stopped process says nothing");
     daemon.resume();
     eventually("it is well again", || bench.is_fed());
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn every_task_and_every_thread_has_a_pulse_also_after_a_reload() {
+    let bench = Bench::new();
+    let text = fs::read_to_string(bench.agent.config()).expect("a configuration");
+    let text = text.split_once('\n').expect("after the state folder").1;
+    // No such port: its thread looks for it every now and then.
+    let serial = |name: &str| {
+        let unit = meter(1, &format!("/site/{name}"), "1s");
+        let port = format!("serial = {{ port = \"/dev/{name}\", baud = 9600 }}");
+        format!("\n[[modbus]]\nname = \"{name}\"\n{port}\n{unit}")
+    };
+    let assert_all = |daemon: &Daemon, buses: &[&str]| {
+        let status = bench.agent.status().expect("a status");
+        let tasks = status["tasks"].as_array().expect("tasks");
+        let mut names: Vec<&str> = tasks.iter().filter_map(|task| task["task"].as_str()).collect();
+        names.sort_unstable();
+        let parts = [
+            "agent",
+            "clock",
+            "control socket",
+            "files",
+            "instructor",
+            "queue",
+            "refresher",
+            "uploader",
+        ];
+        let mut all = [buses, &parts].concat();
+        all.sort_unstable();
+        assert_eq!(names, all);
+        for thread in daemon.threads() {
+            // The main one, those that work for a moment on behalf of a task, and who looks after the others.
+            let is_known = ["solarnode-agent", "tokio-rt-worker", "watchdog"].contains(&&*thread);
+            assert!(is_known || names.contains(&&*thread), "{thread} has no pulse: {names:?}");
+        }
+    };
+    bench.agent.configure(&(text.to_owned() + &serial("attic")));
+    let daemon = bench.agent.start();
+    assert_all(&daemon, &["bus attic", "bus cabinet"]);
+    assert!(daemon.threads().contains(&"bus attic".to_owned()), "{:?}", daemon.threads());
+    bench.agent.configure(&(text.to_owned() + &serial("attic") + &serial("roof")));
+    daemon.reload();
+    assert_all(&daemon, &["bus attic", "bus cabinet", "bus roof"]);
+    bench.agent.configure(text);
+    daemon.reload();
+    assert_all(&daemon, &["bus cabinet"]);
     assert!(daemon.stop().success());
 }
 

@@ -4,18 +4,20 @@
 //! cargo xtask quickstart [--forever]   the whole main job on built-in simulators
 //! cargo xtask test [--without-root]    installs what the tests need, then runs every check and test;
 //!                                      without root: all but those that need it, which are named
+//! cargo xtask fuzz [--seconds N] [TARGET]   libFuzzer on one decoder of foreign bytes, or on all
 //! cargo xtask footprint queue          what the queue costs, measured beside SQLite (needs root)
 //! cargo xtask docs                     writes the generated documentation anew
 //! ```
 
 mod footprint;
+mod fuzz;
 mod run;
 mod tests;
 
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: cargo xtask quickstart [--forever] | test [--without-root] | footprint queue | docs";
+const USAGE: &str = "usage: cargo xtask quickstart [--forever] | test [--without-root] | \
+     fuzz [--seconds N] [TARGET] | footprint queue | docs";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         ["quickstart", rest @ ..] => run::quickstart(rest),
         ["test"] => tests::all(true),
         ["test", "--without-root"] => tests::all(false),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["footprint", "queue"] => footprint::queue(),
         ["docs"] => run::docs(),
         _ => {

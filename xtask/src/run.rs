@@ -22,10 +22,15 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 
 /// As [`run`], for a command that needs more than arguments.
 pub(crate) fn run_with(command: &mut Command) -> Result<(), String> {
+    run_in(&root(), command)
+}
+
+/// As [`run_with`], in another folder.
+pub(crate) fn run_in(folder: &Path, command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}").replace('"', "");
     eprintln!("== {shown}");
     let status =
-        command.current_dir(root()).status().map_err(|error| format!("{shown}: {error}"))?;
+        command.current_dir(folder).status().map_err(|error| format!("{shown}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{shown}: {status}")) }
 }
 

@@ -122,7 +122,7 @@ fn as_set(value: &Value) -> Value {
 #[test]
 fn every_case_of_the_reference_is_decided_as_by_the_server() {
     let file: Value =
-        serde_json::from_str(include_str!("../../tests/vectors/policy.json")).unwrap();
+        serde_json::from_str(include_str!("../../../tests/vectors/policy.json")).unwrap();
     let mut wrong = Vec::new();
     for case in file["cases"].as_array().unwrap() {
         let mut found = outcome(case);

@@ -67,7 +67,7 @@ fn mistakes_end_with_a_message_and_their_code() {
     let (code, message) = outcome(&["serve", "--seed", "/nowhere/seed.json"]);
     assert_eq!(code, 78);
     assert!(message.contains("/nowhere/seed.json"), "{message}");
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/policy.json");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/policy.json");
     let (code, message) = outcome(&["serve", "--seed", manifest.to_str().unwrap()]);
     assert_eq!(code, 78);
     assert!(message.contains("policy.json: at about: unknown member; expected one of users,"));

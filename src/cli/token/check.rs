@@ -174,7 +174,7 @@ async fn find_out<'a, C: RefreshCalls + CallAs>(
 }
 
 /// Those of the configuration's calls that change nothing.
-fn harmless_calls(needs: &Needs) -> Vec<(String, Call)> {
+pub(super) fn harmless_calls(needs: &Needs) -> Vec<(String, Call)> {
     let pending = instruct::API_PATHS[0];
     let mut calls = vec![(
         format!("GET {}", upload::http::API_PATHS[0]),

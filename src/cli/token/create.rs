@@ -15,7 +15,7 @@ use super::{
     readable,
 };
 use crate::{
-    credential::{Credential, TokenSecret},
+    credential::{Credential, TokenSecret, store::Note},
     domain::{TokenKind, TokenName},
     needs::renewal_refused,
     policy::Policy,
@@ -101,7 +101,7 @@ impl Create {
     ) -> Result<Exit, Failure> {
         let wanted = self.wanted(context)?;
         let stored = context.store().load_stored(&wanted.name).or_store_exit()?;
-        let begun = context.store().issue(&wanted.name).or_store_exit()?;
+        let begun = context.store().note(&wanted.name, Note::Issue).or_store_exit()?;
         let begun = begun.as_deref().and_then(Issue::from_bytes);
         let taken = stored.as_ref().filter(|_| wanted.install && !self.replace);
         let refuse_taken = || match taken {
@@ -139,7 +139,7 @@ impl Create {
                     }
                     Left::Orphans(orphans) => {
                         refuse_taken()?;
-                        self.delete_orphans(streams, &manager, &wanted, &orphans).await?;
+                        delete_orphans(streams, &manager, &wanted.name, self.yes, &orphans).await?;
                         listing = manager.list().await.or_tokens_exit()?;
                     }
                 }
@@ -206,37 +206,6 @@ impl Create {
         Ok(())
     }
 
-    /// Deletes what an earlier run left at the server, after asking: nobody has its secret.
-    async fn delete_orphans<C: CallAs>(
-        &self,
-        streams: &mut Streams<'_>,
-        manager: &Manager<'_, C>,
-        wanted: &Wanted,
-        orphans: &[Token],
-    ) -> Result<(), Failure> {
-        let ids: Vec<&str> = orphans.iter().map(|token| token.id.as_str()).collect();
-        writeln!(
-            streams.err,
-            "An earlier run of this command was interrupted after SolarNetwork had issued {}; \
-             nobody has the secret.",
-            ids.join(", ")
-        )?;
-        let [orphan] = orphans else {
-            return Err(Failure::new(
-                Exit::Usage,
-                format!(
-                    "several tokens fit what the interrupted run for `{}` was to issue; delete those \
-                     that nobody uses with `solarnode-agent token delete ID`, then run this again",
-                    wanted.name
-                ),
-            ));
-        };
-        ask(streams, self.yes, &format!("Delete {} and issue another?", orphan.id))?;
-        manager.delete(&orphan.id).await.or_tokens_exit()?;
-        writeln!(streams.err, "{} is deleted", orphan.id)?;
-        Ok(())
-    }
-
     /// Names the token, shows what there is to show, and removes the record. It may be killed at any
     /// point and run again.
     async fn finish<C: CallAs>(
@@ -267,7 +236,7 @@ impl Create {
         }
         self.show(streams, wanted, &token, secret.as_ref())?;
         streams.out.flush()?;
-        store.remove_issue(&wanted.name).or_store_exit()?;
+        store.remove_note(&wanted.name, Note::Issue).or_store_exit()?;
         if wanted.install {
             context.note_other_token(streams, &wanted.name)?;
             context.tell_daemon(streams, &wanted.name, "the running daemon uses it from now on")?;
@@ -338,7 +307,37 @@ impl Create {
     }
 }
 
-/// Writes the record and asks for the token. What comes back is compared with what was asked for.
+/// Deletes what an earlier run left at the server, after asking: nobody has its secret.
+pub(super) async fn delete_orphans<C: CallAs>(
+    streams: &mut Streams<'_>,
+    manager: &Manager<'_, C>,
+    name: &TokenName,
+    yes: bool,
+    orphans: &[Token],
+) -> Result<(), Failure> {
+    let ids: Vec<&str> = orphans.iter().map(|token| token.id.as_str()).collect();
+    writeln!(
+        streams.err,
+        "An earlier run of this command was interrupted after SolarNetwork had issued {}; \
+         nobody has the secret.",
+        ids.join(", ")
+    )?;
+    let [orphan] = orphans else {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "several tokens fit what the interrupted run for `{name}` was to issue; delete those \
+                 that nobody uses with `solarnode-agent token delete ID`, then run this again"
+            ),
+        ));
+    };
+    ask(streams, yes, &format!("Delete {} and issue another?", orphan.id))?;
+    manager.delete(&orphan.id).await.or_tokens_exit()?;
+    writeln!(streams.err, "{} is deleted", orphan.id)?;
+    Ok(())
+}
+
+/// Writes the record and asks for the token.
 async fn issue<C: CallAs>(
     context: &TokenContext,
     manager: &Manager<'_, C>,
@@ -347,9 +346,21 @@ async fn issue<C: CallAs>(
     before: &Listing,
 ) -> Result<(Token, TokenSecret), Failure> {
     let store = context.store();
-    let record = Issue::new(wanted.kind, policy, before).to_bytes();
-    store.put_issue(&wanted.name, &record).or_store_exit()?;
-    let (token, secret) = match manager.create(wanted.kind, policy).await {
+    let record = Issue::new(wanted.kind, policy, &before.tokens).to_bytes();
+    store.put_note(&wanted.name, Note::Issue, &record).or_store_exit()?;
+    let forget = || store.remove_note(&wanted.name, Note::Issue).or_store_exit();
+    issue_exactly(manager, wanted.kind, policy, forget).await
+}
+
+/// Asks for a token. What comes back is compared with what was asked for; `forget` is called where it
+/// is certain that nothing was left behind at the server.
+pub(super) async fn issue_exactly<C: CallAs>(
+    manager: &Manager<'_, C>,
+    kind: TokenKind,
+    policy: &Policy,
+    forget: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(Token, TokenSecret), Failure> {
+    let (token, secret) = match manager.create(kind, policy).await {
         Ok(issued) => issued,
         Err(error) => {
             let unsure = match &error {
@@ -357,7 +368,7 @@ async fn issue<C: CallAs>(
                 _ => true,
             };
             if !unsure {
-                store.remove_issue(&wanted.name).or_store_exit()?;
+                forget()?;
                 return Err(failure(error));
             }
             let Failure { exit, error } = failure(error);
@@ -369,7 +380,7 @@ async fn issue<C: CallAs>(
     if let Err(other) = same_policy(&token, policy) {
         // It never gets further than this: nobody has its secret.
         manager.delete(&token.id).await.or_tokens_exit()?;
-        store.remove_issue(&wanted.name).or_store_exit()?;
+        forget()?;
         return Err(failure(other));
     }
     Ok((token, secret))

@@ -256,3 +256,20 @@ fn the_four_reasons_of_one_403_are_told_apart_where_the_server_does() {
         assert!(refusal.sentence.contains(words), "{refusal}");
     }
 }
+
+#[test]
+fn however_many_complaints_a_server_has_few_are_told() {
+    let many: serde_json::Map<String, Value> =
+        (0..10_000).map(|n| (format!("f{n}"), json!(["no"]))).collect();
+    let bodies = [
+        json!({ "status": "no", "code": 400, "fields": many }),
+        json!({ "status": "", "code": 400, "errors": many, "context": many }),
+    ];
+    for body in bodies {
+        let body = body.to_string();
+        let answer = Answer { status: 400, location: None, body: body.as_bytes() };
+        let refusal = read(Call::Generate, answer).expect_err("refused");
+        assert_eq!(refusal.cause, Cause::Invalid);
+        assert!(refusal.sentence.len() < 1000, "{}", refusal.sentence.len());
+    }
+}

@@ -113,6 +113,8 @@ impl Worker {
         self.unplaced.retain(|_, seqs| !seqs.is_empty());
         self.forget(|seq| seqs.contains(seq));
         let Some(spool) = &mut self.spool else { return };
+        // What was proved may have made room.
+        self.retry_due = self.retry_due.map(|_| Instant::now());
         for range in seqs.iter() {
             if let Err(error) = spool.acknowledge(range) {
                 // Repeats are harmless: what is not acknowledged is sent again.

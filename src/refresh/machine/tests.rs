@@ -429,3 +429,31 @@ proptest! {
         prop_assert!(requests <= 12 + 2 * hours, "{requests} in {hours} h");
     }
 }
+
+#[test]
+fn a_doubted_token_is_asked_about_at_once_and_nothing_is_put_off_by_that() {
+    let now = at("2026-11-22T10:00:00Z");
+    // One that was found well.
+    let mut machine = settled("2026-11-22", now);
+    machine.doubt();
+    assert!(matches!(machine.step(now), Step::Prove(_)));
+    machine.on(Event::Proved(Ok(())), now, 0.5);
+    assert!(matches!(machine.step(now), Step::Wait(_)), "once");
+    // One that was refused, and would be looked at hourly.
+    machine.doubt();
+    machine.step(now);
+    machine.on(refused(Cause::BadCredentials), now, 0.5);
+    assert_eq!(machine.condition(now), Condition::Refused);
+    assert!(matches!(machine.step(now), Step::Wait(_)));
+    machine.doubt();
+    assert!(matches!(machine.step(now), Step::Prove(_)));
+    // One whose keys are made here: that its renewal is forbidden means nothing.
+    let mut machine = Machine::new(Some(credential(day("2026-11-22"), true)), 0.5);
+    assert!(matches!(machine.step(now), Step::Wait(_)));
+    machine.doubt();
+    assert!(matches!(machine.step(now), Step::Prove(_)));
+    machine.on(refused(Cause::AccessDenied), now, 0.5);
+    assert_eq!(machine.condition(now), Condition::Well);
+    let midnight = at("2026-11-23T00:00:00Z");
+    assert!(matches!(machine.step(midnight), Step::Save(_)), "the next key comes in time");
+}

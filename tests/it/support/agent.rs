@@ -12,13 +12,11 @@
 //! its log is shown.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -224,28 +222,26 @@ impl Agent {
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
-    log: Arc<Mutex<Vec<String>>>,
-    reader: Option<JoinHandle<()>>,
+    /// Not a pipe: what it has logged can be seen at once, and nobody has to keep up with it.
+    log: File,
 }
 
 impl Daemon {
     /// Starts a command whose standard error is its log.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("the agent starts");
-        let stderr = child.stderr.take().expect("a pipe");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = log.clone();
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lock(&lines).push(line);
-            }
-        });
-        Self { child, log, reader: Some(reader) }
+        let log = tempfile::tempfile().expect("a file");
+        let stderr = log.try_clone().expect("a file");
+        let child = command.stderr(stderr).spawn().expect("the agent starts");
+        Self { child, log }
     }
 
     /// The lines logged so far.
     pub(crate) fn log(&self) -> Vec<String> {
-        lock(&self.log).clone()
+        let mut text = vec![0; self.log.metadata().expect("a file").len() as usize];
+        self.log.read_exact_at(&mut text, 0).expect("the log");
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let text = str::from_utf8(&text[..whole]).expect("text");
+        text.lines().map(str::to_owned).collect()
     }
 
     /// The lines logged so far that contain all of these.
@@ -265,6 +261,16 @@ impl Daemon {
         let status = fs::read_to_string(path).expect("a process");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// The names of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let folder = format!("/proc/{}/task", self.child.id());
+        let threads = fs::read_dir(folder).expect("a process").flatten();
+        // One that ends meanwhile has no name any more.
+        let names =
+            threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+        names.map(|name| name.trim().to_owned()).collect()
     }
 
     /// Sends SIGTERM.
@@ -288,7 +294,8 @@ impl Daemon {
         let said = || outcomes.iter().flat_map(|event| self.events(event)).count();
         let before = said();
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a signal");
-        eventually_within(Duration::from_secs(90), "the reload is over", || said() > before);
+        // Longer than the watchdog needs to name in the log what hangs.
+        eventually_within(Duration::from_secs(150), "the reload is over", || said() > before);
         let is_outcome = |line: &String| {
             outcomes.iter().any(|event| line.contains(&format!("event=\"{event}\"")))
         };
@@ -302,7 +309,6 @@ impl Daemon {
             ended = self.child.try_wait().expect("a child");
             ended.is_some()
         });
-        self.drain();
         ended.expect("ended")
     }
 
@@ -317,13 +323,6 @@ impl Daemon {
         self.child.kill().expect("killed");
         self.wait();
     }
-
-    /// Waits for the last line of the log.
-    fn drain(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.join().expect("the log was read");
-        }
-    }
 }
 
 impl Drop for Daemon {
@@ -335,10 +334,6 @@ impl Drop for Daemon {
             eprintln!("the daemon's log:\n{}", self.log().join("\n"));
         }
     }
-}
-
-fn lock(lines: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until it is so, looking often, with a deadline.

@@ -18,7 +18,8 @@ const RAW: &str = "application/octet-stream";
 #[test]
 fn every_case_of_the_reference_is_answered_as_by_the_real_server() {
     let file: Value =
-        serde_json::from_str(include_str!("../../vectors/file-repository.json")).unwrap();
+        serde_json::from_str(include_str!("../../../../tests/vectors/file-repository.json"))
+            .unwrap();
     let mut wrong = Vec::new();
     let mut ran = 0;
     for profile in [Profile::V2A, Profile::V2B, Profile::V3] {
