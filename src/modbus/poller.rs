@@ -173,8 +173,12 @@ impl Usage {
         Self { planned, last: planned, current: Cost::default() }
     }
 
-    /// A request was answered after this time.
-    fn answered(&mut self, took: Duration) {
+    /// A request was answered after this time, while the unit may take up to `timeout`. If it took longer, the
+    /// link was opened first, which is not the unit's doing.
+    fn answered(&mut self, took: Duration, timeout: Duration) {
+        if took > timeout + self.planned.longest {
+            return;
+        }
         self.current.reading += took;
         self.current.longest = self.current.longest.max(took);
     }
@@ -496,7 +500,8 @@ impl<W: Wire> Poller<W> {
         let turn = &mut self.turns[index];
         let outcome = turn.source.step(&mut self.wire, now, || clock.stamp()).await;
         if turn.source.was_answered() {
-            turn.usage.answered(epoch.elapsed().saturating_sub(started));
+            let timeout = turn.source.unit().timeout;
+            turn.usage.answered(epoch.elapsed().saturating_sub(started), timeout);
         } else if turn.source.asked_in_vain() {
             self.spend(index, started);
         }
