@@ -41,6 +41,7 @@ use crate::{
     config::{Settings, settings},
     credential::{Signer, Store},
     domain::{Chain, Datum},
+    modbus::Plans,
     observe::{control::ControlSocket, systemd, watchdog::Watchdog},
     pulse::{Bound, Pulse, Pulses},
     queue::{self, Queue},
@@ -145,7 +146,10 @@ impl Daemon {
         let file = std::path::absolute(&beginning.file).unwrap_or(beginning.file);
         let config = Configuration { file, settings: settings.clone(), last_reload: None };
         let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
-        let base = Base { clock, store, signer, queue, datum, board, pulses, credential_changed };
+        let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
+        let plans = Plans::open(&settings.state_dir, sources);
+        let base =
+            Base { clock, store, signer, queue, datum, board, pulses, credential_changed, plans };
 
         let api = part::api(&base, &settings.solarnet)?;
         let idle = |bus: &settings::Bus| {

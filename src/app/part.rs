@@ -17,7 +17,7 @@ use crate::{
     domain::Datum,
     files::{self, FileUploader},
     instruct::Instructor,
-    modbus::{self, BusStatus, Carrier, PlanError, Poller, WriteJob, ring::Recorded},
+    modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
@@ -42,6 +42,8 @@ pub(super) struct Base {
     pub(super) board: Board,
     pub(super) pulses: Pulses,
     pub(super) credential_changed: Arc<Notify>,
+    /// What units taught about their registers.
+    pub(super) plans: Plans,
 }
 
 /// The client that calls the server.
@@ -91,7 +93,7 @@ impl IdleBus {
             modbus::Channels { datum: base.datum.clone(), writes: taken, stop: stop.clone() };
         let wire = base.board.frames.on(&bus.name, modbus::wire(bus));
         let poller = Poller::new(bus, controls, wire, base.clock.clone(), channels)?;
-        let poller = poller.for_task(&pulse);
+        let poller = poller.for_task(&pulse).with_plans(&base.plans);
         let waiting = pulse.enter("waiting to be started", Bound::Open);
         Ok(Self { poller, writes, pulse, waiting, stop })
     }

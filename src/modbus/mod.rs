@@ -12,10 +12,11 @@
 //! | Pure | Shell |
 //! | --- | --- |
 //! | [`frame`]: bytes of requests and answers | [`link`]: a TCP connection behind the trait [`Wire`] |
-//! | [`airtime`]: how long bytes are on a serial line | [`rtu`]: a serial line, or one behind TCP, behind [`Wire`] |
+//! | [`airtime`], [`budget`]: how long bytes are on a serial line, and all reads on a bus | [`rtu`]: a serial line, or one behind TCP, behind [`Wire`] |
 //! | [`plan`], [`round`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
 //! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
 //! | [`reading`]: values to a datum | [`poller`]: the task of a bus |
+//! | | [`learnt`]: what refusals taught, over restarts |
 //! | [`recording`], [`playback`]: what was kept, read again | [`ring`]: keeps the last minutes of every bus |
 //!
 //! Guarantees: one request at a time a bus; a value is read whole or not at all; one failed request
@@ -23,12 +24,14 @@
 //! is sent once. A serial bus runs on a thread of its own ([`run`]).
 
 pub mod airtime;
+pub mod budget;
 mod carrier;
 pub mod decode;
 pub mod encode;
 mod exact;
 mod float;
 pub mod frame;
+pub mod learnt;
 pub mod link;
 pub mod plan;
 pub mod playback;
@@ -46,7 +49,9 @@ mod tests;
 mod thread;
 pub mod write;
 
+pub use budget::BusBudget;
 pub use carrier::Carrier;
+pub use learnt::Plans;
 pub use link::{TcpLink, Wire};
 pub use plan::{Plan, PlanError};
 pub use poller::{Channels, PollError, Poller};

@@ -13,7 +13,12 @@
 //!
 //! What a unit teaches by refusing a request is in `round`.
 
-use super::frame::{MAX_READ_BITS, MAX_READ_REGISTERS, Request};
+use std::sync::Arc;
+
+use super::{
+    frame::{MAX_READ_BITS, MAX_READ_REGISTERS, Request},
+    learnt::Piece,
+};
 use crate::{
     config::settings::{Property, Register, Table, Unit},
     reader::health::Health,
@@ -34,6 +39,8 @@ pub struct Block {
     pub health: Health,
     /// Reads for which a refusal does not split it.
     pub(super) rest: u8,
+    /// What the unit said if it has no such registers; then it is asked as seldom as if it had been silent.
+    pub(super) refused: Option<Arc<str>>,
 }
 
 impl Block {
@@ -136,11 +143,47 @@ impl Plan {
         &self.blocks
     }
 
-    /// Forgets which blocks were not answered.
+    /// Forgets which blocks were not answered. What was refused stays so.
     pub fn forget_silence(&mut self) {
-        for block in &mut self.blocks {
+        for block in self.blocks.iter_mut().filter(|block| block.refused.is_none()) {
             block.health = Health::default();
         }
+    }
+
+    /// The blocks' properties, and whether the unit has no such registers.
+    pub(super) fn learnt(&self) -> impl Iterator<Item = (&[usize], bool)> {
+        self.blocks.iter().map(|block| (block.properties.as_slice(), block.refused.is_some()))
+    }
+
+    /// A plan as it was learnt once; nothing if these are not blocks for all of the unit's properties.
+    pub(super) fn restored(unit: &Unit, pieces: &[Piece]) -> Option<Self> {
+        let Self { spans, .. } = Self::new(unit).ok()?;
+        let limits = Limits::of(unit);
+        let mut missing = vec![true; spans.len()];
+        let mut blocks = Vec::new();
+        for piece in pieces {
+            let (first, more) = piece.properties.split_first()?;
+            let mut block = Block::around(*spans.get(*first)?, *first);
+            for index in more {
+                let span = *spans.get(*index)?;
+                if span < spans[*block.properties.last()?] || !limits.join(&block, span) {
+                    return None;
+                }
+                block.take(span, *index);
+            }
+            for index in &piece.properties {
+                if !std::mem::take(missing.get_mut(*index)?) {
+                    return None;
+                }
+            }
+            if piece.refused {
+                block.health = Health::long_silent();
+                block.refused =
+                    Some(Arc::from("the unit refused it before the restart; asked again later"));
+            }
+            blocks.push(block);
+        }
+        (!missing.contains(&true)).then_some(Self { blocks, spans })
     }
 
     /// Smaller blocks for the same values, or nothing if a smaller one makes no difference.
@@ -202,6 +245,7 @@ impl Block {
             properties: Vec::new(),
             health: Health::default(),
             rest: 0,
+            refused: None,
         };
         block.take(span, index);
         block

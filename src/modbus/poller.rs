@@ -12,6 +12,7 @@
 //!   does not hold up the others.
 //! * A unit that does not answer is asked less and less often, within the bus's budget (`health`).
 //!   One whose answer to a probe comes late but within its own timeout is slow, not dead.
+//! * A unit that answers so slowly that its neighbours are late is asked less often as well.
 //! * What was read goes out as a datum, whole or in part; never an empty one.
 //! * When the channel of datum is full the task waits: a disk that cannot keep up slows reading down,
 //!   turns are skipped and counted, and memory stays bounded. Writes wait meanwhile: their outcome
@@ -34,7 +35,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     airtime::Airtime,
+    budget::BusBudget,
     frame::rtu,
+    learnt::Plans,
     link::Wire,
     plan::PlanError,
     source::{Now, Probe, Source},
@@ -47,7 +50,7 @@ use crate::{
     domain::Datum,
     pulse::{Bound, Pulse},
     reader::{
-        health::Budget,
+        health::{Budget, distance, spares},
         schedule::{Moment, Rhythm},
     },
 };
@@ -133,6 +136,7 @@ pub struct Poller<W> {
     /// How long one request may take, silence and a new connection included.
     longest: Bound,
     pulse: Pulse,
+    plans: Plans,
 }
 
 /// A source and when it is due.
@@ -142,6 +146,52 @@ struct Turn {
     rhythm: Rhythm,
     due: Duration,
     journal: Journal,
+    usage: Usage,
+}
+
+/// How much of the bus's time a unit takes where it answers; silence is the business of `health`.
+#[derive(Debug, Default)]
+struct Usage {
+    planned: Cost,
+    /// Of the last reading, and of the one under way.
+    last: Cost,
+    current: Cost,
+}
+
+/// All requests of a reading, and the longest of them.
+#[derive(Debug, Default, Clone, Copy)]
+struct Cost {
+    reading: Duration,
+    longest: Duration,
+}
+
+impl Usage {
+    fn planned(budget: &BusBudget, unit: &Unit) -> Self {
+        let unit = budget.units.iter().find(|planned| planned.source == unit.source);
+        let planned = unit.map(|unit| Cost { reading: unit.reading, longest: unit.longest() });
+        let planned = planned.unwrap_or_default();
+        Self { planned, last: planned, current: Cost::default() }
+    }
+
+    /// A request was answered after this time, while the unit may take up to `timeout`. If it took longer, the
+    /// link was opened first, which is not the unit's doing.
+    fn answered(&mut self, took: Duration, timeout: Duration) {
+        if took > timeout + self.planned.longest {
+            return;
+        }
+        self.current.reading += took;
+        self.current.longest = self.current.longest.max(took);
+    }
+
+    /// A reading is over.
+    fn read(&mut self) {
+        self.last = std::mem::take(&mut self.current);
+    }
+
+    /// Whether it takes much longer than planned.
+    fn is_slow(&self) -> bool {
+        self.last.longest > self.planned.longest * 2
+    }
 }
 
 /// How long one request may take, silence and a new connection included. On a serial line the unit may have to
@@ -171,12 +221,14 @@ impl<W: Wire> Poller<W> {
         clock: Clock,
         channels: Channels,
     ) -> Result<Self, PlanError> {
+        let budget = BusBudget::of(bus);
         let turn = |unit: &Unit| {
             Ok(Turn {
                 source: Source::new(unit.clone())?,
                 rhythm: Rhythm::new(unit.every, unit.phase, &unit.source),
                 due: Duration::ZERO,
                 journal: Journal::default(),
+                usage: Usage::planned(&budget, unit),
             })
         };
         let turns: Vec<Turn> = bus.units.iter().map(turn).collect::<Result<_, _>>()?;
@@ -199,6 +251,7 @@ impl<W: Wire> Poller<W> {
             quiet_since: None,
             longest: longest(bus, controls),
             pulse: Pulse::unheard(),
+            plans: Plans::default(),
         })
     }
 
@@ -218,6 +271,15 @@ impl<W: Wire> Poller<W> {
     #[must_use]
     pub fn for_task(self, pulse: &Pulse) -> Self {
         Self { pulse: pulse.clone(), ..self }
+    }
+
+    /// The same, going on with what its units taught earlier, and keeping what they will.
+    #[must_use]
+    pub fn with_plans(mut self, plans: &Plans) -> Self {
+        for turn in &mut self.turns {
+            turn.source.restore(plans);
+        }
+        Self { plans: plans.clone(), ..self }
     }
 
     /// The bus's state, as it changes.
@@ -372,11 +434,21 @@ impl<W: Wire> Poller<W> {
         self.shortest_neighbour(index).is_none()
     }
 
+    /// The other units that answer.
+    fn neighbours(&self, index: usize) -> impl Iterator<Item = &Turn> {
+        let others = self.turns.iter().enumerate().filter(move |(other, _)| *other != index);
+        others.map(|(_, turn)| turn).filter(|turn| turn.source.health().is_up())
+    }
+
     /// The shortest period among the other units that answer.
     fn shortest_neighbour(&self, index: usize) -> Option<Duration> {
-        let others = self.turns.iter().enumerate().filter(|(other, _)| *other != index);
-        let up = others.filter(|(_, turn)| turn.source.health().is_up());
-        up.map(|(_, turn)| turn.rhythm.every()).min()
+        self.neighbours(index).map(|turn| turn.rhythm.every()).min()
+    }
+
+    /// The part of the bus's time that reading the others takes.
+    fn load_beside(&self, index: usize) -> f64 {
+        let share = |turn: &Turn| turn.usage.last.reading.div_duration_f64(turn.rhythm.every());
+        self.neighbours(index).map(share).sum()
     }
 
     /// Nothing is due: waits for time to pass or for a write.
@@ -427,11 +499,15 @@ impl<W: Wire> Poller<W> {
         let clock = &self.clock;
         let turn = &mut self.turns[index];
         let outcome = turn.source.step(&mut self.wire, now, || clock.stamp()).await;
-        if turn.source.asked_in_vain() {
+        if turn.source.was_answered() {
+            let timeout = turn.source.unit().timeout;
+            turn.usage.answered(epoch.elapsed().saturating_sub(started), timeout);
+        } else if turn.source.asked_in_vain() {
             self.spend(index, started);
         }
         let Some(outcome) = outcome else { return Ok(()) };
 
+        self.turns[index].source.keep_learnt(&self.plans);
         let now = self.running();
         let journal = &mut self.turns[index].journal;
         self.status.send_modify(|status| {
@@ -441,8 +517,33 @@ impl<W: Wire> Poller<W> {
         });
         self.unsent = outcome.datum;
         self.send().await?;
+        self.turns[index].usage.read();
         self.schedule(index);
+        self.make_room_beside(index);
         Ok(())
+    }
+
+    /// A unit that is slow, and thereby makes the others late, gets its next turn only when a twentieth of the
+    /// bus's time suffices for it, or less, as if it were silent. Where units make others late that are as fast
+    /// as planned, all keep their turns: that such a bus does not fit, `check` says.
+    fn make_room_beside(&mut self, index: usize) {
+        let (Some(shortest), load) = (self.shortest_neighbour(index), self.load_beside(index))
+        else {
+            return;
+        };
+        let now = self.running();
+        let turn = &mut self.turns[index];
+        let Cost { reading, longest } = turn.usage.last;
+        let suffices =
+            spares(reading, turn.rhythm.every(), load) && spares(longest, shortest, load);
+        if suffices || !turn.usage.is_slow() {
+            return;
+        }
+        let wait = (now + distance(reading, Some(shortest), load)).saturating_sub(turn.due);
+        let turns = wait.as_nanos().div_ceil(turn.rhythm.every().as_nanos());
+        let turns = u32::try_from(turns).unwrap_or(u32::MAX);
+        turn.due += turn.rhythm.every().saturating_mul(turns);
+        self.skipped(index, turns.into());
     }
 
     /// Sets a unit's next turn; those that have passed are skipped.
@@ -452,10 +553,14 @@ impl<W: Wire> Poller<W> {
         let ago = moment.running.saturating_sub(turn.due);
         let missed = turn.rhythm.missed(ago);
         turn.due = moment.running + turn.rhythm.next(moment, ago);
-        if missed > 0 {
+        self.skipped(index, missed);
+    }
+
+    fn skipped(&mut self, index: usize, turns: u64) {
+        if turns > 0 {
             self.status.send_modify(|status| {
                 if let Some(status) = status.sources.get_mut(index) {
-                    status.skipped += missed;
+                    status.skipped += turns;
                 }
             });
         }
@@ -488,7 +593,8 @@ impl<W: Wire> Poller<W> {
 
     fn spend(&mut self, index: usize, started: Duration) {
         let now = self.running();
-        self.budget.spend(now, now.saturating_sub(started), self.shortest_neighbour(index));
+        let (shortest, load) = (self.shortest_neighbour(index), self.load_beside(index));
+        self.budget.spend(now, now.saturating_sub(started), shortest, load);
     }
 
     /// A unit that was down answers: it is read now, and where the whole bus was silent, the others

@@ -5,12 +5,11 @@
 //! round: first cut at its gaps, then in halves between values, down to single ones. So a refused
 //! register costs only the values that need it.
 //!
-//! The pieces replace the block in the [`Plan`] for as long as it lives, unless not one of them was
+//! The pieces replace the block in the [`Plan`] (and `learnt` keeps them over restarts), unless not one of them was
 //! answered: then the refusal says nothing about addresses, the block stays whole, and splitting it
 //! is tried again only [`REST`] reads later.
 
 use super::plan::{Block, Plan};
-use crate::reader::health::Health;
 
 /// Reads before a block that was refused down to its last value is split again.
 const REST: u8 = 10;
@@ -35,12 +34,9 @@ impl Round {
         self.waiting.last().or_else(|| plan.blocks.get(self.next))
     }
 
-    /// Whether the block answers, to be changed.
-    pub fn health<'a>(&'a mut self, plan: &'a mut Plan) -> Option<&'a mut Health> {
-        match self.waiting.last_mut() {
-            Some(piece) => Some(&mut piece.health),
-            None => plan.blocks.get_mut(self.next).map(|block| &mut block.health),
-        }
+    /// The same block, to note on it what came of asking.
+    pub fn block_mut<'a>(&'a mut self, plan: &'a mut Plan) -> Option<&'a mut Block> {
+        self.waiting.last_mut().or_else(|| plan.blocks.get_mut(self.next))
     }
 
     /// The block was answered.

@@ -4,7 +4,7 @@
 //!  round:  block ─▶ block ─▶ … ─▶ outcome           (one request a step; other units in between)
 //!            │
 //!            ├─ answered                values
-//!            ├─ refused: address, value split, or its values are missing
+//!            ├─ refused: address, value split, or its values are missing and it is asked again later
 //!            ├─ refused otherwise       its values are missing
 //!            ├─ silent                  asked again `retries` times, then its values are missing
 //!            ├─ the link ended on it    asked again likewise, then the rest of the round is missing
@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::{
     frame::{Answer, Request},
+    learnt::{Piece, Plans},
     link::{CallError, LinkError, RequestError, Wire},
     plan::{Plan, PlanError},
     reading::{Outcome, Reading},
@@ -62,6 +63,10 @@ pub struct Source {
     proved: bool,
     /// The last step asked a silent block in vain.
     in_vain: bool,
+    /// The last step was answered, whatever the answer was.
+    answered: bool,
+    /// The blocks of which `Plans` knows.
+    kept: Vec<Piece>,
 }
 
 /// A round under way.
@@ -106,8 +111,10 @@ impl Source {
     ///
     /// If the unit cannot be read as configured.
     pub fn new(unit: Unit) -> Result<Self, PlanError> {
+        let plan = Plan::new(&unit)?;
         Ok(Self {
-            plan: Plan::new(&unit)?,
+            kept: pieces(&plan),
+            plan,
             unit,
             health: Health::default(),
             stamps: Increasing::default(),
@@ -115,7 +122,24 @@ impl Source {
             probe: 0,
             proved: false,
             in_vain: false,
+            answered: false,
         })
+    }
+
+    /// Goes on with what was learnt before.
+    pub(super) fn restore(&mut self, plans: &Plans) {
+        if let Some(plan) = plans.of(&self.unit) {
+            (self.kept, self.plan) = (pieces(&plan), plan);
+        }
+    }
+
+    /// Hands over what was learnt since the last time.
+    pub(super) fn keep_learnt(&mut self, plans: &Plans) {
+        let kept = self.kept.iter().map(|piece| (piece.properties.as_slice(), piece.refused));
+        if !self.plan.learnt().eq(kept) {
+            self.kept = pieces(&self.plan);
+            plans.keep(&self.unit, self.kept.clone());
+        }
     }
 
     /// What it was made from.
@@ -134,6 +158,12 @@ impl Source {
     #[must_use]
     pub fn asked_in_vain(&self) -> bool {
         self.in_vain
+    }
+
+    /// Whether the last step was answered.
+    #[must_use]
+    pub fn was_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether an answer that came just now and too late for a probe is in time for a read.
@@ -174,8 +204,8 @@ impl Source {
         now: Now<impl Fn() -> Duration>,
         stamp: impl FnOnce() -> Stamp,
     ) -> Option<Outcome> {
-        self.in_vain = false;
-        let Self { unit, plan, health, round, proved, in_vain, .. } = self;
+        (self.in_vain, self.answered) = (false, false);
+        let Self { unit, plan, health, round, proved, in_vain, answered, .. } = self;
         let walk = round.get_or_insert_with(|| Walk::new(unit, std::mem::take(proved)));
 
         let started = (now.running)();
@@ -183,8 +213,12 @@ impl Source {
             return Some(self.finish(started, "nothing to read"));
         };
         let probing = !block.health.is_up();
-        if block.health.next_probe(false).is_some_and(|at| at > started || !now.may_probe) {
-            walk.reading.fail(block, &Arc::from("no answer earlier; asked again later"));
+        let waits = block.health.next_probe(false).is_some_and(|at| at > started || !now.may_probe);
+        // Where nothing else is left to ask for, the refusal is the unit's sign of life.
+        let needed = block.refused.is_some() && !plan.blocks().iter().any(|b| b.health.is_up());
+        if waits && !needed {
+            let earlier = || Arc::from("no answer earlier; asked again later");
+            walk.reading.fail(block, &block.refused.clone().unwrap_or_else(earlier));
             walk.round.failed(plan);
             return self.finish_if_done(started);
         }
@@ -193,11 +227,13 @@ impl Source {
         let request = block.request();
         let error = match wire.call(unit.id, &request, wait).await {
             Ok(answer) => {
+                *answered = true;
                 walk.reading.answered(stamp);
                 walk.reading_of(unit, plan, answer);
                 let ended = (now.running)();
-                if let Some(health) = walk.round.health(plan) {
-                    health.answered(ended);
+                if let Some(block) = walk.round.block_mut(plan) {
+                    block.health.answered(ended);
+                    block.refused = None;
                 }
                 walk.round.answered(plan);
                 walk.next_block(true);
@@ -224,16 +260,24 @@ impl Source {
                 Some(self.finish(ended, &error.to_string()))
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
+                *answered = true;
                 walk.reading.answered(stamp);
-                if let Some(health) = walk.round.health(plan) {
-                    health.answered(ended);
-                }
                 if exception.blames_range() && walk.round.split(plan) {
                     walk.next_block(true);
                     return None;
                 }
-                if let Some(block) = walk.round.block(plan) {
-                    walk.reading.fail(block, &Arc::from(reason(&error, &request)));
+                let reason: Arc<str> = Arc::from(reason(&error, &request));
+                let whole =
+                    walk.round.block(plan).is_some_and(|block| plan.split(block).is_empty());
+                if let Some(block) = walk.round.block_mut(plan) {
+                    if exception.blames_range() && whole {
+                        block.health.silent(ended);
+                        block.refused = Some(reason.clone());
+                    } else {
+                        block.health.answered(ended);
+                        block.refused = None;
+                    }
+                    walk.reading.fail(block, &reason);
                 }
                 walk.round.failed(plan);
                 walk.next_block(true);
@@ -244,8 +288,8 @@ impl Source {
                 if let Some(block) = walk.round.block(plan) {
                     walk.reading.fail(block, &Arc::from(reason.as_str()));
                 }
-                if let Some(health) = walk.round.health(plan) {
-                    health.silent(ended);
+                if let Some(block) = walk.round.block_mut(plan) {
+                    block.health.silent(ended);
                 }
                 walk.round.failed(plan);
                 if probing {
@@ -341,6 +385,14 @@ impl Walk {
         self.answered |= answered;
         self.silent = if answered { 0 } else { self.silent + 1 };
     }
+}
+
+fn pieces(plan: &Plan) -> Vec<Piece> {
+    let piece = |(properties, refused): (&[usize], bool)| Piece {
+        properties: properties.to_vec(),
+        refused,
+    };
+    plan.learnt().map(piece).collect()
 }
 
 /// How long the unit has to be left alone.

@@ -1,5 +1,7 @@
 //! A bus in virtual time: the real task, plan, decoding and health over units that only exist here.
 
+mod fairness;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -15,14 +17,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    airtime::Airtime,
     frame::{Answer, Exception, Request},
-    link::{CallError, RequestError},
+    link::{CallError, Discarded, RequestError},
     *,
 };
 use crate::{
     clock::Clock,
     config::settings::{
-        Allow, Bus, Control, Encoding, Order, Phase, Property, Register, Scale, Select, Unit,
+        Allow, Bus, Control, Encoding, Order, Parity, Phase, Property, Register, Scale, Select,
+        Serial, Unit,
     },
     domain::{ControlWrite, Datum, Kind, SourceId, WriteError, WriteReport},
 };
@@ -36,6 +40,8 @@ struct Device {
     words: BTreeMap<u16, u16>,
     latency: Duration,
     silent: bool,
+    /// Whether it answers with bytes that are no answer.
+    garbage: bool,
     /// Registers for which it stays silent instead of refusing.
     ignored: BTreeSet<u16>,
     /// What it says to writes.
@@ -58,6 +64,7 @@ impl Device {
             words: (0..20).map(|a| (a, a)).collect(),
             latency: 5 * MS,
             silent: false,
+            garbage: false,
             ignored: BTreeSet::new(),
             write: Write::Taken,
         }
@@ -74,6 +81,8 @@ struct Asked {
     at: Duration,
     unit: u8,
     function: u8,
+    /// The first register behind those that are to be read.
+    end: Option<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -89,8 +98,8 @@ struct FakeWire {
     started: Instant,
     pdu: Vec<u8>,
     late: Option<u8>,
-    /// As a serial line has it: a unit that stayed silent rests for as long again.
-    serial: bool,
+    /// On a serial line bytes take their time, and a unit that stayed silent rests for as long again.
+    serial: Option<Airtime>,
     rests: BTreeMap<u8, Instant>,
 }
 
@@ -102,18 +111,31 @@ impl Wire for FakeWire {
         wait: Duration,
     ) -> Result<Answer<'a>, CallError> {
         let at = self.started.elapsed();
-        let (latency, pdu) = {
+        let (latency, pdu, garbage) = {
             let mut world = self.world.lock().expect("no test panics holding it");
-            world.asked.push(Asked { at, unit, function: request.function() });
+            let end = match *request {
+                Request::Read { address, count, .. } => Some(address + count),
+                _ => None,
+            };
+            world.asked.push(Asked { at, unit, function: request.function(), end });
             let silent = Device::silent();
-            world
-                .devices
-                .get_mut(&unit)
-                .map_or((silent.latency, None), |d| (d.latency, d.answer(request)))
+            world.devices.get_mut(&unit).map_or((silent.latency, None, false), |d| {
+                (d.latency, d.answer(request), d.garbage)
+            })
         };
-        let silence = Err(RequestError::Silent { after: wait }.into());
-        if self.serial && (pdu.is_none() || latency > wait) {
-            self.rests.insert(unit, Instant::now() + 2 * wait);
+        let error = match garbage {
+            true => RequestError::Foreign { after: wait, discarded: Discarded::Noise(7) },
+            false => RequestError::Silent { after: wait },
+        };
+        let (silence, asked_for) = (Err(error.into()), wait);
+        let mut wait = wait;
+        let mut latency = latency;
+        if let Some(airtime) = self.serial {
+            wait = airtime.longest_exchange(request, wait);
+            latency += airtime.shortest_exchange(request);
+            if pdu.is_none() || latency > wait {
+                self.rests.insert(unit, Instant::now() + wait + asked_for);
+            }
         }
         let Some(pdu) = pdu else {
             sleep(wait).await;
@@ -144,7 +166,7 @@ impl Wire for FakeWire {
 impl Device {
     fn answer(&mut self, request: &Request<'_>) -> Option<Vec<u8>> {
         let refusal = |exception: Exception| Some(vec![request.function() | 0x80, exception.0]);
-        if self.silent {
+        if self.silent || self.garbage {
             return None;
         }
         match *request {
@@ -236,6 +258,18 @@ fn control(unit: u8, address: u16) -> Control {
     }
 }
 
+fn tcp() -> Link {
+    Link::Tcp { host: "here".to_owned(), port: 502 }
+}
+
+fn line(baud: u32) -> Link {
+    Link::Serial(Serial { port: "/dev/null".into(), baud, parity: Parity::None, stop_bits: 1 })
+}
+
+fn bus(link: Link, units: Vec<Unit>) -> Bus {
+    Bus { name: "bus".to_owned(), link, pause: Duration::ZERO, connect_timeout: S, units }
+}
+
 /// The task of a bus, running.
 struct Running {
     world: Arc<Mutex<World>>,
@@ -253,12 +287,21 @@ impl Running {
         devices: impl IntoIterator<Item = (u8, Device)>,
         room: usize,
     ) -> Self {
-        Self::start_on(false, units, devices, room)
+        Self::start_on(tcp(), units, devices, room)
     }
 
-    /// On a `serial` line a unit that stayed silent rests for as long again.
     fn start_on(
-        serial: bool,
+        link: Link,
+        units: Vec<Unit>,
+        devices: impl IntoIterator<Item = (u8, Device)>,
+        room: usize,
+    ) -> Self {
+        Self::start_knowing(&Plans::default(), link, units, devices, room)
+    }
+
+    fn start_knowing(
+        plans: &Plans,
+        link: Link,
         units: Vec<Unit>,
         devices: impl IntoIterator<Item = (u8, Device)>,
         room: usize,
@@ -267,12 +310,10 @@ impl Running {
             devices: devices.into_iter().collect(),
             asked: Vec::new(),
         }));
-        let bus = Bus {
-            name: "bus".to_owned(),
-            link: Link::Tcp { host: "here".to_owned(), port: 502 },
-            pause: Duration::ZERO,
-            connect_timeout: S,
-            units,
+        let bus = bus(link, units);
+        let serial = match &bus.link {
+            Link::Serial(serial) => Some(Airtime::new(serial)),
+            Link::Tcp { .. } | Link::RtuTcp { .. } => None,
         };
         let (datum, datum_end) = mpsc::channel(room);
         let (writes_end, writes) = mpsc::channel(4);
@@ -287,8 +328,8 @@ impl Running {
             rests: BTreeMap::new(),
         };
         let channels = Channels { datum, writes, stop: stop.clone() };
-        let poller =
-            Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels).expect("a plan");
+        let poller = Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels);
+        let poller = poller.expect("a plan").with_plans(plans);
         let status = poller.status();
         let task = tokio::spawn(poller.run());
         Self { world, datum: datum_end, writes: writes_end, status, stop, task, started }
@@ -372,6 +413,52 @@ async fn a_refused_register_costs_only_its_own_property() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_register_is_asked_for_again_at_growing_intervals_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = |bus: &Running| -> Vec<u64> {
+        let asked = bus.asked(1).into_iter().filter(|asked| asked.end == Some(21));
+        asked.map(|asked| asked.at.as_secs()).collect()
+    };
+    let start = || {
+        let plans = Plans::open(folder.path(), [&source(1)].into_iter());
+        let units = vec![unit(1, &[18, 19, 20])];
+        Running::start_knowing(&plans, tcp(), units, [(1, Device::well())], 64)
+    };
+    let mut bus = start();
+    let times = bus.watch(100 * S).await;
+    assert!(times[&source(1)].len() >= 99, "the others are read");
+    let asked = refused(&bus);
+    // Down to the register itself at once; then 5, 10, 20 and 40 s later, with the reading that is due then.
+    assert_eq!(asked.iter().filter(|at| **at > 2).count(), 4, "{asked:?}");
+    assert!(bus.state(0).reason.expect("a reason").contains("illegal data address"));
+    bus.stop.cancel();
+    assert!(bus.task.await.expect("no panic").is_ok());
+    while !folder.path().join("plans.json").exists() {
+        sleep(MS).await;
+    }
+
+    let mut bus = start();
+    bus.watch(295 * S).await;
+    assert_eq!(refused(&bus), Vec::<u64>::new());
+    assert_eq!(bus.state(0).missing, ["r20"]);
+    bus.change(1, |device| device.words.extend([(20, 20)]));
+    bus.watch(310 * S).await;
+    assert_eq!(bus.state(0).state, SourceState::Up, "asked for again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_refuses_all_it_is_asked_for_is_not_silent() {
+    let device = Device { words: BTreeMap::new(), ..Device::well() };
+    let mut bus = Running::start(vec![unit(1, &[18])], [(1, device)], 64);
+    bus.watch(100 * S).await;
+    let reason = bus.state(0).reason.expect("a reason");
+    assert!(reason.contains("illegal data address"), "{reason}");
+    bus.change(1, |device| *device = Device::well());
+    bus.watch(102 * S).await;
+    assert_eq!(bus.state(0).state, SourceState::Up);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_register_that_is_met_with_silence_costs_only_its_own_property() {
     let device = Device { ignored: [0, 2].into(), ..Device::well() };
     let mut bus = Running::start(vec![unit(1, &[0, 2, 4, 6])], [(1, device)], 64);
@@ -387,12 +474,14 @@ async fn a_register_that_is_met_with_silence_costs_only_its_own_property() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_unit_costs_its_neighbours_at_most_a_turn_in_twenty() {
     let periods = [250 * MS, 500 * MS, S, 3 * S, 10 * S];
-    for (every, serial) in periods.into_iter().flat_map(|every| [(every, false), (every, true)]) {
+    for (every, link) in
+        periods.into_iter().flat_map(|every| [(every, tcp()), (every, line(115_200))])
+    {
         let silent = Unit { timeout: 3 * S, retries: 3, ..unit(9, &[0, 5, 10]) };
         let mut units = vec![silent];
         units.extend((1..=4).map(|id| Unit { every, ..unit(id, &[1, 2]) }));
         let devices = (1..=4).map(|id| (id, Device::well())).chain([(9, Device::silent())]);
-        let mut bus = Running::start_on(serial, units, devices, 64);
+        let mut bus = Running::start_on(link, units, devices, 64);
         let times = bus.watch(600 * S).await;
         let due = 60.0 / every.as_secs_f64();
         for id in 1..=4 {
@@ -418,7 +507,7 @@ async fn a_silent_unit_costs_its_neighbours_at_most_a_turn_in_twenty() {
 async fn a_unit_that_rests_is_not_asked_and_its_neighbours_are() {
     let silent = Unit { retries: 1, ..unit(9, &[0, 5]) };
     let devices = [(1, Device::well()), (9, Device::silent())];
-    let mut bus = Running::start_on(true, vec![silent, unit(1, &[1])], devices, 64);
+    let mut bus = Running::start_on(line(115_200), vec![silent, unit(1, &[1])], devices, 64);
     bus.watch(5 * S).await;
     // Each try and each rest after it take the timeout of a second.
     let asked: Vec<u64> = bus.asked(9).iter().map(|asked| asked.at.as_secs()).collect();

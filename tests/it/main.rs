@@ -7,6 +7,7 @@ mod clock;
 mod config;
 mod daemon;
 mod failed_sync;
+mod fairness;
 mod files;
 mod instruct;
 mod modbus;

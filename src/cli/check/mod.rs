@@ -1,6 +1,8 @@
 //! `check`: says whether the daemon would start on this configuration, and if not, all that is
-//! wrong; and whether the policy of its token, as it was last seen, allows what it needs.
+//! wrong; whether the policy of its token, as it was last seen, allows what it needs; and whether
+//! what is to be read fits into the time of each bus.
 
+mod bus;
 mod diff;
 mod token;
 
@@ -26,7 +28,8 @@ use crate::{
     after_help = "Example:\n  solarnode-agent check --config agent.toml\n  solarnode-agent check --diff && systemctl reload solarnode-agent"
 )]
 pub struct Check {
-    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; with --diff also
+    /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; if nothing is wrong also
+    /// {"buses": [{bus, share, worst, fits, reply_ms, units}]}; with --diff also
     /// {"diff": {file, problems, needs_restart, changes: [{part, how, keys}]}}
     #[arg(long)]
     json: bool,
@@ -38,6 +41,8 @@ pub struct Check {
 #[derive(Serialize)]
 struct Report<'a> {
     problems: &'a [Problem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buses: Option<Vec<Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     diff: Option<&'a Value>,
 }
@@ -55,7 +60,10 @@ impl Check {
                 let refused = app::rehearse(&loaded.settings);
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
                 let token = token::problems(path, &loaded.settings, Utc::now());
-                let problems = loaded.warnings.into_iter().chain(refused).chain(token).collect();
+                let budgets = bus::budgets(&loaded.settings);
+                let buses = budgets.iter().enumerate().flat_map(|(i, bus)| bus.problems(path, i));
+                let problems =
+                    loaded.warnings.into_iter().chain(refused).chain(token).chain(buses).collect();
                 (Some(loaded.settings), problems)
             }
             Err(ConfigError::Invalid(problems)) => (None, problems),
@@ -67,16 +75,21 @@ impl Check {
         let changes =
             asked.map(|settings| diff::ask(path, &settings.control_socket)).transpose()?;
         let changes = changes.as_ref();
+        let budgets = settings.as_ref().map(bus::budgets);
         if self.json {
-            let report =
-                serde_json::to_string_pretty(&Report { problems: &problems, diff: changes });
+            let buses = budgets.map(|buses| buses.iter().map(bus::Named::json).collect());
+            let report = Report { problems: &problems, buses, diff: changes };
+            let report = serde_json::to_string_pretty(&report);
             writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
         } else {
             for problem in &problems {
                 writeln!(out, "{problem}")?;
             }
-            if let Some(settings) = settings {
-                writeln!(out, "{}: ok ({})", path.display(), summary(&settings))?;
+            if let Some(settings) = &settings {
+                writeln!(out, "{}: ok ({})", path.display(), summary(settings))?;
+            }
+            for line in budgets.iter().flatten().filter_map(bus::Named::line) {
+                writeln!(out, "{line}")?;
             }
             changes.map(|changes| write!(out, "{}", diff::render(changes))).transpose()?;
         }
@@ -88,18 +101,23 @@ impl Check {
 
 /// What one of the daemon's parts says that could not be made of the settings.
 fn problem(path: &Path, key: &str, error: &AppError) -> Problem {
-    Problem {
-        file: path.display().to_string(),
-        line: None,
-        key: key.to_owned(),
-        found: Chain(error).to_string(),
-        expected: match error {
-            AppError::Net(_) => "a PEM file of the authorities' certificates",
-            _ => "units that can be read as the protocol has it",
-        }
-        .to_owned(),
-        severity: Severity::Error,
-    }
+    let expected = match error {
+        AppError::Net(_) => "a PEM file of the authorities' certificates",
+        _ => "units that can be read as the protocol has it",
+    };
+    let found = Chain(error).to_string();
+    problem_at(path, key.to_owned(), found, expected.to_owned(), Severity::Error)
+}
+
+/// A problem of which only the key is known, not the line.
+fn problem_at(
+    path: &Path,
+    key: String,
+    found: String,
+    expected: String,
+    severity: Severity,
+) -> Problem {
+    Problem { file: path.display().to_string(), line: None, key, found, expected, severity }
 }
 
 /// How much a configuration describes.

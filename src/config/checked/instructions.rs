@@ -59,6 +59,25 @@ static RESULT_SOURCE: Key<Parsed<SourceId>> = Key {
     doc: "The source of results of instructions that name no control.",
 };
 
+/// Polls go before uploads: as often as the rate allows, they would leave nothing of it.
+pub(super) fn complain_of_starved_uploads(
+    table: &Table,
+    instructions: &Instructions,
+    requests_per_second: f64,
+    problems: &Problems,
+) {
+    let polls_per_second = instructions.poll_fastest.as_secs_f64().recip();
+    if instructions.enabled && polls_per_second >= requests_per_second {
+        let found = format!(
+            "{}, while `solarnet.request_rate` allows {requests_per_second} requests a second: polls alone \
+             use that up, and uploads wait",
+            span_text(instructions.poll_fastest)
+        );
+        let place = Reader::known(table, &SECTION, problems).place(POLL_FASTEST.name);
+        problems.warning(&place, found, "a longer interval, or a higher `solarnet.request_rate`");
+    }
+}
+
 /// A source ID, wherever one stands.
 pub(super) const SOURCE_ID: Parsed<SourceId> = Parsed {
     kind: "source ID",

@@ -98,6 +98,14 @@ pub(super) fn settings(
     let audit = audit::check(&file.section("audit"), problems);
     let queue = queue::check(&file.section("queue"), problems);
     let instructions = instructions::check(&file.section("instructions"), problems);
+    if let (Some(instructions), Some(solarnet)) = (&instructions, &solarnet) {
+        instructions::complain_of_starved_uploads(
+            &file.section("instructions"),
+            instructions,
+            solarnet.requests_per_second,
+            problems,
+        );
+    }
     let mut names = Names::default();
     let buses = buses(&file, &mut names, problems);
     let controls: Vec<_> = file
