@@ -368,7 +368,7 @@ fn requirements_list_only_events_that_are_logged() {
 /// The names of all tests in the workspace's sources.
 fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for folder in ["src", "spool", "sim", "tests"] {
+    for folder in ["src", "spool", "sim", "tests", "fuzz/targets"] {
         for file in files(&root().join(folder), "rs") {
             let text = read(&file);
             for attribute in ["#[test]\n", "#[tokio::test"] {
