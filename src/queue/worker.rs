@@ -698,12 +698,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_claim_passes_over_a_backlog_without_a_time_in_pieces() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        let boot = BootId([9; 16]);
+        for since_boot_ms in 0..10_000 {
+            worker.take(Datum { stamp: Stamp::Boot { boot, since_boot_ms }, ..datum(0) }, None);
+            worker.tick(Instant::now());
+        }
+        worker.take(datum(7), None);
+        worker.tick(Instant::now());
+        let first = worker.claim(10, 1 << 20);
+        assert!(first.cut && first.rows.is_empty(), "{first:?}");
+        assert!(worker.scanned_to < 10_000, "looked at {}", worker.scanned_to);
+        let second = worker.claim(10, 1 << 20);
+        assert!(!second.cut);
+        assert_eq!(second.rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>(), [7]);
+    }
+
+    #[tokio::test]
     async fn datum_can_be_claimed_once_the_time_is_known_though_no_other_comes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let clock = Clock::untold();
         let mut worker = Worker { clock: clock.clone(), ..worker(dir.path(), mpsc::channel(1).1) };
         worker.take(Datum { stamp: clock.stamp(), ..datum(0) }, None);
-        assert_eq!(worker.claim(10, 1 << 20), []);
+        assert_eq!(worker.claim(10, 1 << 20).rows, []);
         worker.tick(Instant::now());
         assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (0, 1));
 
@@ -718,11 +737,11 @@ mod tests {
         let mut worker = worker(dir.path(), mpsc::channel(1).1);
         worker.take(datum(1), None);
         worker.commit(false);
-        let row = worker.claim(10, 1 << 20).pop().expect("a row");
+        let row = worker.claim(10, 1 << 20).rows.pop().expect("a row");
         drop(worker.failed(spool::Error::Poisoned));
         worker.acknowledge(&Ranges::from_iter([row.seq]));
         worker.reopen(Reopen::Failed);
-        assert_eq!(worker.claim(10, 1 << 20), [row]);
+        assert_eq!(worker.claim(10, 1 << 20).rows, [row]);
     }
 
     #[tokio::test]
@@ -740,7 +759,7 @@ mod tests {
         assert!(matches!(durably.try_recv(), Ok(Err(StoreError::Failed { .. }))));
         drop(lock);
         worker.reopen(Reopen::Failed);
-        let rows = worker.claim(10, 1 << 20);
+        let rows = worker.claim(10, 1 << 20).rows;
         assert_eq!(rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!((worker.refused, worker.uncommitted.len()), (0, 0));
     }
