@@ -381,7 +381,16 @@ impl Worker {
                 self.commit_due.get_or_insert(due);
                 Ok(())
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => {
+                // Under a lower limit it may not fit any more; to keep it would fail every attempt.
+                let fits = !matches!(error, spool::Error::TooLarge { .. });
+                let error = self.failed(error);
+                if self.spool.is_some() || !fits {
+                    return Err(error);
+                }
+                self.keep(NO_NUMBER, payload);
+                Ok(())
+            }
         }
     }
 
@@ -762,6 +771,33 @@ mod tests {
         let rows = worker.claim(10, 1 << 20).rows;
         assert_eq!(rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!((worker.refused, worker.uncommitted.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_datum_on_which_the_disk_fails_is_kept_with_those_before_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        let (queue, away) = (folder(dir.path()), dir.path().join("away"));
+        // Without its folder the spool cannot go on for long.
+        std::fs::rename(&queue, &away).expect("moved");
+        let mut taken = 0;
+        while worker.spool.is_some() {
+            worker.take(datum(taken), None);
+            taken += 1;
+            assert!(taken < 100_000, "the disk never fails");
+        }
+        std::fs::rename(&away, &queue).expect("moved back");
+        worker.reopen(Reopen::Failed);
+        let mut times = Vec::new();
+        loop {
+            let rows = worker.claim(1000, 1 << 20).rows;
+            times.extend(rows.iter().map(|row| row.unix_ms));
+            if rows.is_empty() {
+                break;
+            }
+        }
+        // The oldest may have been dropped at the limit.
+        assert_eq!((&times, worker.refused), (&(times[0]..taken).collect(), 0));
     }
 
     #[tokio::test]
