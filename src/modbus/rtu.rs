@@ -81,6 +81,8 @@ pub struct RtuLink {
     echoes: bool,
     /// Requests since anything was received.
     unanswered: u32,
+    /// Whether anything was answered since the line was opened.
+    proven: bool,
 }
 
 /// Where the line is.
@@ -153,6 +155,7 @@ impl RtuLink {
             late: None,
             echoes: false,
             unanswered: 0,
+            proven: false,
         }
     }
 
@@ -192,6 +195,7 @@ impl RtuLink {
                 // Nobody knows what was on the line before.
                 self.quiet_at = Instant::now() + self.silence();
                 (self.line, self.filled, self.done, self.unanswered) = (Some(line), 0, 0, 0);
+                self.proven = false;
                 Ok(())
             }
             Err(error) => {
@@ -201,7 +205,7 @@ impl RtuLink {
         }
     }
 
-    /// Gives the line up. One that had worked may be opened again at once, another one only after a while.
+    /// Gives the line up. One that had answered may be opened again at once, another one only after a while.
     fn close(&mut self, error: &io::Error) -> LinkError {
         self.line = None;
         let lost = LinkError::Lost { address: self.address(), reason: error.to_string() };
@@ -210,7 +214,7 @@ impl RtuLink {
             Place::Port(serial) => self.journal.down(serial, Trouble::Gone, &reason),
             Place::Host { .. } => debug!(address, %error, "connection ended"),
         }
-        if self.reopen.again.is_some() {
+        if !self.proven {
             self.reopen.failed(LinkError::Connect { address, reason });
         }
         lost
@@ -424,6 +428,7 @@ impl Wire for RtuLink {
                 self.resting.retain(|(other, _)| *other != unit);
                 self.unanswered = 0;
                 self.reopen.worked();
+                self.proven = true;
                 match request.answer(&self.buffer[pdu]) {
                     Ok(Ok(answer)) => Ok(answer),
                     Ok(Err(exception)) => Err(RequestError::Exception(exception).into()),
@@ -579,5 +584,17 @@ mod tests {
             let heard = runtime.block_on(hear(&[before, echo, after, answer].concat()))?;
             prop_assert!(matches!(heard, Heard::Answer(_)));
         }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_ends_before_it_answered_anything_is_not_opened_again_at_once() {
+        let (listener, mut link) = listen();
+        link.open().await.expect("somebody listens");
+        drop(listener.accept().expect("a connection"));
+        link.call(UNIT, &read(), WAIT).await.expect_err("hung up");
+        link.call(UNIT, &read(), WAIT).await.expect_err("not opened");
+        listener.set_nonblocking(true).expect("a flag");
+        let again = listener.accept().expect_err("no second connection");
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
     }
 }
