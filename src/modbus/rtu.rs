@@ -81,6 +81,8 @@ pub struct RtuLink {
     echoes: bool,
     /// Requests since anything was received.
     unanswered: u32,
+    /// Whether anything was answered since the line was opened.
+    proven: bool,
 }
 
 /// Where the line is.
@@ -153,6 +155,7 @@ impl RtuLink {
             late: None,
             echoes: false,
             unanswered: 0,
+            proven: false,
         }
     }
 
@@ -192,6 +195,7 @@ impl RtuLink {
                 // Nobody knows what was on the line before.
                 self.quiet_at = Instant::now() + self.silence();
                 (self.line, self.filled, self.done, self.unanswered) = (Some(line), 0, 0, 0);
+                self.proven = false;
                 Ok(())
             }
             Err(error) => {
@@ -201,7 +205,7 @@ impl RtuLink {
         }
     }
 
-    /// Gives the line up. One that had worked may be opened again at once, another one only after a while.
+    /// Gives the line up. One that had answered may be opened again at once, another one only after a while.
     fn close(&mut self, error: &io::Error) -> LinkError {
         self.line = None;
         let lost = LinkError::Lost { address: self.address(), reason: error.to_string() };
@@ -210,7 +214,7 @@ impl RtuLink {
             Place::Port(serial) => self.journal.down(serial, Trouble::Gone, &reason),
             Place::Host { .. } => debug!(address, %error, "connection ended"),
         }
-        if self.reopen.again.is_some() {
+        if !self.proven {
             self.reopen.failed(LinkError::Connect { address, reason });
         }
         lost
@@ -238,7 +242,9 @@ impl RtuLink {
             };
             match line.try_read(&mut self.buffer[self.filled..]) {
                 Ok(0) => break,
-                Ok(received) => self.took(received),
+                Ok(received) => {
+                    self.took(received);
+                }
                 // Gone while nothing was under way: it may be back already.
                 Err(error) => drop(self.close(&error)),
             }
@@ -254,16 +260,18 @@ impl RtuLink {
         Ok(())
     }
 
-    /// Notes bytes that came just now.
-    fn took(&mut self, received: usize) {
+    /// Notes bytes that came just now, and says how many old ones had to make room for more.
+    fn took(&mut self, received: usize) -> usize {
         self.filled += received;
         self.quiet_at = Instant::now() + self.silence();
-        if self.filled == BUFFER {
-            // No frame is longer than what stays.
-            self.hear_late(BUFFER / 2);
-            self.buffer.copy_within(BUFFER / 2.., 0);
-            (self.filled, self.done) = (BUFFER / 2, 0);
+        if self.filled < BUFFER {
+            return 0;
         }
+        // No frame is longer than what stays.
+        self.hear_late(BUFFER / 2);
+        self.buffer.copy_within(BUFFER / 2.., 0);
+        (self.filled, self.done) = (BUFFER / 2, 0);
+        BUFFER / 2
     }
 
     /// Looks for late answers in the first `end` bytes: who gave one need not rest any longer.
@@ -284,42 +292,44 @@ impl RtuLink {
         request: &Request<'_>,
         deadline: Instant,
     ) -> Result<Heard, io::Error> {
-        let mut start = 0;
+        // Where the echo ends.
+        let mut echo: Option<usize> = None;
         loop {
             let Some(line) = &mut self.line else { return Ok(Heard::Nothing) };
             let free = &mut self.buffer[self.filled..];
             // A line that babbles always has something to read, so the clock is asked as well.
-            match timeout_at(deadline, line.read(free)).await {
-                Ok(received) if Instant::now() < deadline => self.took(received?),
-                Ok(received) => {
-                    self.took(received?);
-                    return Ok(self.judge(unit, request, start, true));
-                }
-                Err(_) => return Ok(self.judge(unit, request, start, true)),
+            let Ok(received) = timeout_at(deadline, line.read(free)).await else {
+                return Ok(self.judge(unit, request, echo, true));
+            };
+            let gone = self.took(received?);
+            echo = echo.map(|end| end.saturating_sub(gone));
+            if Instant::now() >= deadline {
+                return Ok(self.judge(unit, request, echo, true));
             }
-            if start == 0 {
+            if echo.is_none() {
                 match self.echo(request) {
-                    Echo::End(end) => start = end,
+                    Echo::End(end) => echo = Some(end),
                     Echo::Perhaps => continue,
                     Echo::None => {}
                 }
             }
-            match self.judge(unit, request, start, false) {
+            match self.judge(unit, request, echo, false) {
                 Heard::Nothing => {}
                 heard => return Ok(heard),
             }
         }
     }
 
-    fn judge(&mut self, unit: u8, request: &Request<'_>, start: usize, last: bool) -> Heard {
+    fn judge(&mut self, unit: u8, request: &Request<'_>, echo: Option<usize>, last: bool) -> Heard {
         // A write that an echo alone would confirm is not confirmed by it.
-        if self.echoes && is_its_own_answer(request) && start == 0 {
+        if self.echoes && is_its_own_answer(request) && echo.is_none() {
             return Heard::Nothing;
         }
+        let start = echo.unwrap_or(0);
         match rtu::find_answer(unit, request, &self.buffer[start..self.filled], last) {
             Found::Answer(pdu) => {
-                if !is_its_own_answer(request) && self.echoes != (start > 0) {
-                    self.echoes = start > 0;
+                if !is_its_own_answer(request) && self.echoes != echo.is_some() {
+                    self.echoes = echo.is_some();
                     debug!(address = self.address(), echoes = self.echoes, "echo of own bytes");
                 }
                 self.done = start + pdu.end + 2;
@@ -418,6 +428,7 @@ impl Wire for RtuLink {
                 self.resting.retain(|(other, _)| *other != unit);
                 self.unanswered = 0;
                 self.reopen.worked();
+                self.proven = true;
                 match request.answer(&self.buffer[pdu]) {
                     Ok(Ok(answer)) => Ok(answer),
                     Ok(Err(exception)) => Err(RequestError::Exception(exception).into()),
@@ -520,5 +531,70 @@ fn sleep_precisely(until: Instant) {
             return;
         }
         thread::sleep(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, net::TcpListener};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::settings::Table;
+
+    const UNIT: u8 = 3;
+    const WAIT: Duration = Duration::from_secs(10);
+
+    fn read() -> Request<'static> {
+        Request::Read { table: Table::Holding, address: 7, count: 1 }
+    }
+
+    fn listen() -> (TcpListener, RtuLink) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        (listener, RtuLink::tcp("127.0.0.1", port, WAIT))
+    }
+
+    /// What is made of these bytes after a request on a line that gives our own back.
+    async fn hear(bytes: &[u8]) -> io::Result<Heard> {
+        let (listener, mut link) = listen();
+        link.open().await.expect("somebody listens");
+        let (mut peer, _) = listener.accept()?;
+        peer.write_all(bytes)?;
+        drop(peer);
+        rtu::encode(UNIT, &read(), &mut link.out).expect("a request");
+        link.echoes = true;
+        link.receive(UNIT, &read(), Instant::now() + WAIT).await
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn the_answer_is_found_behind_any_noise_before_and_after_an_echo(
+            before in prop::collection::vec(0x80_u8.., 0..2048),
+            after in prop::collection::vec(0x80_u8.., 0..2048),
+        ) {
+            let mut echo = Vec::new();
+            rtu::encode(UNIT, &read(), &mut echo).expect("a request");
+            let mut answer = vec![UNIT, 3, 2, 0, 42];
+            answer.extend(rtu::crc(&answer).to_le_bytes());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let heard = runtime.block_on(hear(&[before, echo, after, answer].concat()))?;
+            prop_assert!(matches!(heard, Heard::Answer(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_ends_before_it_answered_anything_is_not_opened_again_at_once() {
+        let (listener, mut link) = listen();
+        link.open().await.expect("somebody listens");
+        drop(listener.accept().expect("a connection"));
+        link.call(UNIT, &read(), WAIT).await.expect_err("hung up");
+        link.call(UNIT, &read(), WAIT).await.expect_err("not opened");
+        listener.set_nonblocking(true).expect("a flag");
+        let again = listener.accept().expect_err("no second connection");
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
     }
 }

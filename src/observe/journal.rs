@@ -13,7 +13,9 @@
 //! catalog `systemd/solarnode-agent.catalog` is made of the same names. Span fields are not written: the
 //! daemon has no spans.
 //!
-//! Nothing here can hold up or end the daemon: a journal that does not take a line loses it.
+//! Nothing here can hold up or end the daemon: a journal that does not take a line at once loses it, and the next
+//! line that it takes says how many it lost (`SOLARNODE_LOST`). Each line looks its socket up by name, so one that
+//! was made anew is found.
 //!
 //! # Source
 //!
@@ -23,6 +25,8 @@ use std::{
     fmt::{self, Write as _},
     io,
     os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use sha2::{Digest, Sha256};
@@ -39,6 +43,9 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// Longest value written; ours are lines. A datagram holds a few hundred kilobytes.
 const MOST_BYTES: usize = 16 * 1024;
+
+/// The field that says how many lines the journal did not take before this one.
+const LOST: &str = "lost";
 
 /// The journal's ID of the event with this name: 128 bits as hexadecimal digits.
 ///
@@ -57,26 +64,32 @@ pub fn message_id(event: &str) -> String {
 #[derive(Debug)]
 pub struct Journal {
     socket: UnixDatagram,
+    path: PathBuf,
     identifier: &'static str,
     /// Before the names of our fields.
     prefix: &'static str,
     ration: Ration,
+    /// Lines that were not taken since the last one that was.
+    lost: AtomicU64,
 }
 
 impl Journal {
-    /// Connects to the journal.
+    /// Looks for the journal.
     ///
     /// # Errors
     ///
     /// If there is none.
     pub fn connect(identifier: &'static str, prefix: &'static str) -> io::Result<Self> {
-        Self::connect_to(SOCKET, identifier, prefix)
+        Self::connect_to(Path::new(SOCKET), identifier, prefix)
     }
 
-    fn connect_to(path: &str, identifier: &'static str, prefix: &'static str) -> io::Result<Self> {
+    fn connect_to(path: &Path, identifier: &'static str, prefix: &'static str) -> io::Result<Self> {
+        // Whether somebody listens; the lines go over one that is not bound to this listener.
+        UnixDatagram::unbound()?.connect(path)?;
         let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
-        Ok(Self { socket, identifier, prefix, ration: Ration::new() })
+        socket.set_nonblocking(true)?;
+        let (path, lost) = (path.to_owned(), AtomicU64::new(0));
+        Ok(Self { socket, path, identifier, prefix, ration: Ration::new(), lost })
     }
 }
 
@@ -100,8 +113,13 @@ impl<S: Subscriber> Layer<S> for Journal {
         if rationed {
             entry.put(&field_name(self.prefix, RATIONED), "true");
         }
-        // Nobody is left to be told that a line could not be logged.
-        self.socket.send(&entry.bytes).ok();
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            entry.put(&field_name(self.prefix, LOST), &lost.to_string());
+        }
+        if self.socket.send_to(&entry.bytes, &self.path).is_err() {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -186,8 +204,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("socket");
         let journal = UnixDatagram::bind(&path).expect("a socket");
-        let path = path.to_str().expect("text");
-        let layer = Journal::connect_to(path, "agent", "SOLARNODE").expect("connected");
+        let layer = Journal::connect_to(&path, "agent", "SOLARNODE").expect("connected");
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, || {
             let error = "two\nlines";
@@ -213,6 +230,36 @@ mod tests {
             assert_eq!(line.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert_eq!(receive().get("MESSAGE_ID"), None);
+    }
+
+    #[test]
+    fn a_journal_that_reads_nothing_or_is_started_anew_holds_up_nothing_and_gets_later_lines() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("socket");
+        let deaf = UnixDatagram::bind(&path).expect("a socket");
+        let layer = Journal::connect_to(&path, "agent", "SOLARNODE").expect("connected");
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            // Lines about the agent itself are not rationed.
+            for _ in 0..1000 {
+                tracing::info!(event = "agent.started", "agent started");
+            }
+            deaf.set_nonblocking(true).expect("a flag");
+            let taken = std::iter::from_fn(|| deaf.recv(&mut [0; 4096]).ok()).count();
+
+            drop(deaf);
+            std::fs::remove_file(&path).expect("the socket's name");
+            let journal = UnixDatagram::bind(&path).expect("a socket");
+            journal.set_nonblocking(true).expect("a flag");
+            for lost in [Some((1000 - taken).to_string()), None] {
+                tracing::info!(event = "agent.started", "agent started");
+                let mut buffer = vec![0; 65536];
+                let length = journal.recv(&mut buffer).expect("a line");
+                let line = fields(&buffer[..length]);
+                assert_eq!(line.get("SOLARNODE_LOST"), lost.as_ref());
+            }
+            assert!(taken < 1000, "there was no room for all");
+        });
     }
 
     #[test]

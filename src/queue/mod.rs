@@ -88,6 +88,15 @@ impl Row {
     }
 }
 
+/// The answer to [`Queue::claim`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// The rows, the oldest first.
+    pub rows: Vec<Row>,
+    /// Whether the look through the queue was cut short, so that the next claim may find more.
+    pub cut: bool,
+}
+
 /// How the queue stands: the members of `queue stat`, and what the uploader watches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct QueueStat {
@@ -171,7 +180,7 @@ pub enum QueueError {
 enum Ask {
     Store(Datum),
     StoreDurably(Datum, oneshot::Sender<Result<(), StoreError>>),
-    Claim { rows: usize, bytes: usize, reply: oneshot::Sender<Vec<Row>> },
+    Claim { rows: usize, bytes: usize, reply: oneshot::Sender<Claimed> },
     ClaimExactly(Ranges, oneshot::Sender<Ranges>),
     Read { seqs: Ranges, reply: oneshot::Sender<Vec<Row>> },
     Acknowledge(Ranges),
@@ -230,7 +239,7 @@ impl Queue {
     }
 
     /// Claims the oldest rows that nobody has: at most `rows`, at most `bytes` of payload.
-    pub async fn claim(&self, rows: usize, bytes: usize) -> Vec<Row> {
+    pub async fn claim(&self, rows: usize, bytes: usize) -> Claimed {
         self.ask(|reply| Ask::Claim { rows, bytes, reply }).await.unwrap_or_default()
     }
 

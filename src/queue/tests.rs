@@ -74,7 +74,7 @@ async fn what_was_stored_durably_or_read_survives_a_restart_in_order() {
     running.stop().await;
 
     let running = node.start(Duration::ZERO);
-    assert_eq!(times(&running.queue.claim(10, 1 << 20).await), [1, 2]);
+    assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [1, 2]);
     running.stop().await;
 }
 
@@ -85,14 +85,14 @@ async fn a_row_is_claimed_once_until_it_is_released_and_never_after_its_acknowle
     for at in 1..=5 {
         running.queue.store_durably(datum(at)).await.expect("room");
     }
-    let first = running.queue.claim(3, 1 << 20).await;
+    let first = running.queue.claim(3, 1 << 20).await.rows;
     assert_eq!(times(&first), [1, 2, 3]);
-    assert_eq!(times(&running.queue.claim(10, 1 << 20).await), [4, 5]);
-    assert!(running.queue.claim(10, 1 << 20).await.is_empty());
+    assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [4, 5]);
+    assert!(running.queue.claim(10, 1 << 20).await.rows.is_empty());
     let seqs: Vec<u64> = first.iter().map(|row| row.seq).collect();
     running.queue.release(Ranges::from_iter([seqs[0], seqs[2]])).await;
     running.queue.acknowledge(Ranges::from_iter([seqs[0]])).await;
-    assert_eq!(times(&running.queue.claim(10, 1 << 20).await), [3]);
+    assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [3]);
     let stat = running.until("four left", |stat| stat.records == 4).await;
     assert_eq!(stat.waiting, 0);
     running.stop().await;
@@ -105,9 +105,9 @@ async fn a_claim_keeps_its_bounds_and_takes_at_least_one() {
     for at in 1..=5 {
         running.queue.store_durably(datum(at)).await.expect("room");
     }
-    assert_eq!(running.queue.claim(10, 1).await.len(), 1);
-    let size = running.queue.claim(1, 1 << 20).await[0].payload.len();
-    assert_eq!(running.queue.claim(10, 2 * size).await.len(), 2);
+    assert_eq!(running.queue.claim(10, 1).await.rows.len(), 1);
+    let size = running.queue.claim(1, 1 << 20).await.rows[0].payload.len();
+    assert_eq!(running.queue.claim(10, 2 * size).await.rows.len(), 2);
     running.stop().await;
 }
 
@@ -131,7 +131,7 @@ async fn a_rejected_row_is_kept_in_the_file_and_counted_over_restarts() {
     let node = Node::new();
     let running = node.start(Duration::ZERO);
     running.queue.store_durably(datum(7)).await.expect("room");
-    let row = running.queue.claim(1, 1 << 20).await.pop().expect("a row");
+    let row = running.queue.claim(1, 1 << 20).await.rows.pop().expect("a row");
     running.queue.reject(row.seq, "the server said so".into()).await;
     running.until("it is gone", |stat| stat.records == 0 && stat.rejected == 1).await;
     running.stop().await;
@@ -148,7 +148,7 @@ async fn a_datum_without_a_known_time_is_kept_and_sent_once_its_boot_is_known() 
     let unplaced = Datum { stamp: Stamp::Boot { boot, since_boot_ms: 250 }, ..datum(0) };
     running.queue.store_durably(unplaced).await.expect("room");
     running.queue.store_durably(datum(5)).await.expect("room");
-    assert_eq!(times(&running.queue.claim(10, 1 << 20).await), [5]);
+    assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [5]);
     let stat = running.until("it is counted", |stat| stat.unplaced == 1).await;
     assert_eq!((stat.records, stat.waiting), (2, 0));
     running.stop().await;
@@ -159,7 +159,7 @@ async fn a_datum_without_a_known_time_is_kept_and_sent_once_its_boot_is_known() 
     );
     std::fs::write(node.dir.path().join("clock.json"), anchor).expect("write");
     let running = node.start(Duration::ZERO);
-    assert_eq!(times(&running.queue.claim(10, 1 << 20).await), [10_250, 5]);
+    assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [10_250, 5]);
     running.stop().await;
 }
 
@@ -170,7 +170,7 @@ async fn rows_of_an_open_batch_are_claimed_again_by_their_numbers() {
     for at in 1..=4 {
         running.queue.store_durably(datum(at)).await.expect("room");
     }
-    let rows = running.queue.claim(3, 1 << 20).await;
+    let rows = running.queue.claim(3, 1 << 20).await.rows;
     let seqs: Ranges = rows.iter().map(|row| row.seq).collect();
     running.queue.acknowledge(Ranges::from_iter([rows[1].seq])).await;
     running.stop().await;
@@ -179,7 +179,7 @@ async fn rows_of_an_open_batch_are_claimed_again_by_their_numbers() {
     let found = running.queue.claim_exactly(seqs).await;
     assert_eq!(found, Ranges::from_iter([rows[0].seq, rows[2].seq]));
     assert_eq!(times(&running.queue.read(found).await), [1, 3]);
-    assert_eq!(times(&running.queue.claim(10, 1 << 20).await), [4]);
+    assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [4]);
     running.stop().await;
 }
 

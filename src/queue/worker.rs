@@ -381,7 +381,16 @@ impl Worker {
                 self.commit_due.get_or_insert(due);
                 Ok(())
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => {
+                // Under a lower limit it may not fit any more; to keep it would fail every attempt.
+                let fits = !matches!(error, spool::Error::TooLarge { .. });
+                let error = self.failed(error);
+                if self.spool.is_some() || !fits {
+                    return Err(error);
+                }
+                self.keep(NO_NUMBER, payload);
+                Ok(())
+            }
         }
     }
 
@@ -698,12 +707,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_claim_passes_over_a_backlog_without_a_time_in_pieces() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        let boot = BootId([9; 16]);
+        for since_boot_ms in 0..10_000 {
+            worker.take(Datum { stamp: Stamp::Boot { boot, since_boot_ms }, ..datum(0) }, None);
+            worker.tick(Instant::now());
+        }
+        worker.take(datum(7), None);
+        worker.tick(Instant::now());
+        let first = worker.claim(10, 1 << 20);
+        assert!(first.cut && first.rows.is_empty(), "{first:?}");
+        assert!(worker.scanned_to < 10_000, "looked at {}", worker.scanned_to);
+        let second = worker.claim(10, 1 << 20);
+        assert!(!second.cut);
+        assert_eq!(second.rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>(), [7]);
+    }
+
+    #[tokio::test]
     async fn datum_can_be_claimed_once_the_time_is_known_though_no_other_comes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let clock = Clock::untold();
         let mut worker = Worker { clock: clock.clone(), ..worker(dir.path(), mpsc::channel(1).1) };
         worker.take(Datum { stamp: clock.stamp(), ..datum(0) }, None);
-        assert_eq!(worker.claim(10, 1 << 20), []);
+        assert_eq!(worker.claim(10, 1 << 20).rows, []);
         worker.tick(Instant::now());
         assert_eq!((worker.publish.borrow().waiting, worker.publish.borrow().unplaced), (0, 1));
 
@@ -718,11 +746,11 @@ mod tests {
         let mut worker = worker(dir.path(), mpsc::channel(1).1);
         worker.take(datum(1), None);
         worker.commit(false);
-        let row = worker.claim(10, 1 << 20).pop().expect("a row");
+        let row = worker.claim(10, 1 << 20).rows.pop().expect("a row");
         drop(worker.failed(spool::Error::Poisoned));
         worker.acknowledge(&Ranges::from_iter([row.seq]));
         worker.reopen(Reopen::Failed);
-        assert_eq!(worker.claim(10, 1 << 20), [row]);
+        assert_eq!(worker.claim(10, 1 << 20).rows, [row]);
     }
 
     #[tokio::test]
@@ -740,9 +768,36 @@ mod tests {
         assert!(matches!(durably.try_recv(), Ok(Err(StoreError::Failed { .. }))));
         drop(lock);
         worker.reopen(Reopen::Failed);
-        let rows = worker.claim(10, 1 << 20);
+        let rows = worker.claim(10, 1 << 20).rows;
         assert_eq!(rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!((worker.refused, worker.uncommitted.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_datum_on_which_the_disk_fails_is_kept_with_those_before_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut worker = worker(dir.path(), mpsc::channel(1).1);
+        let (queue, away) = (folder(dir.path()), dir.path().join("away"));
+        // Without its folder the spool cannot go on for long.
+        std::fs::rename(&queue, &away).expect("moved");
+        let mut taken = 0;
+        while worker.spool.is_some() {
+            worker.take(datum(taken), None);
+            taken += 1;
+            assert!(taken < 100_000, "the disk never fails");
+        }
+        std::fs::rename(&away, &queue).expect("moved back");
+        worker.reopen(Reopen::Failed);
+        let mut times = Vec::new();
+        loop {
+            let rows = worker.claim(1000, 1 << 20).rows;
+            times.extend(rows.iter().map(|row| row.unix_ms));
+            if rows.is_empty() {
+                break;
+            }
+        }
+        // The oldest may have been dropped at the limit.
+        assert_eq!((&times, worker.refused), (&(times[0]..taken).collect(), 0));
     }
 
     #[tokio::test]

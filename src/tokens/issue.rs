@@ -100,9 +100,9 @@ impl Issue {
 #[must_use]
 pub fn may_have_happened(error: &CallError) -> bool {
     match error.cause {
-        Cause::Unreachable | Cause::ServerTrouble | Cause::NotSolarNetwork => true,
+        // TLS can fail at any time, also after the request was sent.
+        Cause::Unreachable | Cause::Tls | Cause::ServerTrouble | Cause::NotSolarNetwork => true,
         Cause::NoKey
-        | Cause::Tls
         | Cause::RateLimited
         | Cause::BadCredentials
         | Cause::DateSkew
@@ -114,5 +114,27 @@ pub fn may_have_happened(error: &CallError) -> bool {
         | Cause::TooLarge
         | Cause::BadContent
         | Cause::NoSuchCall => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_without_an_answer_may_have_happened_and_a_refused_one_has_not() {
+        let failed = |cause| CallError {
+            method: "POST",
+            path: "/solaruser/api/v1/sec/user/auth-tokens/generate/ReadNodeData".to_owned(),
+            cause,
+            refusal: None,
+            detail: None,
+        };
+        for cause in [Cause::Unreachable, Cause::Tls, Cause::ServerTrouble] {
+            assert!(may_have_happened(&failed(cause)), "{cause:?}");
+        }
+        for cause in [Cause::BadCredentials, Cause::RateLimited, Cause::BadContent] {
+            assert!(!may_have_happened(&failed(cause)), "{cause:?}");
+        }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     config::settings,
     domain::NodeId,
     pulse::{Bound, Pulse},
-    queue::{Queue, QueueStat, Ranges, Row},
+    queue::{Claimed, Queue, QueueStat, Ranges, Row},
     solarnet::{Answer, Call, CallError, Caller, Next},
 };
 
@@ -270,12 +270,12 @@ impl<C: Caller, K> Run<C, K> {
     }
 
     async fn claim(&mut self) -> Vec<Effect> {
-        let rows = self.parts.queue.claim(batch::MAX_ROWS, CLAIM_BYTES).await;
+        let Claimed { rows, cut } = self.parts.queue.claim(batch::MAX_ROWS, CLAIM_BYTES).await;
         self.waiting_since = None;
         let bytes: usize = rows.iter().map(|row| row.payload.len()).sum();
         let full = rows.len() >= batch::MAX_ROWS || bytes >= CLAIM_BYTES / 2;
         let (batch, left) = self.build(rows).await;
-        let backlog = full || !left.is_empty();
+        let backlog = full || cut || !left.is_empty();
         self.parts.queue.release(left).await;
         self.machine.opened(self.began.elapsed(), batch, Ranges::default(), backlog)
     }

@@ -10,14 +10,18 @@ use tracing::warn;
 use super::{ACKNOWLEDGED_WITHIN, CHUNK_BYTES, CHUNK_ROWS, Worker};
 use crate::{
     domain::{BootId, Stamp},
-    queue::{Ranges, Row, record, show},
+    queue::{Claimed, Ranges, Row, record, show},
 };
 
+/// Records that a claim passes over before it is cut: a fraction of a second on a small board.
+const PASSED_AT_ONCE: usize = 32 * CHUNK_ROWS;
+
 impl Worker {
-    /// Claims the oldest rows that are free and have a place in time.
-    pub(super) fn claim(&mut self, rows: usize, bytes: usize) -> Vec<Row> {
+    /// Claims the oldest rows that are free and have a place in time. A long row of others is not passed over at
+    /// once: readings want to be committed meanwhile.
+    pub(super) fn claim(&mut self, rows: usize, bytes: usize) -> Claimed {
         self.place_again();
-        let (mut claimed, mut size) = (Vec::new(), 0);
+        let (mut claimed, mut size, mut passed) = (Vec::new(), 0, 0);
         'spool: while let Some(chunk) =
             self.peek(self.scanned_to, CHUNK_ROWS).filter(|chunk| !chunk.is_empty())
         {
@@ -30,11 +34,16 @@ impl Worker {
                     }
                     self.claimed.insert(row.seq..=row.seq);
                     claimed.push(row);
+                } else {
+                    passed += 1;
                 }
                 self.scanned_to = record.seq + 1;
             }
+            if passed >= PASSED_AT_ONCE {
+                return Claimed { rows: claimed, cut: true };
+            }
         }
-        claimed
+        Claimed { rows: claimed, cut: false }
     }
 
     /// The rows among `seqs` that still wait.
