@@ -31,7 +31,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     answer::Next,
     client::{CallError, Kept, Outbound, Repository, address},
-    content::{self, Fingerprint, Verified},
+    content::{self, Fingerprint, UntilStopped, Verified},
     journal::{Journal, JournalError, of_daemon},
     ledger::{Fate, Line, Noted, Sending, Stored},
     name::request_name,
@@ -205,13 +205,17 @@ impl<R: Reports> FileUploader<R> {
     /// One look at a folder, and everything that can be done about it now.
     async fn visit(&self, folder: &mut Watched, journal: &Shared, begun: Instant) {
         let (path, patterns) = (folder.settings.folder.clone(), folder.settings.patterns.clone());
-        let looked = spawn_blocking(move || scan(&path, &patterns)).await;
-        let found = match looked.expect("a look does not panic and is not aborted") {
-            Ok(found) => found,
-            Err(error) => {
+        // As slow as its disk is; one on the network may hang.
+        let looking = self.pulse.enter("looking into a folder", Bound::Open);
+        let looked = self.off_thread(move || scan(&path, &patterns)).await;
+        drop(looking);
+        let found = match looked {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
                 let reason = format!("the folder cannot be read: {error}");
                 return folder.fail(State::Stopped, reason, begun.elapsed());
             }
+            Err(_) => return,
         };
         folder.say_more(&found);
         let ready = self.ready();
@@ -241,6 +245,9 @@ impl<R: Reports> FileUploader<R> {
             Err(reason) => return folder.fail(State::Stopped, reason, begun.elapsed()),
         };
         for file in folder.by_failures(settled) {
+            if self.stop.is_cancelled() {
+                return;
+            }
             // As large as it is, as slow as the disk and the link are: the client gives up by itself when
             // nothing moves.
             let busy = self.pulse.enter("hashing or uploading a file", Bound::Open);
@@ -274,6 +281,20 @@ impl<R: Reports> FileUploader<R> {
             });
         }
         folder.well(begun.elapsed());
+    }
+
+    /// What `work` says, which may wait for a disk. At the stop it is left to itself, since a disk may
+    /// hang for ever.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stuck> {
+        let done = spawn_blocking(work);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Stuck::Ended),
+            done = done => Ok(done.expect("such work does not panic and is not aborted")),
+        }
     }
 
     /// The token as it stands in the store now.
@@ -357,13 +378,14 @@ impl<R: Reports> FileUploader<R> {
 
     async fn fingerprint(&self, file: &Found) -> Result<Fingerprint, Stuck> {
         let (path, shape) = (file.path.clone(), file.shape);
-        let read = spawn_blocking(move || {
+        let stop = self.stop.clone();
+        let read = self.off_thread(move || {
             let (file, before) = content::open(&path, false)?;
-            let print = content::fingerprint(&file)?;
+            let print = content::fingerprint(UntilStopped { inner: &file, stop })?;
             let after = content::shape(&file.metadata()?);
             Ok::<_, io::Error>((before == shape && after == shape).then_some(print))
         });
-        match read.await.expect("reading does not panic and is not aborted") {
+        match read.await? {
             Ok(Some(print)) => Ok(print),
             Ok(None) => Err(Stuck::Changing),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Stuck::Changing),
@@ -386,7 +408,11 @@ impl<R: Reports> FileUploader<R> {
             // The listing shows public files only.
             return Ok(None);
         }
-        match ready.repository.find(&name, &print.sha256).await {
+        let found = tokio::select! {
+            found = ready.repository.find(&name, &print.sha256) => found,
+            () = self.stop.cancelled() => return Err(Stuck::Ended),
+        };
+        match found {
             Ok(found) => Ok(found),
             Err(CallError::Refused(refusal)) if refusal.cause.next() != Next::Retry => Ok(None),
             Err(error) => Err(Stuck::Retry(error.to_string())),
@@ -405,7 +431,9 @@ impl<R: Reports> FileUploader<R> {
         let (sha256, url) = (print.sha256.clone(), self.repository.url.clone());
         let sending = Sending { sha256: sha256.clone(), url, name: name.to_owned() };
         note(journal, Line::Sending(sending), true).await?;
-        let (opened, shape) = content::open(&file.path, false).map_err(|_| Stuck::Changing)?;
+        let path = file.path.clone();
+        let opened = self.off_thread(move || content::open(&path, false)).await?;
+        let (opened, shape) = opened.map_err(|_| Stuck::Changing)?;
         if shape != file.shape {
             return Err(Stuck::Changing);
         }
@@ -447,8 +475,7 @@ impl<R: Reports> FileUploader<R> {
     ) -> Result<(), Stuck> {
         if settings.after == After::Delete {
             let (path, shape) = (file.path.clone(), file.shape);
-            let removed = spawn_blocking(move || remove(&path, shape));
-            match removed.await.expect("removing does not panic and is not aborted") {
+            match self.off_thread(move || remove(&path, shape)).await? {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(Stuck::Changing),
                 Err(error) => {
