@@ -213,7 +213,7 @@ impl<R: Reports> FileUploader<R> {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 let reason = format!("the folder cannot be read: {error}");
-                return folder.fail(State::Stopped, reason, begun.elapsed());
+                return folder.fail_here(reason, begun.elapsed());
             }
             Err(_) => return,
         };
@@ -600,6 +600,18 @@ impl Watched {
     }
 
     fn fail(&mut self, state: State, reason: String, now: Duration) {
+        let before = self.tell(state, &reason);
+        self.trouble = Some(Trouble::after(before, state, reason, now, fastrand::f64()));
+    }
+
+    /// As [`Watched::fail`], where nobody but this machine is asked.
+    fn fail_here(&mut self, reason: String, now: Duration) {
+        let before = self.tell(State::Stopped, &reason);
+        self.trouble = Some(Trouble::here(before, reason, now));
+    }
+
+    /// Says what is wrong, if that is news. Takes the trouble that was before.
+    fn tell(&mut self, state: State, reason: &str) -> Option<Trouble> {
         let before = self.trouble.take();
         let news = before.as_ref().is_none_or(|before| before.state != state);
         let folder = self.settings.folder.display();
@@ -612,8 +624,8 @@ impl Watched {
             }
             State::Stopped | State::Waiting | State::Ok => debug!(%folder, reason, "still not"),
         }
-        (self.status.state, self.status.reason) = (state, Some(reason.clone()));
-        self.trouble = Some(Trouble::after(before, state, reason, now, fastrand::f64()));
+        (self.status.state, self.status.reason) = (state, Some(reason.to_owned()));
+        before
     }
 
     /// Everything that was ready is done with.
