@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    answer::Next,
+    answer::{Cause, Next},
     client::{CallError, Kept, Outbound, Repository, address},
     content::{self, Fingerprint, UntilStopped, Verified},
     journal::{Journal, JournalError, of_daemon},
@@ -303,8 +303,8 @@ impl<R: Reports> FileUploader<R> {
         let stored = self.store.load_repository(name).map_err(|error| Chain(&error).to_string())?;
         let Some(RepositoryCredential { token, user_agent, known }) = stored else {
             return Err(format!(
-                "no File Repository token `{name}` on this device; \
-                 import it: `solarnode-agent files token import {name}`"
+                "no File Repository token `{name}` on this device; {}",
+                self.another_token()
             ));
         };
         // Written by another version: the server decides then.
@@ -313,6 +313,15 @@ impl<R: Reports> FileUploader<R> {
         self.status.send_if_modified(|status| std::mem::replace(&mut status.ends, ends) != ends);
         let repository = Repository::new(self.net.clone(), &self.repository.url, token, user_agent);
         Ok(Ready { repository, known })
+    }
+
+    /// How a token comes on this device.
+    fn another_token(&self) -> String {
+        let name = &self.repository.token;
+        format!(
+            "import one: `solarnode-agent files token import {name}`, \
+             or issue one: `solarnode-agent files token generate --install {name}`"
+        )
     }
 
     /// Does everything for one file that has settled.
@@ -448,7 +457,12 @@ impl<R: Reports> FileUploader<R> {
             Ok(kept) => Ok(kept),
             Err(CallError::NoAnswer { error: SendError::Content(_), .. }) => Err(Stuck::Changing),
             Err(error) => {
-                let reason = error.to_string();
+                let reason = match &error {
+                    CallError::Refused(refusal) if refusal.cause == Cause::TokenUnknown => {
+                        format!("{error}; {}", self.another_token())
+                    }
+                    _ => error.to_string(),
+                };
                 match error.next() {
                     Next::Retry => Err(Stuck::Retry(reason)),
                     next => {
@@ -613,7 +627,7 @@ impl Watched {
     /// Says what is wrong, if that is news. Takes the trouble that was before.
     fn tell(&mut self, state: State, reason: &str) -> Option<Trouble> {
         let before = self.trouble.take();
-        let news = before.as_ref().is_none_or(|before| before.state != state);
+        let news = before.as_ref().is_none_or(|before| before.is_other(state, reason));
         let folder = self.settings.folder.display();
         match state {
             State::Stopped if news => {

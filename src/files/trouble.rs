@@ -19,6 +19,11 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
+    /// Whether a person has to be told of `reason` after this: reasons of what passes by itself come and go.
+    pub(super) fn is_other(&self, state: State, reason: &str) -> bool {
+        self.state != state || (state == State::Stopped && self.reason != reason)
+    }
+
     /// Something changed that may end it: no more waiting.
     pub(super) fn try_now(&mut self) {
         self.until = Duration::ZERO;
@@ -70,6 +75,15 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         let stopped = Trouble::after(trouble, State::Stopped, String::new(), secs(200), 0.5);
         assert_eq!((stopped.since, stopped.until), (secs(200), secs(230)));
+    }
+
+    #[test]
+    fn another_reason_is_news_where_a_person_has_to_act() {
+        let told = |state, reason: &str| {
+            Trouble::after(None, state, "a".to_owned(), Duration::ZERO, 0.5).is_other(state, reason)
+        };
+        assert!(told(State::Stopped, "b") && !told(State::Stopped, "a"));
+        assert!(!told(State::Waiting, "b"));
     }
 
     #[test]

@@ -588,6 +588,8 @@ fn a_revoked_token_stops_uploads_is_told_once_and_another_one_goes_on_without_a_
         folder["reason"].as_str().expect("a reason").contains("does not know this token"),
         "{folder}"
     );
+    let advice = "files token generate --install camera";
+    assert!(folder["reason"].as_str().expect("a reason").contains(advice), "{folder}");
     place.install(&["--role", "upload.all"]);
     eventually("it goes on", || place.repository.files().len() == 2);
     assert_eq!(daemon.events("files.stopped").len(), 2);
