@@ -16,7 +16,7 @@
 //! reason; it is tried again when it changes, or when the token or the folder's settings do.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -101,6 +101,8 @@ struct Watched {
     rules: String,
     /// How often the server failed with a file, and how many files were uploaded then.
     failures: HashMap<PathBuf, (u32, u64)>,
+    /// The contents of which it was said that they are in doubt.
+    doubts: HashSet<String>,
     /// Whether it was said that there are too many files.
     said_more: bool,
     status: FolderStatus,
@@ -354,7 +356,7 @@ impl<R: Reports> FileUploader<R> {
             known.check_file(print.bytes, mime_names(&print.start)).map_err(stuck_by)?;
         }
         let name = request_name(&file.name);
-        let kept = match self.look_for(&settings, &print, ready, journal).await? {
+        let kept = match self.look_for(folder, &print, ready, journal).await? {
             Some(kept) => kept,
             None => self.upload(&settings, file, &name, &print, ready, journal).await?,
         };
@@ -369,6 +371,7 @@ impl<R: Reports> FileUploader<R> {
             at: self.clock.stamp().into(),
         };
         note(journal, Line::Stored(stored), true).await?;
+        folder.doubts.remove(&print.sha256);
         if kept.was_there {
             folder.status.known += 1;
         } else {
@@ -405,14 +408,18 @@ impl<R: Reports> FileUploader<R> {
     /// The entry of a content that was sent before a crash, where the repository tells.
     async fn look_for(
         &self,
-        settings: &FileFolder,
+        folder: &mut Watched,
         print: &Fingerprint,
         ready: &Ready,
         journal: &Shared,
     ) -> Result<Option<Kept>, Stuck> {
         let doubt = lock(journal).ledger.in_doubt(&print.sha256, &self.repository.url).cloned();
         let Some(Sending { name, .. }) = doubt else { return Ok(None) };
-        info!(event = "files.in_doubt", folder = %settings.folder.display(), name, "an earlier upload may have arrived");
+        let settings = &folder.settings;
+        // The doubt lasts as long as the server's trouble.
+        if folder.doubts.insert(print.sha256.clone()) {
+            info!(event = "files.in_doubt", folder = %settings.folder.display(), name, "an earlier upload may have arrived");
+        }
         if !settings.public {
             // The listing shows public files only.
             return Ok(None);
@@ -547,6 +554,7 @@ impl Watched {
             trouble: None,
             rules: String::new(),
             failures: HashMap::new(),
+            doubts: HashSet::new(),
             said_more: false,
             status,
         }
