@@ -184,10 +184,6 @@ impl Daemon {
         })
     }
 
-    fn front(&mut self) -> impl Iterator<Item = &mut Task> {
-        self.buses.values_mut().map(|bus| &mut bus.task).chain([&mut self.instructor])
-    }
-
     /// Until asked to stop (`None`), or until a task is lost.
     async fn until(
         &mut self,

@@ -612,7 +612,8 @@ fn a_file_that_the_server_stumbles_over_does_not_hold_up_the_others() {
     eventually("all are there", || place.repository.files().len() == 4);
     place.folder_when("all is well", |folder| folder["state"] == "ok");
     let doubts = daemon.events("files.in_doubt");
-    let names: std::collections::BTreeSet<_> = doubts.iter().map(|d| d["name"].to_string()).collect();
+    let names: std::collections::BTreeSet<_> =
+        doubts.iter().map(|d| d["name"].to_string()).collect();
     assert_eq!(doubts.len(), names.len(), "each is told once: {doubts:?}");
     assert!(daemon.stop().success());
 }
