@@ -32,7 +32,7 @@ use std::{
 use tokio::{
     signal::unix::Signal,
     sync::{Notify, mpsc},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{error, info};
 
@@ -57,6 +57,9 @@ use view::{Board, View};
 
 /// How long the tasks get to finish what is under way. The unit's `TimeoutStopSec` is longer.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How much of it is the tasks' at most: the rest is for the last commit, whoever did not finish.
+const TASKS_GRACE: Duration = Duration::from_secs(25);
 
 /// How often systemd's status line is renewed, if it changed.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
@@ -113,7 +116,7 @@ pub async fn run(
     let pulse = daemon.pulse.clone();
     let lost = pulse.watched(daemon.until(hangup, shutdown)).await;
     systemd::stopping();
-    let stopped = timeout(GRACE, daemon.stop()).await.unwrap_or(Err(AppError::GraceOver));
+    let stopped = daemon.stop().await;
     match lost {
         Some(lost) => {
             error!(event = "agent.task_lost", error = %Chain(&lost), "task lost, stopping");
@@ -185,10 +188,6 @@ impl Daemon {
         })
     }
 
-    fn front(&mut self) -> impl Iterator<Item = &mut Task> {
-        self.buses.values_mut().map(|bus| &mut bus.task).chain([&mut self.instructor])
-    }
-
     /// Until asked to stop (`None`), or until a task is lost.
     async fn until(
         &mut self,
@@ -246,7 +245,8 @@ impl Daemon {
     }
 
     async fn stop(mut self) -> Result<(), AppError> {
-        finish_all(self.front()).await;
+        let buses = self.buses.values_mut().map(|bus| &mut bus.task);
+        let front: Vec<&mut Task> = buses.chain([&mut self.instructor]).collect();
         let back = [
             &mut self.uploader,
             &mut self.refresher,
@@ -254,9 +254,23 @@ impl Daemon {
             &mut self.control,
             &mut self.keeper,
         ];
-        finish_all(back).await;
-        Ok(self.queue.finish().await?)
+        let tasks = async {
+            finish_all(front).await;
+            finish_all(back).await;
+        };
+        within_grace(tasks, self.queue.finish()).await
     }
+}
+
+/// The tasks' end and then the last commit, which comes also where a task did not finish.
+async fn within_grace(
+    tasks: impl Future<Output = ()>,
+    commit: impl Future<Output = Result<(), queue::QueueError>>,
+) -> Result<(), AppError> {
+    let over = Instant::now() + GRACE;
+    let finished = timeout(TASKS_GRACE, tasks).await;
+    timeout_at(over, commit).await.map_err(|_| AppError::GraceOver)??;
+    finished.map_err(|_| AppError::GraceOver)
 }
 
 fn make_state_dir(path: &Path) -> Result<(), AppError> {
@@ -266,4 +280,26 @@ fn make_state_dir(path: &Path) -> Result<(), AppError> {
         .mode(0o750)
         .create(path)
         .map_err(|source| AppError::StateDir { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_commit_comes_within_the_grace_period_although_a_task_hangs() {
+        let begun = Instant::now();
+        let mut committed = None;
+        let commit = async {
+            committed = Some(begun.elapsed());
+            Ok(())
+        };
+        let stopped = within_grace(pending(), commit).await;
+        assert!(matches!(stopped, Err(AppError::GraceOver)));
+        assert!(committed.is_some_and(|after| after < GRACE), "{committed:?}");
+        assert!(matches!(within_grace(ready(()), pending()).await, Err(AppError::GraceOver)));
+        assert!(within_grace(ready(()), ready(Ok(()))).await.is_ok());
+    }
 }

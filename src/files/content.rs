@@ -12,6 +12,7 @@ use std::{
 
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::ledger::Shape;
 
@@ -75,6 +76,23 @@ pub fn fingerprint(mut reader: impl Read) -> io::Result<Fingerprint> {
     Ok(Fingerprint { sha256: hex::encode(hash.finalize()), bytes, start })
 }
 
+/// A reader that fails once its task is to stop, so that nobody hashes a large file for nothing.
+pub struct UntilStopped<R> {
+    /// What is read.
+    pub inner: R,
+    /// The task's stop.
+    pub stop: CancellationToken,
+}
+
+impl<R: Read> Read for UntilStopped<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("the daemon stops"));
+        }
+        self.inner.read(into)
+    }
+}
+
 /// A reader of exactly the bytes that were announced.
 pub struct Verified<R> {
     inner: R,
@@ -135,6 +153,15 @@ mod tests {
             (true, 200_000),
             "what was added is not sent"
         );
+    }
+
+    #[test]
+    fn hashing_ends_in_the_middle_of_a_file_when_the_daemon_stops() {
+        let stop = CancellationToken::new();
+        let endless = UntilStopped { inner: io::repeat(7), stop: stop.clone() };
+        let hashing = std::thread::spawn(move || fingerprint(endless));
+        stop.cancel();
+        assert!(hashing.join().expect("no panic").is_err());
     }
 
     #[test]

@@ -139,11 +139,44 @@ impl Stored {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Noted {
     /// Where it is.
+    #[serde(with = "path_of_any_bytes")]
     pub path: PathBuf,
     /// What it was like.
     pub shape: Shape,
     /// What became of it.
     pub fate: Fate,
+}
+
+/// A path as text, or as its bytes where it is none.
+mod path_of_any_bytes {
+    use std::{
+        ffi::OsString,
+        os::unix::ffi::{OsStrExt, OsStringExt},
+        path::{Path, PathBuf},
+    };
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(PathBuf),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => text.serialize(to),
+            None => path.as_os_str().as_bytes().serialize(to),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match Written::deserialize(from)? {
+            Written::Text(path) => path,
+            Written::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        })
+    }
 }
 
 /// What became of a file.
@@ -375,6 +408,15 @@ mod tests {
         assert_eq!(ledger.untold().len(), 1);
         ledger.take(Line::Told { sha256: "a".into() });
         assert_eq!(ledger.untold(), []);
+    }
+
+    #[test]
+    fn a_file_whose_name_is_no_text_is_remembered_as_well() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = PathBuf::from(std::ffi::OsString::from_vec(b"/in/caf\xe9.jpg".to_vec()));
+        let line = Line::File(Noted { path, shape: shape(1), fate: done("a") });
+        let text = serde_json::to_string(&line).expect("a line");
+        assert_eq!(serde_json::from_str::<Line>(&text).expect("a line"), line);
     }
 
     #[test]

@@ -113,6 +113,13 @@ pub fn find(name: &str) -> Option<&'static Role> {
     ROLES.iter().find(|role| role.name == name)
 }
 
+/// Every role that can be granted, a line for each, for people.
+#[must_use]
+pub fn list() -> String {
+    let grantable = ROLES.iter().filter(|role| matches!(role.granted_by, Granted::In(_)));
+    grantable.map(|role| format!("  {}: {}\n", role.name, role.meaning)).collect()
+}
+
 /// The role that is most like a name that is none.
 #[must_use]
 pub fn nearest(name: &str) -> Option<&'static str> {
@@ -189,5 +196,7 @@ mod tests {
         assert_eq!(names.len(), ROLES.len());
         assert_eq!(nearest("upload.image"), Some("upload.images"));
         assert_eq!(nearest("nonsense"), None);
+        let list = list();
+        assert!(list.contains("upload.all: may upload") && !list.contains("upload.videos"));
     }
 }

@@ -16,7 +16,7 @@
 //! reason; it is tried again when it changes, or when the token or the folder's settings do.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    answer::Next,
+    answer::{Cause, Next},
     client::{CallError, Kept, Outbound, Repository, address},
-    content::{self, Fingerprint, Verified},
+    content::{self, Fingerprint, UntilStopped, Verified},
     journal::{Journal, JournalError, of_daemon},
     ledger::{Fate, Line, Noted, Sending, Stored},
     name::request_name,
@@ -101,6 +101,8 @@ struct Watched {
     rules: String,
     /// How often the server failed with a file, and how many files were uploaded then.
     failures: HashMap<PathBuf, (u32, u64)>,
+    /// The contents of which it was said that they are in doubt.
+    doubts: HashSet<String>,
     /// Whether it was said that there are too many files.
     said_more: bool,
     status: FolderStatus,
@@ -205,13 +207,17 @@ impl<R: Reports> FileUploader<R> {
     /// One look at a folder, and everything that can be done about it now.
     async fn visit(&self, folder: &mut Watched, journal: &Shared, begun: Instant) {
         let (path, patterns) = (folder.settings.folder.clone(), folder.settings.patterns.clone());
-        let looked = spawn_blocking(move || scan(&path, &patterns)).await;
-        let found = match looked.expect("a look does not panic and is not aborted") {
-            Ok(found) => found,
-            Err(error) => {
+        // As slow as its disk is; one on the network may hang.
+        let looking = self.pulse.enter("looking into a folder", Bound::Open);
+        let looked = self.off_thread(move || scan(&path, &patterns)).await;
+        drop(looking);
+        let found = match looked {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
                 let reason = format!("the folder cannot be read: {error}");
-                return folder.fail(State::Stopped, reason, begun.elapsed());
+                return folder.fail_here(reason, begun.elapsed());
             }
+            Err(_) => return,
         };
         folder.say_more(&found);
         let ready = self.ready();
@@ -241,6 +247,9 @@ impl<R: Reports> FileUploader<R> {
             Err(reason) => return folder.fail(State::Stopped, reason, begun.elapsed()),
         };
         for file in folder.by_failures(settled) {
+            if self.stop.is_cancelled() {
+                return;
+            }
             // As large as it is, as slow as the disk and the link are: the client gives up by itself when
             // nothing moves.
             let busy = self.pulse.enter("hashing or uploading a file", Bound::Open);
@@ -276,14 +285,28 @@ impl<R: Reports> FileUploader<R> {
         folder.well(begun.elapsed());
     }
 
+    /// What `work` says, which may wait for a disk. At the stop it is left to itself, since a disk may
+    /// hang for ever.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stuck> {
+        let done = spawn_blocking(work);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Stuck::Ended),
+            done = done => Ok(done.expect("such work does not panic and is not aborted")),
+        }
+    }
+
     /// The token as it stands in the store now.
     fn ready(&self) -> Result<Ready, String> {
         let name = &self.repository.token;
         let stored = self.store.load_repository(name).map_err(|error| Chain(&error).to_string())?;
         let Some(RepositoryCredential { token, user_agent, known }) = stored else {
             return Err(format!(
-                "no File Repository token `{name}` on this device; \
-                 import it: `solarnode-agent files token import {name}`"
+                "no File Repository token `{name}` on this device; {}",
+                self.another_token()
             ));
         };
         // Written by another version: the server decides then.
@@ -292,6 +315,15 @@ impl<R: Reports> FileUploader<R> {
         self.status.send_if_modified(|status| std::mem::replace(&mut status.ends, ends) != ends);
         let repository = Repository::new(self.net.clone(), &self.repository.url, token, user_agent);
         Ok(Ready { repository, known })
+    }
+
+    /// How a token comes on this device.
+    fn another_token(&self) -> String {
+        let name = &self.repository.token;
+        format!(
+            "import one: `solarnode-agent files token import {name}`, \
+             or issue one: `solarnode-agent files token generate --install {name}`"
+        )
     }
 
     /// Does everything for one file that has settled.
@@ -324,7 +356,7 @@ impl<R: Reports> FileUploader<R> {
             known.check_file(print.bytes, mime_names(&print.start)).map_err(stuck_by)?;
         }
         let name = request_name(&file.name);
-        let kept = match self.look_for(&settings, &print, ready, journal).await? {
+        let kept = match self.look_for(folder, &print, ready, journal).await? {
             Some(kept) => kept,
             None => self.upload(&settings, file, &name, &print, ready, journal).await?,
         };
@@ -339,6 +371,7 @@ impl<R: Reports> FileUploader<R> {
             at: self.clock.stamp().into(),
         };
         note(journal, Line::Stored(stored), true).await?;
+        folder.doubts.remove(&print.sha256);
         if kept.was_there {
             folder.status.known += 1;
         } else {
@@ -357,13 +390,14 @@ impl<R: Reports> FileUploader<R> {
 
     async fn fingerprint(&self, file: &Found) -> Result<Fingerprint, Stuck> {
         let (path, shape) = (file.path.clone(), file.shape);
-        let read = spawn_blocking(move || {
+        let stop = self.stop.clone();
+        let read = self.off_thread(move || {
             let (file, before) = content::open(&path, false)?;
-            let print = content::fingerprint(&file)?;
+            let print = content::fingerprint(UntilStopped { inner: &file, stop })?;
             let after = content::shape(&file.metadata()?);
             Ok::<_, io::Error>((before == shape && after == shape).then_some(print))
         });
-        match read.await.expect("reading does not panic and is not aborted") {
+        match read.await? {
             Ok(Some(print)) => Ok(print),
             Ok(None) => Err(Stuck::Changing),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Stuck::Changing),
@@ -374,19 +408,27 @@ impl<R: Reports> FileUploader<R> {
     /// The entry of a content that was sent before a crash, where the repository tells.
     async fn look_for(
         &self,
-        settings: &FileFolder,
+        folder: &mut Watched,
         print: &Fingerprint,
         ready: &Ready,
         journal: &Shared,
     ) -> Result<Option<Kept>, Stuck> {
         let doubt = lock(journal).ledger.in_doubt(&print.sha256, &self.repository.url).cloned();
         let Some(Sending { name, .. }) = doubt else { return Ok(None) };
-        info!(event = "files.in_doubt", folder = %settings.folder.display(), name, "an earlier upload may have arrived");
+        let settings = &folder.settings;
+        // The doubt lasts as long as the server's trouble.
+        if folder.doubts.insert(print.sha256.clone()) {
+            info!(event = "files.in_doubt", folder = %settings.folder.display(), name, "an earlier upload may have arrived");
+        }
         if !settings.public {
             // The listing shows public files only.
             return Ok(None);
         }
-        match ready.repository.find(&name, &print.sha256).await {
+        let found = tokio::select! {
+            found = ready.repository.find(&name, &print.sha256) => found,
+            () = self.stop.cancelled() => return Err(Stuck::Ended),
+        };
+        match found {
             Ok(found) => Ok(found),
             Err(CallError::Refused(refusal)) if refusal.cause.next() != Next::Retry => Ok(None),
             Err(error) => Err(Stuck::Retry(error.to_string())),
@@ -405,7 +447,9 @@ impl<R: Reports> FileUploader<R> {
         let (sha256, url) = (print.sha256.clone(), self.repository.url.clone());
         let sending = Sending { sha256: sha256.clone(), url, name: name.to_owned() };
         note(journal, Line::Sending(sending), true).await?;
-        let (opened, shape) = content::open(&file.path, false).map_err(|_| Stuck::Changing)?;
+        let path = file.path.clone();
+        let opened = self.off_thread(move || content::open(&path, false)).await?;
+        let (opened, shape) = opened.map_err(|_| Stuck::Changing)?;
         if shape != file.shape {
             return Err(Stuck::Changing);
         }
@@ -420,7 +464,12 @@ impl<R: Reports> FileUploader<R> {
             Ok(kept) => Ok(kept),
             Err(CallError::NoAnswer { error: SendError::Content(_), .. }) => Err(Stuck::Changing),
             Err(error) => {
-                let reason = error.to_string();
+                let reason = match &error {
+                    CallError::Refused(refusal) if refusal.cause == Cause::TokenUnknown => {
+                        format!("{error}; {}", self.another_token())
+                    }
+                    _ => error.to_string(),
+                };
                 match error.next() {
                     Next::Retry => Err(Stuck::Retry(reason)),
                     next => {
@@ -447,8 +496,7 @@ impl<R: Reports> FileUploader<R> {
     ) -> Result<(), Stuck> {
         if settings.after == After::Delete {
             let (path, shape) = (file.path.clone(), file.shape);
-            let removed = spawn_blocking(move || remove(&path, shape));
-            match removed.await.expect("removing does not panic and is not aborted") {
+            match self.off_thread(move || remove(&path, shape)).await? {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(Stuck::Changing),
                 Err(error) => {
@@ -506,6 +554,7 @@ impl Watched {
             trouble: None,
             rules: String::new(),
             failures: HashMap::new(),
+            doubts: HashSet::new(),
             said_more: false,
             status,
         }
@@ -573,8 +622,20 @@ impl Watched {
     }
 
     fn fail(&mut self, state: State, reason: String, now: Duration) {
+        let before = self.tell(state, &reason);
+        self.trouble = Some(Trouble::after(before, state, reason, now, fastrand::f64()));
+    }
+
+    /// As [`Watched::fail`], where nobody but this machine is asked.
+    fn fail_here(&mut self, reason: String, now: Duration) {
+        let before = self.tell(State::Stopped, &reason);
+        self.trouble = Some(Trouble::here(before, reason, now));
+    }
+
+    /// Says what is wrong, if that is news. Takes the trouble that was before.
+    fn tell(&mut self, state: State, reason: &str) -> Option<Trouble> {
         let before = self.trouble.take();
-        let news = before.as_ref().is_none_or(|before| before.state != state);
+        let news = before.as_ref().is_none_or(|before| before.is_other(state, reason));
         let folder = self.settings.folder.display();
         match state {
             State::Stopped if news => {
@@ -585,8 +646,8 @@ impl Watched {
             }
             State::Stopped | State::Waiting | State::Ok => debug!(%folder, reason, "still not"),
         }
-        (self.status.state, self.status.reason) = (state, Some(reason.clone()));
-        self.trouble = Some(Trouble::after(before, state, reason, now, fastrand::f64()));
+        (self.status.state, self.status.reason) = (state, Some(reason.to_owned()));
+        before
     }
 
     /// Everything that was ready is done with.

@@ -102,8 +102,10 @@ impl Wanted {
                 }
                 None => {
                     let near = role::nearest(name);
-                    let near =
-                        near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                    let near = near.map_or_else(
+                        || "; `solarnode-agent files token generate --help` lists them".to_owned(),
+                        |near| format!("; did you mean {near}?"),
+                    );
                     remarks.refused.push(format!("there is no role {name}{near}"));
                 }
             }

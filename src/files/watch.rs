@@ -21,7 +21,7 @@ pub const MAX_FILES: usize = 10_000;
 pub struct Found {
     /// Where it is.
     pub path: PathBuf,
-    /// Its name.
+    /// Its name, as far as it is text.
     pub name: String,
     /// What it is like.
     pub shape: Shape,
@@ -45,8 +45,7 @@ pub fn scan(folder: &Path, patterns: &[Pattern]) -> io::Result<Scan> {
     let mut scan = Scan::default();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // A name that is no text could not be told to anybody.
-        let Ok(name) = entry.file_name().into_string() else { continue };
+        let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with('.') || !patterns.iter().any(|pattern| pattern.matches(&name)) {
             continue;
         }
@@ -144,5 +143,17 @@ mod tests {
         let mut names: Vec<_> = scan.files.iter().map(|file| file.name.as_str()).collect();
         names.sort_unstable();
         assert_eq!(names, ["a.jpg", "b.jpg"]);
+    }
+
+    #[test]
+    fn a_file_whose_name_is_no_text_is_taken() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.jpg"));
+        fs::write(&path, "a picture").expect("written");
+        let patterns = [Pattern::parse("*.jpg").expect("a pattern")];
+        let scan = scan(dir.path(), &patterns).expect("a folder");
+        assert_eq!(scan.files.len(), 1);
+        assert_eq!((&scan.files[0].path, scan.files[0].name.as_str()), (&path, "caf\u{fffd}.jpg"));
     }
 }

@@ -588,6 +588,8 @@ fn a_revoked_token_stops_uploads_is_told_once_and_another_one_goes_on_without_a_
         folder["reason"].as_str().expect("a reason").contains("does not know this token"),
         "{folder}"
     );
+    let advice = "files token generate --install camera";
+    assert!(folder["reason"].as_str().expect("a reason").contains(advice), "{folder}");
     place.install(&["--role", "upload.all"]);
     eventually("it goes on", || place.repository.files().len() == 2);
     assert_eq!(daemon.events("files.stopped").len(), 2);
@@ -609,6 +611,10 @@ fn a_file_that_the_server_stumbles_over_does_not_hold_up_the_others() {
     }
     eventually("all are there", || place.repository.files().len() == 4);
     place.folder_when("all is well", |folder| folder["state"] == "ok");
+    let doubts = daemon.events("files.in_doubt");
+    let names: std::collections::BTreeSet<_> =
+        doubts.iter().map(|d| d["name"].to_string()).collect();
+    assert_eq!(doubts.len(), names.len(), "each is told once: {doubts:?}");
     assert!(daemon.stop().success());
 }
 

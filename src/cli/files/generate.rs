@@ -17,21 +17,32 @@ use crate::{
         Profile,
         client::Issued,
         expiry::{self, Expiry, offset_learnt, parse_digits, parse_offset},
+        role,
         rules::Restrictions,
         wanted::{Wanted, is_uuid},
     },
     net::USER_AGENT,
 };
 
-/// Issue a token with the rights that are named
-#[derive(Debug, Args)]
-#[command(after_help = "\
+fn after_help() -> String {
+    format!(
+        "\
 The manager's token is read from standard input, or from --manager-file, and is not stored. The new token is shown
 once, or with --install kept on this device and not shown at all.
 
 Example:
   solarnode-agent files token generate --role upload.all --tag site-1 --max-file-size 5000000 \\
-      --expires 365d --install camera --manager-file manager.txt")]
+      --expires 365d --install camera --manager-file manager.txt
+
+Roles (some not in every generation of the server):
+{}",
+        role::list()
+    )
+}
+
+/// Issue a token with the rights that are named
+#[derive(Debug, Args)]
+#[command(after_help = after_help())]
 pub(super) struct Generate {
     #[command(flatten)]
     server: Server,
