@@ -235,6 +235,17 @@ fn missing(name: &TokenName) -> Failure {
     )
 }
 
+/// Why another token is not overwritten.
+fn taken(name: &TokenName, stored: &Credential) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!(
+            "token `{name}` ({}) is on this device already; --replace takes its place",
+            stored.token_id
+        ),
+    )
+}
+
 /// The exit code of what can be wrong with the store.
 pub(super) trait OrStoreExit<T> {
     fn or_store_exit(self) -> Result<T, Failure>;

@@ -105,13 +105,7 @@ impl Create {
         let begun = begun.as_deref().and_then(Issue::from_bytes);
         let taken = stored.as_ref().filter(|_| wanted.install && !self.replace);
         let refuse_taken = || match taken {
-            Some(stored) => Err(Failure::new(
-                Exit::Usage,
-                format!(
-                    "token `{}` ({}) is on this device already; --replace takes its place",
-                    wanted.name, stored.token_id
-                ),
-            )),
+            Some(stored) => Err(super::taken(&wanted.name, stored)),
             None => Ok(()),
         };
         if begun.is_none() {

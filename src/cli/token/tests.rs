@@ -262,6 +262,22 @@ fn a_key_is_imported_with_its_day_and_no_other() {
 }
 
 #[test]
+fn another_token_is_overwritten_only_where_that_is_asked_for() {
+    let (device, server) = (Device::new(), Server::at("2026-11-22T10:00:00Z"));
+    device.import(&server, "");
+    let (other, before) = ("import site --token-id zyxwvutsrq9876543210", device.stored());
+    let refused = device.run(&server, other, SECRET);
+    assert_eq!(refused.exit, Exit::Usage, "{refused:?}");
+    assert!(refused.err.contains("--replace") && refused.err.contains("abcdefghij0123456789"));
+    assert_eq!(device.stored(), before);
+    assert_eq!(device.import(&server, "").exit, Exit::Ok, "the same token again is fine");
+    let replaced = device.run(&server, &format!("{other} --replace"), SECRET);
+    assert_eq!(replaced.exit, Exit::Ok, "{replaced:?}");
+    let stored = device.stored().expect("stored");
+    assert_eq!(stored.token_id.as_str(), "zyxwvutsrq9876543210");
+}
+
+#[test]
 fn wrong_input_is_named_and_never_quoted() {
     let (device, server) = (Device::new(), Server::at("2026-11-22T10:00:00Z"));
     let arguments = "import site --token-id abc";
