@@ -24,7 +24,7 @@ use clap::Args;
 
 use super::{
     Exit, Failure, OrExit, OrStoreExit, Streams, TokenContext, block_on, parse_key_date,
-    read_key_file, read_secret, read_secret_file, readable, taken,
+    parse_token_id, read_key_file, read_secret, read_secret_file, readable, taken,
 };
 use crate::{
     clock::build_date,
@@ -46,7 +46,7 @@ pub(super) struct Import {
     /// The name to keep it under, as in `solarnet.token`
     name: TokenName,
     /// The token's ID as SolarNetwork issued it
-    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     token_id: TokenId,
     /// Read the token's secret from this file [default: standard input]
     #[arg(long, value_name = "FILE", conflicts_with = "key_file")]

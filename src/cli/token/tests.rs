@@ -262,6 +262,15 @@ fn a_key_is_imported_with_its_day_and_no_other() {
 }
 
 #[test]
+fn a_misspelt_option_is_not_taken_for_a_token_id() {
+    let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).map(drop);
+    let error = parse("token delete --yess --as boss").expect_err("no ID");
+    assert!(error.to_string().contains("--yess"), "{error}");
+    assert!(parse("token delete abc --as --yes").is_err());
+    assert!(parse("token delete -abcdefghij012345678 --yes --as -bcdefghij0123456789").is_ok());
+}
+
+#[test]
 fn another_token_is_overwritten_only_where_that_is_asked_for() {
     let (device, server) = (Device::new(), Server::at("2026-11-22T10:00:00Z"));
     device.import(&server, "");
