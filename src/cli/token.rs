@@ -229,8 +229,9 @@ fn missing(name: &TokenName) -> Failure {
     Failure::new(
         Exit::Config,
         format!(
-            "no token `{name}` on this device; \
-             import it: `solarnode-agent token import {name} --token-id ID`"
+            "no token `{name}` on this device: issue one with \
+             `solarnode-agent token create --for-config --as MANAGER`, or import one with \
+             `solarnode-agent token import {name} --token-id ID`"
         ),
     )
 }
