@@ -146,6 +146,15 @@ impl Create {
             let credential = Credential::derive(token.id.clone(), secret, today, self.keep_secret);
             context.store().save(&wanted.name, &credential).or_store_exit()?;
             let done = self.finish(streams, context, &manager, &wanted, token, None).await?;
+            if let Some(old) = stored.as_ref().filter(|old| listing.token(&old.token_id).is_ok()) {
+                writeln!(
+                    streams.err,
+                    "note: {old} is not used here any more and is still valid at SolarNetwork; \
+                     `solarnode-agent token delete {old} --as {}` deletes it",
+                    manager.id(),
+                    old = old.token_id
+                )?;
+            }
             self.prove(streams, &calls, &credential, &policy).await?;
             Ok(done)
         })?
@@ -163,6 +172,11 @@ impl Create {
         }
         if self.for_config && kind == TokenKind::Data {
             return usage("--for-config needs a User token: a Data token cannot upload");
+        }
+        if self.unrestricted && !self.policy.is_empty() {
+            return usage(
+                "--unrestricted gives no policy: leave it out, or the options under Policy",
+            );
         }
         if !self.for_config && self.policy.is_empty() != self.unrestricted {
             return usage(
@@ -285,12 +299,15 @@ impl Create {
             return Ok(());
         }
         match prove(calls, credential).await {
-            Ok(()) => writeln!(
-                streams.err,
-                "its key of {} is proved and signs until {}, and can be renewed",
-                credential.key_date,
-                readable(credential.ends())
-            )?,
+            Ok(()) => {
+                let ends = policy.not_after.and_then(chrono::DateTime::from_timestamp_millis);
+                let until = match ends.filter(|ends| *ends < credential.ends()) {
+                    Some(ends) => format!("{}, when the token ends", readable(ends)),
+                    None => format!("{}, and can be renewed", readable(credential.ends())),
+                };
+                let day = credential.key_date;
+                writeln!(streams.err, "its key of {day} is proved and signs until {until}")?;
+            }
             Err(error) => writeln!(
                 streams.err,
                 "warning: {:#}; the daemon will say if the server refuses it",
