@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_secret_is_one_word() {
         for bad in ["", "two words", "two\nlines", "tab\t", "trailing\n", &"x".repeat(257)] {
-            assert_eq!(bad.parse::<TokenSecret>(), Err(InvalidSecret), "{bad:?}");
+            assert!(bad.parse::<TokenSecret>().is_err(), "{bad:?}");
         }
         assert!("{^*!#$.-_Zähler".parse::<TokenSecret>().is_ok());
     }

@@ -210,7 +210,7 @@ fn a_box_in_1970_makes_the_key_of_the_servers_day() {
 fn what_the_server_says_to_an_import_decides_what_is_stored() {
     #[rustfmt::skip]
     let cases = [
-        (Cause::BadCredentials, "",              Exit::NoPermission, false, "token is active"),
+        (Cause::BadCredentials, "",              Exit::NoPermission, false, "token is disabled"),
         (Cause::TokenExpired,   "",              Exit::NoPermission, false, "notAfter"),
         (Cause::AccessDenied,   "",              Exit::Ok,           true,  "refreshAllowed"),
         (Cause::AccessDenied,   "--keep-secret", Exit::Ok,           true,  ""),

@@ -35,7 +35,7 @@ impl fmt::Display for Holder {
         match &self.name {
             Some(name) if name == DAEMON => write!(
                 f,
-                "the running daemon (process {}): `solarnode-agent status` shows how its sources are, and \
+                "`{name}` (process {}): `solarnode-agent status` shows how the daemon's sources are, and \
                  `systemctl stop solarnode-agent` frees the port",
                 self.pid
             ),
