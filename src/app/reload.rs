@@ -15,7 +15,6 @@
 //!   that run, and [`Daemon::stop`] copes with both.
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -33,7 +32,7 @@ use super::{
     task::finish_all,
 };
 use crate::{
-    config::{self, ConfigError, Loaded, Problem, Settings},
+    config::{self, ConfigError, Loaded, Problem, Settings, Severity},
     domain::Chain,
     instruct::ACT_LIMIT,
     observe::systemd,
@@ -115,7 +114,10 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
     let file = file.to_owned();
     let work = move || {
         let loaded = config::load(&file).map_err(|error| match error {
-            ConfigError::Invalid(problems) => problems.iter().map(Problem::to_string).collect(),
+            ConfigError::Invalid(problems) => {
+                let errors = problems.iter().filter(|p| p.severity == Severity::Error);
+                errors.map(Problem::to_string).collect()
+            }
             error @ ConfigError::Unreadable { .. } => vec![Chain(&error).to_string()],
         })?;
         let refused = rehearse(&loaded.settings);
@@ -151,7 +153,9 @@ impl Daemon {
             }
             Ok(changes) => {
                 let changes = changes.shown();
-                info!(event = "config.reloaded", changes = %Listed(&changes), "configuration changed");
+                let listed: Vec<String> = changes.iter().map(Shown::to_string).collect();
+                let listed = listed.join("; ");
+                info!(event = "config.reloaded", changes = listed, "configuration changed");
                 Outcome::Applied { changes }
             }
             Err(problems) => {
@@ -248,17 +252,5 @@ impl Daemon {
         if changes(Part::Files) {
             self.files = part::files(&self.base, new, &self.api);
         }
-    }
-}
-
-struct Listed<'a>(&'a [Shown]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, shown) in self.0.iter().enumerate() {
-            let comma = if number == 0 { "" } else { "; " };
-            write!(f, "{comma}{shown}")?;
-        }
-        Ok(())
     }
 }

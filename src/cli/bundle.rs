@@ -34,13 +34,13 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 
 use self::{archive::Archive, program::Program, scrub::Scrub};
-use super::{Exit, Failure};
+use super::{Exit, Failure, daemon::Daemon};
 use crate::{
     config::{self, Local},
     credential::Store,
     domain::Chain,
     modbus::{recording, ring::Dump},
-    observe::control::{self, Ask},
+    observe::control::Ask,
 };
 
 /// The unit whose journal and state are asked for.
@@ -58,6 +58,8 @@ pub struct Bundle {
     /// The archive to write [default: solarnode-agent-bundle-TIME.tar.gz in this folder]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: Daemon,
 }
 
 impl Bundle {
@@ -80,8 +82,9 @@ impl Bundle {
             Err(_) => Scrub::default(),
         };
         let mut archive = Archive::create(&path, now, scrub)?;
+        of_the_daemon(&mut archive, config, &self.daemon)?;
         match &local {
-            Ok(local) => of_the_agent(&mut archive, config, local)?,
+            Ok(_) => of_the_agent(&mut archive, config)?,
             Err(error) => archive.left_out("what the agent keeps", &Chain(error).to_string()),
         }
         of_the_configuration(&mut archive, config)?;
@@ -120,18 +123,25 @@ fn of_the_configuration(archive: &mut Archive, config: &Path) -> Result<(), Fail
     archive.add_output("check.json", Program::this(config, &["check", "--json"]))
 }
 
-fn of_the_agent(archive: &mut Archive, config: &Path, local: &Local) -> Result<(), Failure> {
+fn of_the_agent(archive: &mut Archive, config: &Path) -> Result<(), Failure> {
     for (name, arguments) in [
-        ("status.json", &["status", "--json"][..]),
-        ("queue.json", &["queue", "stat", "--json"]),
+        ("queue.json", &["queue", "stat", "--json"][..]),
         ("queue-check.json", &["queue", "check", "--json"]),
         ("instructions.json", &["instruction", "list", "--json"]),
         ("tokens.json", &["token", "show", "--json"]),
     ] {
         archive.add_output(name, Program::this(config, arguments))?;
     }
-    let frames = control::ask(&local.control_socket, Ask::Frames);
-    match frames.map_err(|error| Chain(&error).to_string()).and_then(|answer| {
+    Ok(())
+}
+
+fn of_the_daemon(archive: &mut Archive, config: &Path, daemon: &Daemon) -> Result<(), Failure> {
+    match daemon.ask(config, Ask::Status) {
+        Ok(status) => archive.add("status.json", format!("{status:#}\n").as_bytes())?,
+        Err(failure) => archive.left_out("status.json", &on_one_line(failure)),
+    }
+    let frames = daemon.ask(config, Ask::Frames);
+    match frames.map_err(on_one_line).and_then(|answer| {
         serde_json::from_value::<Dump>(answer)
             .map_err(|_| "the daemon is of a version that keeps none".to_owned())
     }) {
@@ -141,6 +151,10 @@ fn of_the_agent(archive: &mut Archive, config: &Path, local: &Local) -> Result<(
             Ok(())
         }
     }
+}
+
+fn on_one_line(failure: Failure) -> String {
+    format!("{:#}", failure.error).replace('\n', "; ")
 }
 
 fn of_the_machine(archive: &mut Archive, local: Option<&Local>) -> Result<(), Failure> {

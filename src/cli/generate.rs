@@ -49,7 +49,11 @@ impl Man {
     ///
     /// If a file cannot be written.
     pub fn run(self) -> Result<Exit, Failure> {
-        clap_mangen::generate_to(Cli::command(), self.folder)?;
+        clap_mangen::generate_to(Cli::command(), &self.folder).map_err(|error| {
+            let failure = Failure::from(error);
+            let context = format!("could not write into {}", self.folder.display());
+            Failure { error: failure.error.context(context), ..failure }
+        })?;
         Ok(Exit::Ok)
     }
 }

@@ -40,7 +40,7 @@ enum What {
     #[command(after_help = "Example:\n  solarnode-agent instruction show 12345")]
     Show {
         /// The instruction's number, as the server gave it
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = parse_id)]
         id: i64,
         /// Print the journal's entry as JSON
         #[arg(long)]
@@ -52,6 +52,11 @@ enum What {
 struct Listing<'a> {
     instructions: Vec<&'a Record>,
     damaged: Vec<i64>,
+}
+
+fn parse_id(text: &str) -> Result<i64, &'static str> {
+    text.parse()
+        .map_err(|_| "an instruction's ID is a whole number, as `instruction list` shows it")
 }
 
 impl From<JournalError> for Failure {

@@ -6,6 +6,7 @@
 mod audit;
 mod bundle;
 mod check;
+mod daemon;
 pub mod exit;
 pub mod files;
 mod generate;
@@ -33,9 +34,10 @@ pub use exit::{Exit, Failure, OrExit};
 #[command(name = "solarnode-agent", version, propagate_version = true)]
 #[command(after_help = "Example:\n  solarnode-agent check --config agent.toml")]
 pub struct Cli {
-    /// Use this configuration file [default: /etc/solarnode-agent/agent.toml, or as an ordinary user
-    /// ~/.config/solarnode-agent/agent.toml]
-    #[arg(short, long, global = true, env = "SOLARNODE_CONFIG", value_name = "FILE")]
+    // Not clap's `env`: an empty variable would be an error, and a set one is shown as if required.
+    /// Use this configuration file [default: $SOLARNODE_CONFIG, else /etc/solarnode-agent/agent.toml, or
+    /// as an ordinary user ~/.config/solarnode-agent/agent.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What to do
     #[command(subcommand)]
@@ -74,10 +76,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(&config),
             Command::Read(read) => read.run(&config::load(&config)?.settings, &mut stdout().lock()),
-            Command::Status(status) => {
-                let local = config::load_local(&config)?;
-                status.run(&local.control_socket, &mut stdout().lock())
-            }
+            Command::Status(status) => status.run(&config, &mut stdout().lock()),
             Command::Check(check) => check.run(&config, &mut stdout().lock()),
             Command::Token(token) => {
                 let mut streams = token::Streams {

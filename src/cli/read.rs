@@ -80,20 +80,23 @@ impl Read {
     }
 
     fn print(&self, unit: &Unit, outcome: &Outcome, out: &mut impl Write) -> Result<Exit, Failure> {
+        let mut reasons: Vec<String> =
+            outcome.failed.iter().map(|failed| failed.reason.to_string()).collect();
+        reasons.dedup();
+        // The end of the command says it then, once for all properties.
+        let at_the_end = outcome.datum.is_none() && reasons.len() <= 1 && !self.watch;
         if self.json {
             let line = serde_json::to_string(&Json::new(unit, outcome))
                 .map_err(|error| Failure::new(Exit::Software, error))?;
             writeln!(out, "{line}")?;
-        } else {
+        } else if !at_the_end {
             table(unit, outcome, out)?;
         }
         out.flush()?;
         if outcome.datum.is_some() {
             return Ok(Exit::Ok);
         }
-        let reason = outcome.failed.first().map(|failed| failed.reason.to_string());
-        let message =
-            format!("nothing of {} could be read: {}", unit.source, reason.unwrap_or_default());
+        let message = format!("nothing of {} could be read: {}", unit.source, reasons.join("; "));
         Err(Failure::new(Exit::Unavailable, message))
     }
 }

@@ -138,7 +138,13 @@ impl Told {
         if self.rounds == 0 {
             return writeln!(err, "{who}: no read was recorded");
         }
-        writeln!(err, "{who}: {} reads recorded, {} with values", self.rounds, self.with_values)?;
+        writeln!(
+            err,
+            "{who}: {} {} recorded, {} with values",
+            self.rounds,
+            if self.rounds == 1 { "read" } else { "reads" },
+            self.with_values
+        )?;
         if !self.not_recorded.is_empty() {
             let places = self.not_recorded.iter();
             let places: Vec<String> = places
@@ -189,10 +195,18 @@ async fn play(unit: &Unit, mut round: Playback, told: &mut Told) -> Result<Outco
 impl Recording {
     fn open(path: &Path) -> Result<Self, Failure> {
         let mut bytes = Vec::new();
-        let file = File::open(path).map_err(|error| named(path, error.into()))?;
-        file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|error| named(path, error.into()))?;
+        let unreadable = |error: io::Error| {
+            let failure = Failure::from(error);
+            let context = format!("{} cannot be opened", path.display());
+            Failure { error: failure.error.context(context), ..failure }
+        };
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
         let (frames, config) = if bytes.starts_with(&[0x1f, 0x8b]) {
-            unpack(&bytes).or_exit(Exit::Data).map_err(|failure| named(path, failure))?
+            unpack(&bytes).map_err(|_| {
+                let text = "is damaged, cut off or no bundle: copy it or make it again";
+                Failure::new(Exit::Data, format!("{} {text}", path.display()))
+            })?
         } else {
             (Some(bytes), Vec::new())
         };

@@ -5,8 +5,8 @@ use std::{io::Write, path::Path};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
-use super::{Exit, Failure};
-use crate::observe::control::{self, Ask};
+use super::{Exit, Failure, daemon::Daemon};
+use crate::observe::control::Ask;
 
 /// Ask the running daemon: sources, queue, uploads, clock, credentials, instructions
 #[derive(Debug, clap::Args)]
@@ -15,16 +15,19 @@ pub struct Status {
     /// Print JSON: {sources, queue, upload, clock, credentials, instructions, config}
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    daemon: Daemon,
 }
 
 impl Status {
-    /// Asks at `socket` and prints the answer.
+    /// Asks the daemon that runs on the file `config` and prints the answer.
     ///
     /// # Errors
     ///
-    /// With 69 if no daemon answers there, 77 if it is not ours to ask.
-    pub fn run(self, socket: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
-        let status = control::ask(socket, Ask::Status)?;
+    /// With 69 if no daemon answers, 77 if it is not ours to ask, 78 if none is found and the
+    /// configuration, which may say where it is, cannot be used.
+    pub fn run(self, config: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
+        let status = self.daemon.ask(config, Ask::Status)?;
         if self.json {
             writeln!(out, "{status:#}")?;
         } else {
@@ -73,18 +76,24 @@ fn show(value: &Value) -> String {
     }
 }
 
+/// How many there are, with the word for one.
+fn count(number: &Value, one: &str) -> String {
+    let plural = if *number == 1 { "" } else { "s" };
+    format!("{} {one}{plural}", show(number))
+}
+
 fn with(text: String, label: &str, value: &Value) -> String {
     if value.is_null() { text } else { format!("{text}; {label}{}", show(value)) }
 }
 
 fn source(source: &Value) -> String {
     let line = format!(
-        "{} (unit {} on {}): {}, {} reads, {} failed, last {}",
+        "{} (unit {} on {}): {}, {}, {} failed, last {}",
         show(&source["source"]),
         show(&source["unit"]),
         show(&source["bus"]),
         show(&source["state"]),
-        show(&source["reads"]),
+        count(&source["reads"], "read"),
         show(&source["failed"]),
         show(&source["last_read"]),
     );
@@ -107,10 +116,10 @@ fn queue(queue: &Value) -> Vec<String> {
 
 fn upload(upload: &Value) -> Vec<String> {
     let line = format!(
-        "{}; {} proved since the start, {} open jobs, last {}",
+        "{}; {} proved since the start, {}, last {}",
         show(&upload["state"]),
         show(&upload["uploaded"]),
-        show(&upload["open_jobs"]),
+        count(&upload["open_jobs"], "open job"),
         show(&upload["last_success"]),
     );
     let mut lines = vec![line];

@@ -38,7 +38,7 @@ use crate::{
         Credential, Remembered, Signer, SigningKey, Store, TokenSecret, date::parse_signing_day,
         store::StoreError,
     },
-    domain::{TokenId, TokenName},
+    domain::{InvalidId, TokenId, TokenName},
     needs::Needs,
     net::Net,
     observe::control::tell_credential_changed,
@@ -239,8 +239,20 @@ fn missing(name: &TokenName) -> Failure {
     Failure::new(
         Exit::Config,
         format!(
-            "no token `{name}` on this device; \
-             import it: `solarnode-agent token import {name} --token-id ID`"
+            "no token `{name}` on this device: issue one with \
+             `solarnode-agent token create --for-config --as MANAGER`, or import one with \
+             `solarnode-agent token import {name} --token-id ID`"
+        ),
+    )
+}
+
+/// Why another token is not overwritten.
+fn taken(name: &TokenName, stored: &Credential) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!(
+            "token `{name}` ({}) is on this device already; --replace takes its place",
+            stored.token_id
         ),
     )
 }
@@ -314,6 +326,17 @@ fn read_key_file(path: &Path) -> Result<SigningKey, Failure> {
     let from = path.display().to_string();
     let text = read_word(open(path)?, &from)?;
     text.parse::<SigningKey>().with_context(|| format!("no key in {from}")).or_exit(Exit::Usage)
+}
+
+/// A token ID. Issued ones may begin with a dash; all of them have 20 characters, which keeps apart an
+/// option that is spelt wrong.
+fn parse_token_id(text: &str) -> Result<TokenId, String> {
+    if text.starts_with('-') && text.len() != 20 {
+        return Err("there is no such option, and a token ID that begins with a dash has \
+                    20 characters"
+            .to_owned());
+    }
+    text.parse().map_err(|error: InvalidId| error.to_string())
 }
 
 /// `--key-date`.

@@ -62,6 +62,11 @@ impl Environment {
     }
 }
 
+/// The configuration file that `$SOLARNODE_CONFIG` names. An empty one is none.
+pub(super) fn named_file() -> Option<PathBuf> {
+    env::var_os("SOLARNODE_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from)
+}
+
 /// The folder of credentials that systemd passes to a service (`LoadCredential=`).
 pub(super) fn passed_credentials() -> Option<PathBuf> {
     env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute())

@@ -43,10 +43,17 @@ use settings::{Bus, Queue, RepositorySettings, SolarNet};
 
 use crate::domain::NodeId;
 
-/// The configuration file to read: the one named on the command line, or the default of this user.
+/// The configuration file to read: the one named on the command line, or in `$SOLARNODE_CONFIG`, or the
+/// default of this user.
 #[must_use]
 pub fn locate(named: Option<PathBuf>) -> PathBuf {
-    named.unwrap_or_else(|| Environment::read().file)
+    named.or_else(environment::named_file).unwrap_or_else(|| Environment::read().file)
+}
+
+/// The control socket of a daemon on the configuration `file`, where that says nothing of it.
+#[must_use]
+pub fn default_socket(file: &Path) -> PathBuf {
+    environment::control_socket(&Environment::read().state_dir(file))
 }
 
 /// Reads a duration as the configuration spells it, such as `24h`.
@@ -210,11 +217,12 @@ impl ConfigError {
     }
 }
 
-/// Problems, each on a line of its own.
+/// The errors among the problems, each on a line of its own: what has to be put right.
 struct Listed<'a>(&'a [Problem]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+        let mut errors = self.0.iter().filter(|problem| problem.severity == Severity::Error);
+        errors.try_for_each(|problem| write!(f, "\n{problem}"))
     }
 }

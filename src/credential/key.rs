@@ -76,13 +76,13 @@ impl fmt::Debug for SigningKey {
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct TokenSecret(String);
 
-/// A text that is no token secret. Does not repeat the text.
+/// A text that is no token secret: what is wrong with it. Does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a token secret is one line of text without blanks, \
+    "{0}; a token secret is one line of text without blanks, \
      as SolarNetwork showed it when the token was issued"
 )]
-pub struct InvalidSecret;
+pub struct InvalidSecret(&'static str);
 
 impl TokenSecret {
     /// Takes a secret as issued.
@@ -91,11 +91,18 @@ impl TokenSecret {
     ///
     /// If the text cannot be one: empty, of several lines or words, or far too long.
     pub fn new(text: Zeroizing<String>) -> Result<Self, InvalidSecret> {
-        let fits = (1..=MAX_SECRET_BYTES).contains(&text.len());
-        if !fits || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(InvalidSecret);
-        }
-        Ok(Self(text.as_str().to_owned()))
+        let wrong = if text.trim().is_empty() {
+            "nothing was there"
+        } else if text.trim_end().contains('\n') {
+            "there are several lines"
+        } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            "there are blanks in it"
+        } else if text.len() > MAX_SECRET_BYTES {
+            "it is too long"
+        } else {
+            return Ok(Self(text.as_str().to_owned()));
+        };
+        Err(InvalidSecret(wrong))
     }
 
     /// The one way to the text. Call it inside the expression that consumes it.
@@ -229,7 +236,7 @@ mod tests {
     #[test]
     fn a_secret_is_one_word() {
         for bad in ["", "two words", "two\nlines", "tab\t", "trailing\n", &"x".repeat(257)] {
-            assert_eq!(bad.parse::<TokenSecret>(), Err(InvalidSecret), "{bad:?}");
+            assert!(bad.parse::<TokenSecret>().is_err(), "{bad:?}");
         }
         assert!("{^*!#$.-_Zähler".parse::<TokenSecret>().is_ok());
     }

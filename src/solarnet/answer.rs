@@ -92,7 +92,7 @@ impl Cause {
                 "check `solarnet.ca_file` and the certificate of the server (or of a proxy in between)",
             ),
             Self::BadCredentials => Some(
-                "check the token ID and the secret, and that the token is active in SolarNetwork; then import it: `solarnode-agent token import`",
+                "the token is disabled (`solarnode-agent token enable ID --as MANAGER` ends that) or deleted, or ID and secret do not belong together: import the right ones with `solarnode-agent token import`",
             ),
             Self::TokenExpired => {
                 Some("the token's policy has run out (notAfter): issue a new token and import it")

@@ -47,6 +47,19 @@ pub struct Token {
     pub expired: bool,
 }
 
+/// Asks a token what it is: `data.tokenType`. Every kind may, where its policy has no API paths.
+#[must_use]
+pub fn who_am_i() -> Call {
+    Call {
+        application: Application::Query,
+        priority: Priority::Urgent,
+        method: Method::Get,
+        path: "/api/v1/sec/whoami".to_owned(),
+        query: Vec::new(),
+        body: None,
+    }
+}
+
 /// Lists all tokens of the account, or only the caller's own where its policy restricts it.
 #[must_use]
 pub fn list() -> Call {

@@ -60,7 +60,7 @@ pub enum TokensError {
 fn hint(error: &CallError) -> &'static str {
     match error.cause {
         Cause::BadCredentials => {
-            ": SolarNetwork does not know this token (any more), it is disabled, or the secret given is another one's"
+            ": the manager's token or secret was refused: SolarNetwork does not know this token (any more), it is disabled, or the secret given is another one's"
         }
         Cause::TokenExpired => ": its policy has run out",
         Cause::PathDenied => {

@@ -125,6 +125,19 @@ fn without_a_daemon_or_a_usable_configuration_a_bundle_is_made_of_what_there_is(
     assert_eq!(again.status.code(), Some(64), "an archive is never overwritten");
     assert!(String::from_utf8_lossy(&again.stderr).contains("is already there"));
 
+    // A daemon that runs is asked all the same.
+    let daemon = bench.agent.start();
+    let socket = bench.agent.path("state/control.sock");
+    let text = fs::read_to_string(bench.agent.config()).expect("the configuration");
+    fs::write(bench.agent.config(), "this is [ no TOML").expect("written");
+    let asked = ["status", "--socket", socket.to_str().expect("text")];
+    assert!(bench.agent.run(&asked).status.success());
+    let lost = bench.agent.run(&["status"]);
+    assert_eq!(lost.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("--socket"), "{lost:?}");
+    fs::write(bench.agent.config(), text).expect("written");
+    assert!(daemon.stop().success());
+
     fs::remove_file(bench.archive()).expect("removed");
     fs::write(bench.agent.config(), "this is [ no TOML").expect("written");
     let printed = bench.bundle();

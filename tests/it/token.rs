@@ -126,7 +126,7 @@ fn the_printed_command_sends_what_was_signed() {
     let url = format!("http://{}/a/../b%7e?q=[1]&q={{2}}", listener.local_addr().expect("bound"));
     #[rustfmt::skip]
     let output = agent(&[
-        "token", "sign", "POST", &url, "--token-id", "-abc.", "--secret-file", &secret,
+        "token", "sign", "POST", &url, "--token-id", "-abc.567890123456789", "--secret-file", &secret,
         "-H", "X-SN-Note: it's", "--sign-header", "accept", "--body", &body,
     ]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

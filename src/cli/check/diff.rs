@@ -1,24 +1,6 @@
 //! What the running daemon would do if it read its configuration again.
 
-use std::path::Path;
-
 use serde_json::Value;
-
-use super::{Exit, Failure};
-use crate::observe::control::{self, Ask};
-
-/// What the daemon at `socket` would do if it read its configuration, `path`, again.
-pub(super) fn ask(path: &Path, socket: &Path) -> Result<Value, Failure> {
-    let diff = control::ask(socket, Ask::Changes)?;
-    let its = diff["file"].as_str().map(Path::new).unwrap_or_else(|| Path::new(""));
-    let same = its.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    if same {
-        return Ok(diff);
-    }
-    let (its, path) = (its.display(), path.display());
-    let message = format!("the running daemon reads {its}: a reload does not look at {path}");
-    Err(Failure::new(Exit::Usage, message))
-}
 
 /// Why the daemon would refuse the reload.
 pub(super) fn refusals(diff: &Value) -> Vec<String> {

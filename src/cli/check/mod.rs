@@ -12,7 +12,7 @@ use chrono::Utc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, daemon::Daemon};
 use crate::{
     app::{self, AppError},
     config::{self, ConfigError, Problem, Settings, Severity},
@@ -36,6 +36,8 @@ pub struct Check {
     /// Ask the running daemon what a reload would restart; 78 if it would refuse
     #[arg(long)]
     diff: bool,
+    #[command(flatten)]
+    daemon: Daemon,
 }
 
 #[derive(Serialize)]
@@ -71,9 +73,8 @@ impl Check {
         };
         let fine = problems.iter().all(|p| p.severity == Severity::Warning);
         let settings = settings.filter(|_| fine);
-        let asked = settings.as_ref().filter(|_| self.diff);
-        let changes =
-            asked.map(|settings| diff::ask(path, &settings.control_socket)).transpose()?;
+        let asked = settings.is_some() && self.diff;
+        let changes = asked.then(|| self.daemon.changes(path)).transpose()?;
         let changes = changes.as_ref();
         let budgets = settings.as_ref().map(bus::budgets);
         if self.json {
@@ -152,7 +153,8 @@ mod tests {
         let text = "[node]\nid = 1\n[solarnet]\ntoken = \"site\"\nca_file = \"ca.pem\"\n";
         std::fs::write(&path, text).expect("written");
         let mut out = Vec::new();
-        let exit = Check { json: true, diff: false }.run(&path, &mut out).expect("an output");
+        let check = Check { json: true, diff: false, daemon: Daemon::default() };
+        let exit = check.run(&path, &mut out).expect("an output");
         let report: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(exit, Exit::Config);
         let problems = report["problems"].as_array().expect("problems");

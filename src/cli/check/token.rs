@@ -19,9 +19,6 @@ const SOON: TimeDelta = TimeDelta::days(30);
 /// configuration needs. A store that is not ours to read says nothing.
 pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> Vec<Problem> {
     let (store, name) = (Store::new(&settings.state_dir, None), &settings.solarnet.token);
-    let Ok(Some(credential)) = store.load_stored(name) else { return Vec::new() };
-    let Ok(Some(known)) = store.remembered(name, &credential.token_id) else { return Vec::new() };
-    let policy = known.policy();
     let warning = |found: String, expected: String| Problem {
         file: path.display().to_string(),
         line: None,
@@ -30,6 +27,20 @@ pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> 
         expected,
         severity: Severity::Warning,
     };
+    let credential = match store.load_stored(name) {
+        Ok(Some(credential)) => credential,
+        // Without its folder this is no device, but where its configuration is written.
+        Ok(None) if settings.state_dir.is_dir() => {
+            let expected = format!(
+                "a token on this device: `solarnode-agent token create --for-config --as MANAGER` \
+                 issues one, `solarnode-agent token import {name} --token-id ID` takes one"
+            );
+            return vec![warning(format!("\"{name}\", which is not there"), expected)];
+        }
+        Ok(None) | Err(_) => return Vec::new(),
+    };
+    let Ok(Some(known)) = store.remembered(name, &credential.token_id) else { return Vec::new() };
+    let policy = known.policy();
     let seen = known.seen.date_naive();
     let lacks = |refused: Refused| {
         warning(

@@ -58,7 +58,7 @@ pub(super) struct Generate {
     #[arg(long = "mime-type", value_name = "TYPE")]
     mime_types: Vec<String>,
     /// Its uploads are smaller than this many bytes: a file of exactly that size is refused
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_file_size: Option<u64>,
     /// A user agent it is honoured from, word for word; none means any
     #[arg(long = "user-agent", value_name = "TEXT")]
@@ -92,6 +92,10 @@ pub(super) struct Generate {
     /// ip_addresses, profile}
     #[arg(long)]
     json: bool,
+}
+
+fn parse_bytes(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "a size is a whole number of bytes, such as 1000000")
 }
 
 impl Generate {

@@ -9,6 +9,7 @@ use super::{
     Exit, Failure, Streams, TokenContext, block_on,
     list::printable,
     manager::{As, OrTokensExit, ask},
+    parse_token_id,
 };
 use crate::{
     domain::TokenId,
@@ -28,7 +29,7 @@ Example:
   solarnode-agent token update TOKEN --name \"Barn gateway\" --as MANAGER < secret.txt")]
 pub(super) struct Update {
     /// The token's ID
-    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    #[arg(value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     id: TokenId,
     /// Its new name
     #[arg(long, value_name = "TEXT", required_unless_present = "description")]
@@ -47,7 +48,7 @@ Example:
   solarnode-agent token enable TOKEN --as MANAGER < secret.txt")]
 pub(super) struct Enable {
     /// The token's ID
-    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    #[arg(value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     id: TokenId,
     #[command(flatten)]
     manager: As,
@@ -60,7 +61,7 @@ Example:
   solarnode-agent token disable TOKEN --as MANAGER < secret.txt")]
 pub(super) struct Disable {
     /// The token's ID
-    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    #[arg(value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     id: TokenId,
     /// Do not ask where it is the manager's own
     #[arg(long)]
@@ -78,7 +79,7 @@ Example:
   solarnode-agent token delete TOKEN --as MANAGER < secret.txt")]
 pub(super) struct Delete {
     /// The token's ID
-    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    #[arg(value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     id: TokenId,
     /// Do not ask
     #[arg(long)]

@@ -137,6 +137,17 @@ async fn find_out<'a, C: RefreshCalls + CallAs>(
         {
             Some(error)
         }
+        Err(Unproved::Refused(error)) if error.cause == Cause::BadCredentials => {
+            let failure = refused(error);
+            let why = match manager {
+                Some(manager) => Some(why_refused(&manager, &credential).await?),
+                None => None,
+            };
+            return Err(match why {
+                Some(why) => Failure { error: failure.error.context(why), ..failure },
+                None => failure,
+            });
+        }
         Err(Unproved::Refused(error)) => return Err(refused(error)),
         Err(other) => return Err(other).or_exit(Exit::NoPermission),
     };
@@ -172,6 +183,19 @@ async fn find_out<'a, C: RefreshCalls + CallAs>(
     };
     report.compare(needs);
     Ok(report)
+}
+
+/// What the manager knows of a token whose key is refused.
+async fn why_refused<C: CallAs>(
+    manager: &Manager<'_, C>,
+    credential: &Credential,
+) -> Result<String, Failure> {
+    let (id, listing) = (&credential.token_id, manager.list().await.or_tokens_exit()?);
+    let active = listing.token(id).or_tokens_exit()?.active;
+    Ok(match active {
+        false => format!("{id} is disabled; `solarnode-agent token enable {id} --as ID` ends that"),
+        true => format!("{id} is active, but the key on this device is not its key"),
+    })
 }
 
 /// Those of the configuration's calls that change nothing.

@@ -107,13 +107,7 @@ impl Create {
         let begun = begun.as_deref().and_then(Issue::from_bytes);
         let taken = stored.as_ref().filter(|_| wanted.install && !self.replace);
         let refuse_taken = || match taken {
-            Some(stored) => Err(Failure::new(
-                Exit::Usage,
-                format!(
-                    "token `{}` ({}) is on this device already; --replace takes its place",
-                    wanted.name, stored.token_id
-                ),
-            )),
+            Some(stored) => Err(super::taken(&wanted.name, stored)),
             None => Ok(()),
         };
         if begun.is_none() {
@@ -154,6 +148,15 @@ impl Create {
             let credential = Credential::derive(token.id.clone(), secret, today, self.keep_secret);
             context.store().save(&wanted.name, &credential).or_store_exit()?;
             let done = self.finish(streams, context, &manager, &wanted, token, None).await?;
+            if let Some(old) = stored.as_ref().filter(|old| listing.token(&old.token_id).is_ok()) {
+                writeln!(
+                    streams.err,
+                    "note: {old} is not used here any more and is still valid at SolarNetwork; \
+                     `solarnode-agent token delete {old} --as {}` deletes it",
+                    manager.id(),
+                    old = old.token_id
+                )?;
+            }
             self.prove(streams, &calls, &credential, &policy).await?;
             Ok(done)
         })?
@@ -168,6 +171,11 @@ impl Create {
         let install = self.install || self.for_config;
         if self.keep_secret && !install {
             return usage("--keep-secret is for --install: otherwise the secret is shown");
+        }
+        if self.unrestricted && !self.policy.is_empty() {
+            return usage(
+                "--unrestricted gives no policy: leave it out, or the options under Policy",
+            );
         }
         if !self.for_config && self.policy.is_empty() != self.unrestricted {
             return usage(
@@ -303,12 +311,15 @@ impl Create {
             return Ok(());
         }
         match prove(calls, credential).await {
-            Ok(()) => writeln!(
-                streams.err,
-                "its key of {} is proved and signs until {}, and can be renewed",
-                credential.key_date,
-                readable(credential.ends())
-            )?,
+            Ok(()) => {
+                let ends = policy.not_after.and_then(chrono::DateTime::from_timestamp_millis);
+                let until = match ends.filter(|ends| *ends < credential.ends()) {
+                    Some(ends) => format!("{}, when the token ends", readable(ends)),
+                    None => format!("{}, and can be renewed", readable(credential.ends())),
+                };
+                let day = credential.key_date;
+                writeln!(streams.err, "its key of {day} is proved and signs until {until}")?;
+            }
             Err(error) => writeln!(
                 streams.err,
                 "warning: {:#}; the daemon will say if the server refuses it",

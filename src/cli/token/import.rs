@@ -13,6 +13,9 @@
 //!
 //! An installer on a site without a network must be able to finish: the daemon proves the key with
 //! its first renewal.
+//!
+//! Another token of the name stays unless `--replace` is given: with its key goes what cannot be had
+//! again without its secret.
 
 use std::path::PathBuf;
 
@@ -21,14 +24,15 @@ use clap::Args;
 
 use super::{
     Exit, Failure, OrExit, OrStoreExit, Streams, TokenContext, block_on, parse_key_date,
-    read_key_file, read_secret, read_secret_file, readable,
+    parse_token_id, read_key_file, read_secret, read_secret_file, readable, taken,
 };
 use crate::{
     clock::build_date,
     credential::{Credential, SigningKey, TokenSecret},
-    domain::{TokenId, TokenName},
+    domain::{TokenId, TokenKind, TokenName},
     refresh::{RefreshCalls, Unproved, calls::POLICY_PATH, prove},
-    solarnet::Cause,
+    solarnet::{CallAs, Cause},
+    tokens::calls,
 };
 
 /// Put a token into the store: its signing key, made from the secret on standard input
@@ -42,7 +46,7 @@ pub(super) struct Import {
     /// The name to keep it under, as in `solarnet.token`
     name: TokenName,
     /// The token's ID as SolarNetwork issued it
-    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     token_id: TokenId,
     /// Read the token's secret from this file [default: standard input]
     #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
@@ -57,6 +61,9 @@ pub(super) struct Import {
     /// renewed
     #[arg(long, conflicts_with = "key_file")]
     keep_secret: bool,
+    /// Take the place of another token of this name
+    #[arg(long)]
+    replace: bool,
     /// Do not ask SolarNetwork whether the token works
     #[arg(long)]
     offline: bool,
@@ -69,12 +76,19 @@ enum Material {
 }
 
 impl Import {
-    pub(super) fn run<C: RefreshCalls>(
+    pub(super) fn run<C: RefreshCalls + CallAs>(
         self,
         streams: &mut Streams<'_>,
         context: &TokenContext,
         connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
     ) -> Result<Exit, Failure> {
+        // One that cannot be read is of no use, and its message says to import it again.
+        let stored = context.store().load_stored(&self.name).ok().flatten();
+        if let Some(other) = stored.filter(|stored| stored.token_id != self.token_id)
+            && !self.replace
+        {
+            return Err(taken(&self.name, &other));
+        }
         let material = self.material(streams)?;
         let calls = connect(context)?;
         let mut credential = self.credential(&material, &calls);
@@ -92,6 +106,9 @@ impl Import {
             if let Err(unproved) = proof {
                 self.judge(unproved, &material, &credential, &calls, streams)?;
                 renewed = false;
+            }
+            if self.name == context.solarnet.token {
+                block_on(warn_of_kind(streams, &calls, &credential))??;
             }
         }
 
@@ -214,4 +231,23 @@ impl Import {
             }
         }
     }
+}
+
+/// Says that a token cannot upload, where its policy lets it ask what it is.
+async fn warn_of_kind(
+    streams: &mut Streams<'_>,
+    calls: &impl CallAs,
+    credential: &Credential,
+) -> Result<(), Failure> {
+    let answer = calls.call_as(credential, calls::who_am_i()).await;
+    let kind = answer.ok().and_then(|answer| answer.data["tokenType"].as_str().map(str::to_owned));
+    if kind.as_deref() == Some(TokenKind::Data.name()) {
+        writeln!(
+            streams.err,
+            "warning: this is a {}: it reads datum and cannot upload any, so the daemon needs a {}",
+            TokenKind::Data,
+            TokenKind::User
+        )?;
+    }
+    Ok(())
 }

@@ -22,7 +22,7 @@ use crate::{
 Example:
   solarnode-agent token list --as MANAGER < secret.txt")]
 pub(super) struct List {
-    /// Print JSON: {\"tokens\": [{id, name, description, type, status, created, expired, policy}]}
+    /// Print JSON: {"tokens": [{id, name, description, type, status, created, expired, policy}]}
     #[arg(long)]
     json: bool,
     #[command(flatten)]

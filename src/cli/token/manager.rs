@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Exit, Failure, Streams, read_secret, read_secret_file};
+use super::{Exit, Failure, Streams, parse_token_id, read_secret, read_secret_file};
 use crate::{
     domain::TokenId,
     solarnet::{CallAs, Next},
@@ -17,7 +17,7 @@ use crate::{
 #[command(next_help_heading = "Acting as")]
 pub(super) struct As {
     /// Act as this User token, one whose policy restricts nothing but its own life
-    #[arg(long = "as", value_name = "ID", allow_hyphen_values = true)]
+    #[arg(long = "as", value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     manager: TokenId,
     /// Read its secret from this file [default: standard input]
     #[arg(long, value_name = "FILE")]
@@ -29,7 +29,7 @@ pub(super) struct As {
 #[command(next_help_heading = "Acting as")]
 pub(super) struct MaybeAs {
     /// Act as this User token, one whose policy restricts nothing but its own life
-    #[arg(long = "as", id = "as", value_name = "ID", allow_hyphen_values = true)]
+    #[arg(long = "as", id = "as", value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id)]
     manager: Option<TokenId>,
     /// Read its secret from this file [default: standard input]
     #[arg(long, value_name = "FILE", requires = "as")]

@@ -20,7 +20,7 @@ const MAX_POLICY_BYTES: u64 = 1 << 20;
 #[command(next_help_heading = "Policy")]
 pub(super) struct PolicyOptions {
     /// Only this node (may be repeated)
-    #[arg(long = "node", value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long = "node", value_name = "ID", value_parser = parse_node)]
     nodes: Vec<i64>,
     /// Only this source, or sources that match: `*` within a level, `**` over levels (may be repeated)
     #[arg(long = "source", value_name = "ID")]
@@ -67,6 +67,11 @@ enum Expiry {
 enum Refresh {
     Allowed,
     Forbidden,
+}
+
+fn parse_node(text: &str) -> Result<i64, &'static str> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or("a node ID is a whole number above zero")
 }
 
 impl PolicyOptions {

@@ -17,6 +17,7 @@ use super::{
     list::{as_json, print_json, print_token, printable},
     manager::{MaybeAs, OrTokensExit, ask},
     options::PolicyOptions,
+    parse_token_id,
 };
 use crate::{
     domain::TokenId,
@@ -43,7 +44,7 @@ Example:
   solarnode-agent token policy TOKEN --set --for-config --as MANAGER < secret.txt")]
 pub(super) struct PolicyCommand {
     /// The token's ID [default: none is asked for, and --for-config prints]
-    #[arg(value_name = "ID", allow_hyphen_values = true, requires = "as")]
+    #[arg(value_name = "ID", allow_hyphen_values = true, value_parser = parse_token_id, requires = "as")]
     id: Option<TokenId>,
     /// The smallest policy that lets this configuration work
     #[arg(long)]

@@ -11,8 +11,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Exit, Failure, OrExit, Streams, TokenContext, open, parse_key_date, read_key_file,
-    read_secret_file,
+    Exit, Failure, OrExit, Streams, TokenContext, open, parse_key_date, parse_token_id,
+    read_key_file, read_secret_file,
 };
 use crate::{
     credential::{
@@ -41,7 +41,7 @@ pub(super) struct Sign {
     #[arg(long, value_name = "NAME")]
     token: Option<TokenName>,
     /// Sign as this token, with --secret-file or --key-file
-    #[arg(long, value_name = "ID", requires = "with", allow_hyphen_values = true)]
+    #[arg(long, value_name = "ID", requires = "with", allow_hyphen_values = true, value_parser = parse_token_id)]
     token_id: Option<TokenId>,
     /// Read the token's secret from this file
     #[arg(long, value_name = "FILE", requires = "token_id", conflicts_with = "token")]

@@ -210,7 +210,7 @@ fn a_box_in_1970_makes_the_key_of_the_servers_day() {
 fn what_the_server_says_to_an_import_decides_what_is_stored() {
     #[rustfmt::skip]
     let cases = [
-        (Cause::BadCredentials, "",              Exit::NoPermission, false, "token is active"),
+        (Cause::BadCredentials, "",              Exit::NoPermission, false, "token is disabled"),
         (Cause::TokenExpired,   "",              Exit::NoPermission, false, "notAfter"),
         (Cause::AccessDenied,   "",              Exit::Ok,           true,  "refreshAllowed"),
         (Cause::AccessDenied,   "--keep-secret", Exit::Ok,           true,  ""),
@@ -259,6 +259,31 @@ fn a_key_is_imported_with_its_day_and_no_other() {
     let old = import("20261101");
     assert_eq!(old.exit, Exit::NoPermission, "{old:?}");
     assert!(old.err.contains("2026-11-08"), "{old:?}");
+}
+
+#[test]
+fn a_misspelt_option_is_not_taken_for_a_token_id() {
+    let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).map(drop);
+    let error = parse("token delete --yess --as boss").expect_err("no ID");
+    assert!(error.to_string().contains("--yess"), "{error}");
+    assert!(parse("token delete abc --as --yes").is_err());
+    assert!(parse("token delete -abcdefghij012345678 --yes --as -bcdefghij0123456789").is_ok());
+}
+
+#[test]
+fn another_token_is_overwritten_only_where_that_is_asked_for() {
+    let (device, server) = (Device::new(), Server::at("2026-11-22T10:00:00Z"));
+    device.import(&server, "");
+    let (other, before) = ("import site --token-id zyxwvutsrq9876543210", device.stored());
+    let refused = device.run(&server, other, SECRET);
+    assert_eq!(refused.exit, Exit::Usage, "{refused:?}");
+    assert!(refused.err.contains("--replace") && refused.err.contains("abcdefghij0123456789"));
+    assert_eq!(device.stored(), before);
+    assert_eq!(device.import(&server, "").exit, Exit::Ok, "the same token again is fine");
+    let replaced = device.run(&server, &format!("{other} --replace"), SECRET);
+    assert_eq!(replaced.exit, Exit::Ok, "{replaced:?}");
+    let stored = device.stored().expect("stored");
+    assert_eq!(stored.token_id.as_str(), "zyxwvutsrq9876543210");
 }
 
 #[test]

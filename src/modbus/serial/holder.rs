@@ -12,6 +12,9 @@ use std::{
 /// Where programs of old keep their locks.
 const LOCK_FILES: &str = "/var/lock";
 
+/// This program, as the kernel names its processes.
+const DAEMON: &str = "solarnode-agent";
+
 /// A program that has a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -30,6 +33,12 @@ impl Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
+            Some(name) if name == DAEMON => write!(
+                f,
+                "`{name}` (process {}): `solarnode-agent status` shows how the daemon's sources are, and \
+                 `systemctl stop solarnode-agent` frees the port",
+                self.pid
+            ),
             Some(name) => write!(f, "`{name}` (process {})", self.pid),
             None => write!(f, "process {}", self.pid),
         }

@@ -174,12 +174,12 @@ impl Agent {
         self.import(TOKEN, SECRET, &[]);
     }
 
-    /// `token import` of any token, with more options if need be.
+    /// `token import` of any token in the place of the one before, with more options if need be.
     pub(crate) fn import(&self, id: &str, secret: &str, options: &[&str]) {
         let file = self.private_file("secret", secret);
         let file = file.to_str().expect("text");
         let mut arguments =
-            vec!["token", "import", "site", "--token-id", id, "--secret-file", file];
+            vec!["token", "import", "site", "--token-id", id, "--secret-file", file, "--replace"];
         arguments.extend(options);
         self.ask(&arguments);
         fs::remove_file(file).expect("the secret is removed");
