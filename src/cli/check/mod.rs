@@ -2,6 +2,7 @@
 //! wrong; and whether the policy of its token, as it was last seen, allows what it needs.
 
 mod diff;
+mod files;
 mod token;
 
 use std::{io::Write, path::Path};
@@ -55,7 +56,9 @@ impl Check {
                 let refused = app::rehearse(&loaded.settings);
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
                 let token = token::problems(path, &loaded.settings, Utc::now());
-                let problems = loaded.warnings.into_iter().chain(refused).chain(token).collect();
+                let files = files::problems(path, &loaded.settings, Utc::now());
+                let known = token.into_iter().chain(files);
+                let problems = loaded.warnings.into_iter().chain(refused).chain(known).collect();
                 (Some(loaded.settings), problems)
             }
             Err(ConfigError::Invalid(problems)) => (None, problems),
