@@ -826,7 +826,7 @@ mod tests {
             worker.retry_due.expect("another attempt").duration_since(Instant::now()).as_secs()
         };
         assert_eq!([(); 6].map(|()| fail(&mut worker)), [1, 2, 4, 8, 16, 16]);
-        let row = worker.claim(10, 1 << 20).pop().expect("a row");
+        let row = worker.claim(10, 1 << 20).rows.pop().expect("a row");
         worker.acknowledge(&Ranges::from_iter([row.seq]));
         assert_eq!(worker.retry_due, Some(Instant::now()));
         worker.tick(Instant::now());

@@ -4,6 +4,7 @@
 
 mod bus;
 mod diff;
+mod files;
 mod token;
 
 use std::{io::Write, path::Path};
@@ -62,10 +63,11 @@ impl Check {
                 let refused = app::rehearse(&loaded.settings);
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
                 let token = token::problems(path, &loaded.settings, Utc::now());
+                let files = files::problems(path, &loaded.settings, Utc::now());
                 let budgets = bus::budgets(&loaded.settings);
                 let buses = budgets.iter().enumerate().flat_map(|(i, bus)| bus.problems(path, i));
-                let problems =
-                    loaded.warnings.into_iter().chain(refused).chain(token).chain(buses).collect();
+                let known = token.into_iter().chain(files).chain(buses);
+                let problems = loaded.warnings.into_iter().chain(refused).chain(known).collect();
                 (Some(loaded.settings), problems)
             }
             Err(ConfigError::Invalid(problems)) => (None, problems),
