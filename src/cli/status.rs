@@ -116,10 +116,10 @@ fn queue(queue: &Value) -> Vec<String> {
 
 fn upload(upload: &Value) -> Vec<String> {
     let line = format!(
-        "{}; {} proved since the start, {}, last {}",
+        "{}; {} proved since the start, open jobs: {}, last {}",
         show(&upload["state"]),
         show(&upload["uploaded"]),
-        count(&upload["open_jobs"], "open job"),
+        show(&upload["open_jobs"]),
         show(&upload["last_success"]),
     );
     let mut lines = vec![line];
