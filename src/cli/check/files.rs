@@ -11,12 +11,16 @@ use crate::{
 };
 
 /// Folders that are not there, a token that is not in the store, and one that was told to be of no use for an
-/// entry, without asking anybody. A store that is not ours to read says nothing.
+/// entry, without asking anybody. A store that is not ours to read says nothing; and without a state folder this
+/// is no device, but where its configuration is written.
 pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> Vec<Problem> {
     let Some(repository) = settings.repository.as_ref().filter(|_| !settings.files.is_empty())
     else {
         return Vec::new();
     };
+    if !settings.state_dir.is_dir() {
+        return Vec::new();
+    }
     let warning = |key: &str, found: String, expected: String| Problem {
         file: path.display().to_string(),
         line: None,
@@ -79,6 +83,8 @@ mod tests {
             let problems = problems(&path, &settings, Utc::now());
             problems.into_iter().map(|problem| problem.key).collect::<Vec<_>>()
         };
+        assert!(keys().is_empty(), "no device");
+        std::fs::create_dir(&settings.state_dir).expect("made");
         assert_eq!(keys(), ["files.folder", "repository.token"]);
         std::fs::create_dir(&settings.files[0].folder).expect("made");
         let repository = settings.repository.as_ref().expect("a repository");
