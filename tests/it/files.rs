@@ -614,6 +614,7 @@ fn a_file_that_the_server_stumbles_over_does_not_hold_up_the_others() {
     let doubts = daemon.events("files.in_doubt");
     let names: std::collections::BTreeSet<_> =
         doubts.iter().filter_map(|line| line.split_once(" name=")).map(|(_, rest)| rest).collect();
+    assert!(!doubts.is_empty(), "a failed upload leaves a doubt");
     assert_eq!(doubts.len(), names.len(), "each is told once: {doubts:?}");
     assert!(daemon.stop().success());
 }
