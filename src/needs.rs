@@ -58,7 +58,7 @@ impl Needs {
     pub fn of(settings: &Settings) -> Self {
         let units = settings.modbus.iter().flat_map(|bus| &bus.units);
         let mut sources: BTreeSet<SourceId> = units.map(|unit| unit.source.clone()).collect();
-        let mut api_paths = upload::http::API_PATHS.to_vec();
+        let mut api_paths = upload::import::http::API_PATHS.to_vec();
         let instructions = &settings.instructions;
         if instructions.enabled {
             api_paths.extend(instruct::API_PATHS);

@@ -24,7 +24,7 @@ use crate::{
     queue::{Queue, QueueError, Worker},
     refresh::Refresher,
     solarnet::Api,
-    upload::Uploader,
+    upload::import::Uploader,
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.

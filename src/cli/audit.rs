@@ -29,7 +29,7 @@ use crate::{
     net::Net,
     policy::{Aggregation, Policy, Request},
     solarnet::{Api, CallError, Cause, Next},
-    upload::store as sent,
+    upload::import::store as sent,
 };
 
 /// Compare what SolarNetwork accepted with what it shows now, and list every gap

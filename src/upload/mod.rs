@@ -1,27 +1,18 @@
-//! Datum on their way to SolarNetwork: SolarUser's import, signed with a token, with proof.
+//! Datum on their way to SolarNetwork, and the proof that they arrived.
 //!
-//! ```text
-//!  queue ──claim──▶ batch (csv, multipart) ──▶ http ──Call──▶ solarnet ──▶ server
-//!    ▲                                           │ receipt, status, refusal
-//!    └── acknowledge · reject · release ── machine (retry, quarrel) ◀┘
-//! ```
+//! A row of the queue is claimed, sent, and acknowledged only on the server's word; whatever else happens it
+//! is sent again, which is harmless: the server replaces a datum of the same node, source and time.
 //!
-//! [`task`] is the shell: it asks [`machine`] what to do, does it, and tells it what came of it. What
-//! decides is pure and in [`machine`] (in the words of [`terms`]), [`quarrel`] and [`retry`]; what is sent is pure and in [`batch`],
-//! [`csv`], [`multipart`] and [`http`]. Guarantees: `docs/spec/upload.md`.
+//! | `upload.via` | What goes out | What counts as the server's word |
+//! | --- | --- | --- |
+//! | `import` ([`import`]) | an import job of many rows, signed with a token | the job ended with `success` and loaded every row |
 //!
-//! What it does not do: it never decides what an HTTP status means (`solarnet::answer` does), and
-//! acknowledges nothing for a 2xx.
+//! Shared by all: [`quarrel`] finds the row that a refusal is about, [`retry`] says when to try again,
+//! [`status`] is what is shown. Guarantees: `docs/spec/upload.md`.
 
-pub mod batch;
-pub mod csv;
-pub mod http;
-pub mod machine;
-pub mod multipart;
+pub mod import;
 pub mod quarrel;
 pub mod retry;
-pub mod store;
-pub mod task;
-pub mod terms;
+pub mod status;
 
-pub use task::{UploadError, UploadStatus, Uploader};
+pub use status::UploadStatus;

@@ -3,7 +3,7 @@
 use solarnode_agent::{
     domain::{NodeId, Stamp},
     queue::{record, show},
-    upload::csv,
+    upload::import::csv,
 };
 
 pub(crate) fn check(bytes: &[u8]) {

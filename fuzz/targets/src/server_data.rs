@@ -2,7 +2,7 @@
 
 use crate::json;
 use serde_json::Value;
-use solarnode_agent::{refresh, solarnet::Answer, tokens, upload::http};
+use solarnode_agent::{refresh, solarnet::Answer, tokens, upload::import::http};
 
 /// Everything that has this in it is secret where it is one.
 const SECRET: &str = "hunter2";

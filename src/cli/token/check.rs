@@ -202,9 +202,9 @@ async fn why_refused<C: CallAs>(
 pub(super) fn harmless_calls(needs: &Needs) -> Vec<(String, Call)> {
     let pending = instruct::API_PATHS[0];
     let mut calls = Vec::new();
-    let jobs = upload::http::API_PATHS[0];
+    let jobs = upload::import::http::API_PATHS[0];
     if needs.api_paths.contains(&jobs) {
-        let call = Call { priority: Priority::Urgent, ..upload::http::list() };
+        let call = Call { priority: Priority::Urgent, ..upload::import::http::list() };
         calls.push((format!("GET {jobs}"), call));
     }
     let list = audit::query::API_PATHS[0];

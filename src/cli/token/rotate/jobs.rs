@@ -8,7 +8,7 @@ use crate::{
     cli::{Exit, Failure},
     refresh::RefreshCalls,
     solarnet::{CallAs, Next},
-    upload::{batch, http},
+    upload::import::{batch, http},
 };
 
 impl<C: CallAs + RefreshCalls> Run<'_, '_, C> {

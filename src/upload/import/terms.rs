@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::retry::Pause;
+use super::super::retry::Pause;
 use crate::{
     queue::Ranges,
     solarnet::{Cause, Next},

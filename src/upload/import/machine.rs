@@ -22,7 +22,7 @@
 //!   a restart it is looked for among the jobs by name before it is sent again.
 //! * At most [`MAX_OPEN`] batches are open. One that ends before a row with the same key as one of its own
 //!   ([`Batch::twin`]) is open alone, so that the later row comes later.
-//! * A refusal for its content starts a quarrel ([`super::quarrel`]). It takes one of the two places;
+//! * A refusal for its content starts a quarrel ([`crate::upload::quarrel`]). It takes one of the two places;
 //!   fresh batches go on in the other.
 //!
 //! Two things make it wait. *Trouble*: calls fail; nothing is called until the wait is over or the key
@@ -32,8 +32,10 @@
 use std::time::Duration;
 
 use super::{
-    quarrel::{self, Part, Quarrel, Verdict},
-    retry::{self, Pause},
+    super::{
+        quarrel::{self, Part, Quarrel, Verdict},
+        retry::{self, Pause},
+    },
     terms::{Batch, Effect, Failed, Job, JobState, Limits, Note, Step, Waiting},
 };
 use crate::{

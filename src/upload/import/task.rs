@@ -6,8 +6,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
 use tokio::{
     sync::{Mutex, watch},
     task::spawn_blocking,
@@ -17,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    super::{UploadStatus, retry::Pause},
     batch, http,
     machine::Machine,
-    retry::Pause,
     store,
     terms::{Batch, Effect, Failed, Limits, Note, Step, Waiting},
 };
@@ -52,25 +50,6 @@ pub enum UploadError {
         #[source]
         source: std::io::Error,
     },
-}
-
-/// How uploads stand, for `status`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct UploadStatus {
-    /// `ok`, `waiting` (it passes) or `stopped` (a person has to do something).
-    pub state: &'static str,
-    /// Jobs that the server has and has not finished, as far as we know.
-    pub open_jobs: usize,
-    /// Datum proved since the daemon started.
-    pub uploaded: u64,
-    /// Datum given up since the daemon started.
-    pub given_up: u64,
-    /// When a batch was proved last.
-    pub last_success: Option<DateTime<Utc>>,
-    /// What went wrong last, with its remedy.
-    pub last_error: Option<String>,
-    /// What is being waited for, if anything.
-    pub waits_for: Option<String>,
 }
 
 /// Sends what is in the queue. Owns its caller; nobody else sends datum.

@@ -1,0 +1,23 @@
+//! How uploads stand, whichever way they take.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// How uploads stand, for `status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct UploadStatus {
+    /// `ok`, `waiting` (it passes) or `stopped` (a person has to do something).
+    pub state: &'static str,
+    /// Jobs that the server has and has not finished, as far as we know.
+    pub open_jobs: usize,
+    /// Datum proved since the daemon started.
+    pub uploaded: u64,
+    /// Datum given up since the daemon started.
+    pub given_up: u64,
+    /// When a batch was proved last.
+    pub last_success: Option<DateTime<Utc>>,
+    /// What went wrong last, with its remedy.
+    pub last_error: Option<String>,
+    /// What is being waited for, if anything.
+    pub waits_for: Option<String>,
+}
