@@ -24,10 +24,10 @@ class Command:
 class Process:
     """A started agent, in a process group of its own."""
 
-    def __init__(self, command: Command, folder: Path) -> None:
+    def __init__(self, command: Command, folder: Path, log: Path) -> None:
         self._command = command
         self._folder = folder
-        self.log = folder / "output.log"
+        self.log = log
         self.start()
 
     def start(self) -> None:
@@ -65,10 +65,6 @@ class Process:
         rss = sum(_number(pid, "status", r"^VmRSS:\s+(\d+)") for pid in self._pids())
         pss = sum(_number(pid, "smaps_rollup", r"^Pss:\s+(\d+)") for pid in self._pids())
         return rss / 1024, pss / 1024
-
-    def written_bytes(self) -> int:
-        """Bytes that it caused to be sent to storage, without the file system's own."""
-        return sum(_number(pid, "io", r"^write_bytes: (\d+)") for pid in self._pids())
 
     def _pids(self) -> list[int]:
         return [self._process.pid, *_descendants(self._process.pid)]

@@ -18,9 +18,11 @@ Each run is a line of JSON in `--out`, after a first line that says what was mea
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import random
 import shutil
 import subprocess
 import sys
@@ -33,37 +35,44 @@ from typing import Any
 import table
 from agents import Agent, Work, all_agents
 from process import Process
-from world import Broker, Collector, Devices, which
+from world import Broker, Collector, Devices, Disk, which
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Seconds.
 START = 90.0
-SETTLE = 8.0
 OUTAGE = 30.0
 BEFORE = 5.0
 AFTER_KILL = 15.0
 # An agent that has not delivered by then what it read during an outage has not kept it.
-CATCH_UP = 30.0
+CATCH_UP = 20.0
 
 Figures = dict[str, Any]
 
 
 class Run:
-    """One agent at work: devices, broker, collector and the agent, all new."""
+    """One agent at work: disk, devices, broker, collector and the agent, all new."""
 
     def __init__(self, agent: Agent, devices: int, program: Path, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        self.devices = Devices(program, devices)
-        self.broker = Broker(folder / "broker")
-        self.collector = Collector(self.broker.port, agent.readings, agent.reply)
-        own = folder / "agent"
-        own.mkdir()
-        command = agent.prepare(Work(own, devices, self.devices.port, self.broker.port))
-        self.agent = Process(command, own)
+        with contextlib.ExitStack() as made:
+            self.disk = Disk()
+            made.callback(self.disk.remove)
+            self.devices = Devices(program, devices)
+            made.callback(self.devices.stop)
+            self.broker = Broker(folder / "broker")
+            made.callback(self.broker.kill)
+            self.collector = Collector(self.broker.port, agent.readings, agent.reply)
+            made.callback(self.collector.stop)
+            own = self.disk.mounted / "agent"
+            own.mkdir()
+            command = agent.prepare(Work(own, devices, self.devices.port, self.broker.port))
+            self.agent = Process(command, own, folder / "output.log")
+            made.callback(self.agent.kill)
+            self._made = made.pop_all()
 
     def wait_until_all_arrive(self) -> None:
-        """Returns when something of each device has arrived and the agent has had time to settle."""
+        """Returns when something of each device has arrived."""
         deadline = time.monotonic() + START
         while len(self.collector.seen) < self.devices.number:
             self.agent.check()
@@ -71,38 +80,36 @@ class Run:
                 arrived = f"{len(self.collector.seen)} of {self.devices.number} devices arrived"
                 raise TimeoutError(f"{arrived} in {START:.0f} s: see {self.agent.log}")
             time.sleep(0.1)
-        time.sleep(SETTLE)
 
-    def seconds_until_all_arrived(self, before: list[int], until: list[int]) -> float | None:
-        """How long it takes until all has arrived that was read between two counts; None where that never comes."""
-        begun = time.monotonic()
-        while time.monotonic() - begun < CATCH_UP:
-            if self.collector.missing(before, until) == 0:
-                return time.monotonic() - begun
+    def wait_for_the_rest(self, before: list[int], until: list[int]) -> tuple[int, float]:
+        """Of what was read between two counts: how much never arrives, and after how long the last of the rest did."""
+        begun, last = time.monotonic(), 0.0
+        missing = self.collector.missing(before, until)
+        while missing and time.monotonic() - begun < CATCH_UP:
             time.sleep(0.05)
-        return None
+            still = self.collector.missing(before, until)
+            if still < missing:
+                missing, last = still, time.monotonic() - begun
+        return missing, last
 
     def stop(self) -> None:
-        """Ends everything."""
-        self.agent.kill()
-        self.collector.stop()
-        self.broker.kill()
-        self.devices.stop()
+        """Ends everything, in the reverse order."""
+        self._made.close()
 
 
 def steady(run: Run, window: float) -> Figures:
     """What the agent costs while nothing happens."""
     counts, arrived = run.devices.counts(), run.collector.arrived()
     messages, payload = run.collector.messages, run.collector.payload_bytes
-    cpu, written, begun = run.agent.cpu_seconds(), run.agent.written_bytes(), time.monotonic()
+    written, cpu, begun = run.disk.written_bytes(), run.agent.cpu_seconds(), time.monotonic()
     time.sleep(window)
     seconds, cpu = time.monotonic() - begun, run.agent.cpu_seconds() - cpu
     until = run.devices.counts()
     datum = run.collector.arrived() - arrived
     messages, payload = run.collector.messages - messages, run.collector.payload_bytes - payload
     rss, pss = run.agent.memory()
-    written = run.agent.written_bytes() - written
-    run.seconds_until_all_arrived(counts, until)
+    written = run.disk.written_bytes() - written
+    lost, _ = run.wait_for_the_rest(counts, until)
     if datum == 0:
         raise RuntimeError(f"nothing arrived: see {run.agent.log}")
     return {
@@ -111,10 +118,10 @@ def steady(run: Run, window: float) -> Figures:
         "cpu_s_per_1000": cpu * 1000 / datum,
         "rss_mb": rss,
         "pss_mb": pss,
-        "written_per_datum": written / datum,
+        "disk_bytes_per_datum": written / datum,
         "messages_per_datum": messages / datum,
         "payload_per_datum": payload / datum,
-        "lost": run.collector.missing(counts, until),
+        "lost": lost,
     }
 
 
@@ -122,24 +129,23 @@ def outage(run: Run, kill_agent: bool) -> Figures:
     """The broker is away; half-way the agent is killed as well, if that is asked for."""
     before = run.devices.counts()
     begun = time.monotonic()
-    time.sleep(BEFORE)
+    sleep_before()
     run.broker.kill()
     time.sleep(OUTAGE / 2)
     if kill_agent:
         run.agent.kill()
         run.agent.start()
     time.sleep(OUTAGE / 2)
-    rss, _ = run.agent.memory()
     run.broker.start()
-    figures = losses(run, before, begun)
-    return figures | {"rss_mb": rss}
+    figures, seconds = losses(run, before, begun)
+    return figures | {"caught_up_s": seconds}
 
 
 def kill(run: Run) -> Figures:
     """The agent is killed and started again at once."""
     before = run.devices.counts()
     begun = time.monotonic()
-    time.sleep(BEFORE)
+    sleep_before()
     run.agent.kill()
     at_kill = sum(run.devices.counts())
     killed = time.monotonic()
@@ -148,21 +154,22 @@ def kill(run: Run) -> Figures:
         time.sleep(0.01)
     reads_again = time.monotonic() - killed
     time.sleep(max(0.0, AFTER_KILL - reads_again))
-    return losses(run, before, begun) | {"reads_again_s": reads_again}
+    figures, _ = losses(run, before, begun)
+    return figures | {"reads_again_s": reads_again}
 
 
-def losses(run: Run, before: list[int], begun: float) -> Figures:
-    """What was read since `begun`, and how much of it arrives in the end."""
+def sleep_before() -> None:
+    """Until something is killed: at no particular moment of the second in which the devices are read."""
+    time.sleep(BEFORE + random.random())
+
+
+def losses(run: Run, before: list[int], begun: float) -> tuple[Figures, float]:
+    """What was read since `begun`, how much of it arrives in the end, and how long that takes."""
     until = run.devices.counts()
     due = (time.monotonic() - begun) * run.devices.number
-    caught_up = run.seconds_until_all_arrived(before, until)
-    run.agent.check()
-    return {
-        "due": round(due),
-        "read": sum(until) - sum(before),
-        "lost": run.collector.missing(before, until),
-        "caught_up_s": caught_up,
-    }
+    lost, seconds = run.wait_for_the_rest(before, until)
+    run.agent.check()  # else it would count as one that reads and delivers nothing
+    return {"due": round(due), "read": sum(until) - sum(before), "lost": lost}, seconds
 
 
 SCENARIOS: dict[str, tuple[int, Callable[[Run, float], Figures]]] = {
@@ -184,6 +191,7 @@ def measure(agent: Agent, scenario: str, arguments: argparse.Namespace) -> Figur
     run = Run(agent, devices, arguments.devices, arguments.work / agent.name)
     try:
         run.wait_until_all_arrive()
+        time.sleep(agent.settles_s)
         figures = work(run, arguments.window)
     finally:
         run.stop()
@@ -193,11 +201,10 @@ def measure(agent: Agent, scenario: str, arguments: argparse.Namespace) -> Figur
 
 
 def plan(agents: list[Agent], scenarios: list[str], rounds: int) -> list[tuple[str, Agent]]:
-    """The runs in their order: agents in turns, all scenarios once and then the steady ones again."""
-    again = [scenario for scenario in scenarios if scenario in STEADY]
+    """The runs in their order: agents in turns."""
     return [
         (scenario, agent)
-        for scenario in scenarios + again * (rounds - 1)
+        for scenario in scenarios * rounds
         for agent in agents
         if scenario in ONLY_IN.get(agent.name, SCENARIOS)
     ]
@@ -233,9 +240,9 @@ def parse(known: Path) -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, default=known / "peers", help="where setup.sh put them")
     parser.add_argument("--program", type=Path, default=known / "release/solarnode-agent", help="our agent")
     parser.add_argument("--devices", type=Path, default=known / "debug/examples/devices", help="the devices' program")
-    parser.add_argument("--work", type=Path, default=known / "peers/work", help="a folder for the runs, on a real disk")
+    parser.add_argument("--work", type=Path, default=known / "peers/work", help="a folder for logs and the broker")
     parser.add_argument("--out", type=Path, default=known / "peers/results.jsonl")
-    parser.add_argument("--rounds", type=int, default=3, help="of the steady scenarios; medians are shown")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all of it is done")
     parser.add_argument("--window", type=float, default=30.0, help="seconds that a steady run is measured")
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help="by the names in agents.py, such as nodered")
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
@@ -252,6 +259,9 @@ def main() -> int:
         print(f"no such agent: {', '.join(sorted(unknown))}; there are {known}", file=sys.stderr)
         return 64
     agents = [agent for agent in agents if not arguments.agents or agent.name in arguments.agents]
+    if os.geteuid() != 0:
+        print("root is needed: the agents write to a file system that is mounted for them", file=sys.stderr)
+        return 77
     absent = missing(agents, arguments.devices)
     if absent:
         print(f"missing: {'; '.join(absent)}; benches/peers/setup.sh installs all but ours", file=sys.stderr)
@@ -265,7 +275,7 @@ def main() -> int:
             print(f"[{number}/{len(runs)}] {scenario}: {agent.title}", file=sys.stderr, flush=True)
             try:
                 figures = measure(agent, scenario, arguments)
-            except (RuntimeError, TimeoutError, OSError) as error:
+            except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
                 failed += 1
                 print(f"    failed: {error}", file=sys.stderr, flush=True)
                 continue

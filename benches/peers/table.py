@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the tables of docs/footprint.md from the results of run.py: `table.py RESULTS`. Steady figures are medians."""
+"""Makes the tables of docs/footprint.md from the results of run.py: `table.py RESULTS`.
+
+Costs are the medians of the runs; of losses each run is shown.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ COSTS = (
     "cpu_s_per_1000",
     "rss_mb",
     "pss_mb",
-    "written_per_datum",
+    "disk_bytes_per_datum",
     "messages_per_datum",
     "payload_per_datum",
 )
@@ -59,7 +62,7 @@ def _about(about: Line) -> str:
 def _costs(about: Line, runs: dict[tuple[str, str], list[Line]]) -> str:
     rows = [
         "| Work | Agent | runs | datum/s arrived (read) | CPU s per 1,000 datum | RSS MB | PSS MB "
-        "| bytes written a datum | messages a datum | payload bytes a datum | lost |",
+        "| bytes to the disk a datum | messages a datum | payload bytes a datum | lost |",
         "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for scenario, work in STEADY.items():
@@ -71,7 +74,7 @@ def _costs(about: Line, runs: dict[tuple[str, str], list[Line]]) -> str:
             rows.append(
                 f"| {work} | {title} | {len(found)} | {middle['datum_per_s']:.1f} ({middle['read_per_s']:.1f}) "
                 f"| {middle['cpu_s_per_1000']:.2f} | {middle['rss_mb']:.1f} | {middle['pss_mb']:.1f} "
-                f"| {middle['written_per_datum']:,.0f} | {middle['messages_per_datum']:.1f} "
+                f"| {middle['disk_bytes_per_datum']:,.0f} | {middle['messages_per_datum']:.1f} "
                 f"| {middle['payload_per_datum']:,.0f} | {max(line['lost'] for line in found)} |"
             )
     return "\n".join(rows)
@@ -79,25 +82,26 @@ def _costs(about: Line, runs: dict[tuple[str, str], list[Line]]) -> str:
 
 def _losses(about: Line, runs: dict[tuple[str, str], list[Line]]) -> str:
     rows = [
-        "| What happens | Agent | readings due | read | of these never arrived | all there after "
-        "| reads again after | RSS MB at the end of the outage |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: |",
+        "| What happens | Agent | readings due | read | of these never arrived | the rest was there after | reads again after |",
+        "| --- | --- | --: | --: | --: | --: | --: |",
     ]
     for scenario, work in LOSSES.items():
         for agent, title in about["titles"].items():
-            for line in runs.get((scenario, agent), []):
-                caught_up = _seconds(line["caught_up_s"]) if line["caught_up_s"] is not None else "never"
-                reads_again = _seconds(line["reads_again_s"]) if "reads_again_s" in line else ""
-                rss = f"{line['rss_mb']:.1f}" if "rss_mb" in line else ""
-                rows.append(
-                    f"| {work} | {title} | {line['due']} | {line['read']} | {line['lost']} "
-                    f"| {caught_up} | {reads_again} | {rss} |"
-                )
+            found = runs.get((scenario, agent))
+            if found:
+                numbers = (_each(found, name) for name in ("due", "read", "lost"))
+                seconds = (_each(found, name) for name in ("caught_up_s", "reads_again_s"))
+                rows.append(f"| {work} | {title} | {' | '.join([*numbers, *seconds])} |")
     return "\n".join(rows)
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.1f} s"
+def _each(found: list[Line], name: str) -> str:
+    """A figure of every run, where it has a meaning."""
+    return ", ".join(_shown(line[name]) for line in found if name in line)
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1f} s" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every agent is given to work with: devices that count their reads, a broker, and a collector behind it."""
+"""What every agent is given to work with: a disk, devices that count their reads, a broker, a collector behind it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -42,11 +43,51 @@ def which(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path=SBIN)
 
 
+def _do(program: str, *arguments: str | Path) -> str:
+    """Runs a program to its end and gives back its output."""
+    done = subprocess.run([which(program) or program, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
 def free_port() -> int:
     """A port of the loopback interface that nobody has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Disk:
+    """An ext4 of the agent's own, on a loop device over a file in memory. The device counts what is written to it.
+
+    `write_bytes` of a process will not do: it counts whole folios of the page cache, sixteen times what is written.
+    """
+
+    SIZE_MIB = 512
+
+    def __init__(self) -> None:
+        memory = Path("/dev/shm")
+        self._folder = Path(tempfile.mkdtemp(prefix="peers-", dir=memory if memory.is_dir() else None))
+        image = self._folder / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(self.SIZE_MIB << 20)
+        self.mounted = self._folder / "mounted"
+        self.mounted.mkdir()
+        # Nothing is left for the kernel to initialise while an agent is measured.
+        _do("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+        _do("mount", "-o", "loop", image, self.mounted)
+        device = _do("findmnt", "--noheadings", "--output", "SOURCE", self.mounted).strip()
+        self._stat = Path("/sys/block") / Path(device).name / "stat"
+
+    def written_bytes(self) -> int:
+        """Bytes written to the device so far, after everything that waits has been: data, names and journal."""
+        _do("sync", "--file-system", self.mounted)
+        sectors = int(self._stat.read_text().split()[6])
+        return sectors * 512
+
+    def remove(self) -> None:
+        """Unmounts it and frees the memory."""
+        _do("umount", self.mounted)
+        shutil.rmtree(self._folder)
 
 
 class Devices:
