@@ -107,8 +107,8 @@ pub struct Instruction {
     pub expires: Option<DateTime<Utc>>,
     /// Ordered; names may repeat.
     pub parameters: Vec<(String, String)>,
-    /// Set by the server on expiry.
-    pub message: Option<String>,
+    /// What the device answered, and the server's `message` on expiry.
+    pub results: Option<Map<String, Value>>,
     /// Every state that was written, with its time, the first included.
     pub history: Vec<(DateTime<Utc>, State)>,
     visible_from: DateTime<Utc>,
@@ -119,6 +119,11 @@ impl Instruction {
         self.state = state;
         self.status_date = now;
         self.history.push((now, state));
+    }
+
+    /// Adds to what was answered before.
+    fn merge(&mut self, results: Map<String, Value>) {
+        self.results.get_or_insert_default().extend(results);
     }
 
     /// The instruction as the API shows it.
@@ -143,8 +148,8 @@ impl Instruction {
                 .collect();
             put("parameters", list.into());
         }
-        if let Some(message) = &self.message {
-            put("resultParameters", json!({ "message": message }));
+        if let Some(results) = &self.results {
+            put("resultParameters", Value::Object(results.clone()));
         }
         Value::Object(out)
     }
@@ -170,7 +175,7 @@ impl Instructions {
             let expired = instruction.expires.is_some_and(|expires| expires < now);
             if expired && !instruction.state.is_final() {
                 instruction.set(State::Declined, now);
-                instruction.message = Some("Expired".to_owned());
+                instruction.merge(Map::from_iter([("message".to_owned(), "Expired".into())]));
             }
         }
     }
@@ -190,7 +195,7 @@ impl Instructions {
             status_date: now,
             expires: new.expires,
             parameters: split(new.parameters),
-            message: None,
+            results: None,
             history: vec![(now, state)],
             visible_from: new.visible_from.unwrap_or(now),
         };
@@ -204,6 +209,21 @@ impl Instructions {
     pub(crate) fn set_state(&mut self, id: i64, state: State, now: DateTime<Utc>) {
         if let Some(instruction) = self.list.get_mut(&id) {
             instruction.set(state, now);
+        }
+    }
+
+    /// A status over HTTP: results are added to those that there are; nothing changes in the state that it has.
+    pub(crate) fn acknowledge(
+        &mut self,
+        id: i64,
+        state: State,
+        results: Option<Map<String, Value>>,
+        now: DateTime<Utc>,
+    ) {
+        let Some(instruction) = self.list.get_mut(&id) else { return };
+        if instruction.state != state {
+            instruction.set(state, now);
+            results.into_iter().for_each(|results| instruction.merge(results));
         }
     }
 
