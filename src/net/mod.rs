@@ -347,6 +347,8 @@ fn classify(error: &reqwest::Error) -> SendError {
         if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return if is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
+            } else if refuses_our_certificate(tls) {
+                SendError::OwnCertificate(tls.to_string())
             } else {
                 SendError::Tls(tls.to_string())
             };
