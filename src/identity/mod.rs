@@ -103,3 +103,6 @@ impl ResolvesClientCert for Identity {
         self.0.current.borrow().is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;
