@@ -41,6 +41,8 @@ fn control(id: &str, table: Table, min: &str, max: &str) -> Control {
         tolerance: Decimal::ZERO,
         settle: Duration::ZERO,
         allow: Allow { min: dec(min), max: dec(max), every: Duration::from_secs(10) },
+        states: BTreeMap::new(),
+        signals: BTreeMap::new(),
     }
 }
 

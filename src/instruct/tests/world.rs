@@ -96,6 +96,7 @@ pub(super) fn settings() -> Instructions {
         poll_slowest: Duration::from_secs(30),
         max_age: Duration::from_secs(900),
         result_source: Some("/agent".parse().expect("a source")),
+        allow: BTreeSet::new(),
     }
 }
 
@@ -121,6 +122,11 @@ fn control(id: &str, table: Table, every_secs: u64) -> Control {
             max: Decimal::from(1000),
             every: Duration::from_secs(every_secs),
         },
+        states: [("Normal", 1), ("Standby", 0)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((OperatingState::from_text(name)?, value.into())))
+            .collect(),
+        signals: BTreeMap::from([("open".to_owned(), Decimal::ONE)]),
     }
 }
 
