@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ends::{Buses, Outcomes},
+    services::Services,
     task::Task,
     view::{Board, View},
 };
@@ -16,7 +17,7 @@ use crate::{
     credential::{Signer, Store},
     domain::Datum,
     files::{self, FileUploader},
-    instruct::Instructor,
+    instruct::{Inbox, Instructor, server::Token},
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
     net::{Net, NetError},
     observe::control::ControlSocket,
@@ -44,6 +45,10 @@ pub(super) struct Base {
     pub(super) credential_changed: Arc<Notify>,
     /// What units taught about their registers.
     pub(super) plans: Plans,
+    /// Instructions that arrive unasked.
+    pub(super) inbox: Inbox,
+    /// What instructions may ask of the node itself.
+    pub(super) services: Services,
 }
 
 /// The client that calls the server.
@@ -125,7 +130,9 @@ pub(super) fn instructor(
         buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
     };
     let instructor = Instructor {
-        caller: api.for_task(&pulse),
+        server: Token { caller: api.for_task(&pulse), node: settings.node },
+        inbox: base.inbox.clone(),
+        services: base.services.clone(),
         actuator: Buses(settings.controls.iter().filter_map(end).collect()),
         results: Outcomes(base.queue.for_task(&pulse)),
         time: base.clock.clone(),
