@@ -79,6 +79,9 @@ pub(super) struct World {
     started: Instant,
     crashed: Arc<Notify>,
     pub(super) status: watch::Sender<Status>,
+    /// Pushes to the agent.
+    pub(super) push: mpsc::Sender<Value>,
+    inbox: Inbox,
 }
 
 pub(super) fn noon() -> DateTime<Utc> {
@@ -213,7 +216,9 @@ impl World {
         let task = tokio::spawn(
             Instructor {
                 pulse: crate::pulse::Pulse::unheard(),
-                caller: self.clone(),
+                server: Token { caller: self.clone(), node: node() },
+                inbox: self.inbox.clone(),
+                services: self.clone(),
                 actuator: self.clone(),
                 results: self.clone(),
                 time: self.clone(),
