@@ -25,7 +25,7 @@ use crate::{
     queue::{Queue, QueueError, Worker},
     refresh::Refresher,
     solarnet::Api,
-    upload::import::Uploader,
+    upload::{import::Uploader, proof::Proof},
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -156,6 +156,7 @@ pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
         state_dir: settings.state_dir.clone(),
         caller: api.for_task(&pulse),
         queue: base.queue.for_task(&pulse),
+        proof: Proof::at_once(base.queue.for_task(&pulse)),
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),

@@ -117,6 +117,12 @@ impl Ledger {
         self.complete_from
     }
 
+    /// The numbers of the rows that were counted last.
+    #[must_use]
+    pub fn counted(&self) -> &Ranges {
+        &self.counted
+    }
+
     /// What is not in the files of the days yet.
     #[must_use]
     pub fn recent(&self) -> &Hours<Entry> {
