@@ -165,8 +165,7 @@ impl Daemon {
         let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
         let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
         let plans = Plans::open(&settings.state_dir, sources);
-        let services =
-            Services::new(&settings.control_socket, clock.boot(), beginning.levels);
+        let services = Services::new(&settings.control_socket, clock.boot(), beginning.levels);
         let (_arrivals, inbox) = Inbox::channel();
         let base = Base {
             clock,

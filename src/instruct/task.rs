@@ -249,7 +249,8 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
                 result = self.poll().await;
                 up = result.is_ok() || self.server.is_connected();
                 failed = !up;
-                let pause = if up && result.is_err() { self.back_off(&result) } else { self.interval };
+                let pause =
+                    if up && result.is_err() { self.back_off(&result) } else { self.interval };
                 next_poll = Instant::now() + pause;
             }
             if !failed && up {

@@ -64,7 +64,10 @@ pub struct Rules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Order {
     /// A write to a device, so long after the last one to it.
-    Write { write: ControlWrite, every: Duration },
+    Write {
+        write: ControlWrite,
+        every: Duration,
+    },
     Cancel(InstructionId),
     Ask(Request),
 }
@@ -152,11 +155,7 @@ pub(super) fn refusal(code: Code, message: impl Into<String>) -> Refusal {
     Refusal { code, message: message.into() }
 }
 
-fn request(
-    topic: NodeTopic,
-    instruction: &Instruction,
-    rules: &Rules,
-) -> Result<Request, Refusal> {
+fn request(topic: NodeTopic, instruction: &Instruction, rules: &Rules) -> Result<Request, Refusal> {
     let only = |names: &[&str]| {
         let stranger = own_parameters(instruction).find(|p| !names.contains(&p.name.as_str()));
         stranger.map_or(Ok(()), |stranger| {

@@ -112,9 +112,8 @@ fn target(name: &str) -> Option<String> {
         return Some(CRATE.to_owned());
     }
     let path = name.strip_prefix(CRATE).and_then(|rest| rest.strip_prefix("::")).unwrap_or(&name);
-    let word = |word: &str| {
-        !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-    };
+    let word =
+        |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let first = path.split("::").next()?;
     let fits = MODULES.contains(&first) && path.len() <= 64 && path.split("::").all(word);
     fits.then(|| format!("{CRATE}::{path}"))
@@ -200,7 +199,9 @@ mod tests {
         }
         assert_eq!(target("instruct.step").as_deref(), Some("solarnode_agent::instruct::step"));
         assert_eq!(target("ROOT").as_deref(), Some("solarnode_agent"));
-        for name in ["", "reqwest", "rustls", "solarnode_agentx", "upload=trace", "upload::", "Upload"] {
+        for name in
+            ["", "reqwest", "rustls", "solarnode_agentx", "upload=trace", "upload::", "Upload"]
+        {
             assert_eq!(target(name), None, "{name}");
         }
     }
@@ -217,9 +218,8 @@ mod tests {
     fn a_level_holds_for_a_module_until_it_is_taken_back() {
         let of = |level: &str| level.parse::<LevelFilter>().expect("a level");
         let own = BTreeMap::from([("solarnode_agent::upload".to_owned(), of("trace"))]);
-        let logs = |targets: &Targets, target: &str| {
-            targets.would_enable(target, &tracing::Level::DEBUG)
-        };
+        let logs =
+            |targets: &Targets, target: &str| targets.would_enable(target, &tracing::Level::DEBUG);
         let wanted = |own| wanted(of("info"), own);
         assert!(logs(&wanted(&own), "solarnode_agent::upload::import"));
         for target in ["solarnode_agent::queue", "reqwest"] {

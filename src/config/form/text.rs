@@ -8,11 +8,14 @@ use std::{
 
 use rust_decimal::Decimal;
 
-use super::{super::{
-    problem::shorten,
-    schema::{Form, Wrong, nearest},
-    written::{Node, Value},
-}, number::Number};
+use super::{
+    super::{
+        problem::shorten,
+        schema::{Form, Wrong, nearest},
+        written::{Node, Value},
+    },
+    number::Number,
+};
 
 /// Text that a function turns into a value or a complaint.
 pub(in crate::config) struct Parsed<T: 'static> {

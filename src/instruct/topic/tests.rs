@@ -22,11 +22,7 @@ fn control(id: &str, states: &[(&str, i64)], signals: &[(&str, i64)]) -> Control
         timeout: Duration::from_secs(1),
         tolerance: Decimal::ZERO,
         settle: Duration::ZERO,
-        allow: Allow {
-            min: Decimal::ZERO,
-            max: Decimal::from(5),
-            every: Duration::from_secs(10),
-        },
+        allow: Allow { min: Decimal::ZERO, max: Decimal::from(5), every: Duration::from_secs(10) },
         states: states
             .iter()
             .map(|(name, value)| {
