@@ -25,6 +25,7 @@ pub mod file;
 pub mod files;
 pub mod instruct;
 pub mod modbus;
+pub mod mqtt;
 pub mod needs;
 pub mod net;
 pub mod observe;
