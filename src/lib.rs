@@ -34,6 +34,7 @@ pub mod pulse;
 pub mod queue;
 pub mod reader;
 pub mod refresh;
+pub mod solarin;
 pub mod solarnet;
 pub mod tokens;
 pub mod upload;
