@@ -39,8 +39,9 @@ use tracing::{error, info};
 use crate::{
     clock::Clock,
     config::{Settings, settings},
-    credential::{Signer, Store},
+    credential::{Signer, Store, store::identity::Slot},
     domain::{Chain, Datum},
+    identity::{self, Identity, Installer},
     modbus::Plans,
     observe::{control::ControlSocket, systemd, watchdog::Watchdog},
     pulse::{Bound, Pulse, Pulses},
@@ -81,6 +82,7 @@ struct Daemon {
     uploader: Task,
     refresher: Task,
     files: Task,
+    identity: Task,
     control: Task,
     /// Who keeps on disk what was learnt about the time.
     keeper: Task,
@@ -142,6 +144,11 @@ impl Daemon {
         // What is wrong with the store, if anything, is the refresher's to say.
         let stored = store.load(&settings.solarnet.token, clock.signing_now().date_naive());
         let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
+        let identity = Identity::new();
+        // Likewise the keeper's.
+        let certificate = identity::keeper::load(&store, Slot::Current).ok().flatten();
+        identity.replace(certificate.map(|(certificate, _)| certificate));
+        let (installer, arrivals) = Installer::channel();
         let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
         let (queue, worker) =
             Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
@@ -151,8 +158,21 @@ impl Daemon {
         let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
         let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
         let plans = Plans::open(&settings.state_dir, sources);
-        let base =
-            Base { clock, store, signer, queue, datum, board, pulses, credential_changed, plans };
+        let base = Base {
+            clock,
+            store,
+            signer,
+            queue,
+            datum,
+            board,
+            pulses,
+            credential_changed,
+            identity,
+            identity_changed: Arc::default(),
+            installer,
+            arrivals,
+            plans,
+        };
 
         let api = part::api(&base, &settings.solarnet)?;
         let idle = |bus: &settings::Bus| {
@@ -166,6 +186,7 @@ impl Daemon {
             pulses: base.pulses.clone(),
             signer: base.signer.clone(),
             credential_changed: base.credential_changed.clone(),
+            identity_changed: base.identity_changed.clone(),
         });
         let thread = QueueThread::start(worker, &base.pulses)?;
         let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
@@ -176,6 +197,7 @@ impl Daemon {
             uploader: part::uploader(&base, &settings, &api),
             refresher: part::refresher(&base, &settings, &api),
             files: part::files(&base, &settings, &api),
+            identity: part::keeper_of_identity(&base, &settings),
             control: part::control(&base, socket, view.clone()),
             keeper: part::keeper(&base),
             queue: thread,
@@ -225,6 +247,7 @@ impl Daemon {
             &mut self.uploader,
             &mut self.refresher,
             &mut self.files,
+            &mut self.identity,
             &mut self.control,
             &mut self.keeper,
         ];
@@ -251,6 +274,7 @@ impl Daemon {
             &mut self.uploader,
             &mut self.refresher,
             &mut self.files,
+            &mut self.identity,
             &mut self.control,
             &mut self.keeper,
         ];

@@ -11,19 +11,24 @@
 //!   time: the next connection shows it, and who wants to open a new one for that reason hears of it.
 //! * Everything that reads foreign bytes is pure and bounded.
 //! * A certificate is taken in only if key, chain and node belong together ([`check`]); a renewed one only after it
-//!   was accepted on a connection of its own (by a call of its own).
+//!   was accepted on a connection of its own ([`keeper`]).
 //!
 //! It does not judge whom a server trusts: that is the server's affair.
 
 mod asn1;
+pub mod calls;
 pub mod certificate;
 pub mod check;
+pub mod keeper;
 mod key;
 pub mod material;
+pub mod network;
 pub mod node;
 mod pem;
 pub mod pkcs12;
 pub mod pkcs7;
+pub mod renewal;
+pub mod renewed;
 
 use std::sync::Arc;
 
@@ -32,6 +37,7 @@ use tokio::sync::watch;
 
 pub use asn1::Malformed;
 pub use certificate::Certificate;
+pub use keeper::{Arrivals, Installer, Keeper};
 pub use key::{KeyError, PrivateKey};
 pub use node::NodeCertificate;
 

@@ -92,6 +92,11 @@ impl NodeCertificate {
         &self.chain
     }
 
+    /// The chain as it goes into files of other kinds.
+    pub(super) fn ders(&self) -> Vec<&[u8]> {
+        self.chain.iter().map(|certificate| certificate.der().as_ref()).collect()
+    }
+
     /// The first moment at which one of the chain is past its end.
     #[must_use]
     pub fn ends(&self) -> DateTime<Utc> {
