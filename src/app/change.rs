@@ -7,9 +7,13 @@
 //!  control                              restarts its bus and the instructor
 //!  instructions                         restarts the instructor
 //!  upload                               restarts the uploader
+//!  upload.via                           restarts all that reach the server
+//!  identity                             restarts the keeper of the certificate
+//!  mqtt                                 restarts the broker's session and the two that use it
+//!  flux                                 starts, stops or restarts the live feed
 //!  queue                                adjusts the queue, which stays open
 //!  solarnet.token                       restarts the refresher, which puts another key into use
-//!  the rest of solarnet                 restarts all three that call the server
+//!  the rest of solarnet                 restarts all that reach the server
 //!  repository, files, and of solarnet
 //!  ca_file and timeout                  restarts the uploader of files
 //! ```
@@ -27,7 +31,7 @@ use serde::Serialize;
 use crate::{
     config::{
         Settings,
-        settings::{Bus, Control, Instructions, Queue, SolarNet, Upload},
+        settings::{Bus, Control, Flux, Identity, Instructions, Mqtt, Queue, SolarNet, Upload},
     },
     domain::SourceId,
 };
@@ -52,6 +56,9 @@ pub(super) enum Part {
     Instructor,
     Refresher,
     Files,
+    Identity,
+    Mqtt,
+    Flux,
 }
 
 impl fmt::Display for Part {
@@ -63,6 +70,9 @@ impl fmt::Display for Part {
             Self::Instructor => f.write_str("instructor"),
             Self::Refresher => f.write_str("refresher"),
             Self::Files => f.write_str("files"),
+            Self::Identity => f.write_str("identity"),
+            Self::Mqtt => f.write_str("mqtt"),
+            Self::Flux => f.write_str("flux"),
         }
     }
 }
@@ -94,7 +104,10 @@ impl Changes {
             state_dir,
             control_socket,
             solarnet,
+            identity,
             upload,
+            mqtt,
+            flux,
             // Only a command asks, which reads it itself.
             audit: _,
             queue,
@@ -107,6 +120,7 @@ impl Changes {
         let SolarNet {
             user_url,
             query_url,
+            in_url,
             token,
             sign_host,
             ca_file,
@@ -116,6 +130,7 @@ impl Changes {
         let client = differing([
             ("solarnet.user_url", *user_url != new.solarnet.user_url),
             ("solarnet.query_url", *query_url != new.solarnet.query_url),
+            ("solarnet.in_url", *in_url != new.solarnet.in_url),
             ("solarnet.sign_host", *sign_host != new.solarnet.sign_host),
             ("solarnet.ca_file", *ca_file != new.solarnet.ca_file),
             ("solarnet.request_rate", *requests_per_second != new.solarnet.requests_per_second),
@@ -142,12 +157,23 @@ impl Changes {
             ("queue.at_risk", *at_risk != new.queue.at_risk),
         ]);
         changes.add(Part::Queue, How::Adjust, adjusted);
-        let Upload { via, every } = upload;
+        let Upload { via, every, proof, in_flight, fallback_after } = upload;
         let uploads = differing([
-            ("upload.via", *via != new.upload.via),
             ("upload.every", *every != new.upload.every),
+            ("upload.proof", *proof != new.upload.proof),
+            ("upload.in_flight", *in_flight != new.upload.in_flight),
+            ("upload.fallback_after", *fallback_after != new.upload.fallback_after),
         ]);
         changes.add(Part::Uploader, How::Restart, uploads);
+        let way_in = differing([("upload.via", *via != new.upload.via)]);
+        let asks = differing([("upload.proof", *proof != new.upload.proof)]);
+        changes.add(Part::Refresher, How::Restart, asks);
+        changes.add(Part::Identity, How::Restart, identifying(identity, &new.identity));
+        let broker = talking(mqtt, &new.mqtt);
+        for part in [Part::Uploader, Part::Instructor, Part::Mqtt] {
+            changes.add(part, How::Restart, broker.clone());
+        }
+        changes.feed(flux.as_ref(), new.flux.as_ref());
         changes.add(Part::Instructor, How::Restart, instructing(instructions, &new.instructions));
         let token = differing([("solarnet.token", *token != new.solarnet.token)]);
         changes.add(Part::Refresher, How::Restart, token);
@@ -159,9 +185,32 @@ impl Changes {
         ]);
         changes.add(Part::Files, How::Restart, of_files);
         for part in [Part::Uploader, Part::Instructor, Part::Refresher] {
-            changes.add(part, How::Restart, client.clone());
+            changes.add(part.clone(), How::Restart, client.clone());
+            changes.add(part, How::Restart, way_in.clone());
+        }
+        let reached = differing([
+            ("solarnet.in_url", *in_url != new.solarnet.in_url),
+            ("solarnet.ca_file", *ca_file != new.solarnet.ca_file),
+            ("solarnet.timeout", *timeout != new.solarnet.timeout),
+        ]);
+        for part in [Part::Identity, Part::Mqtt] {
+            changes.add(part.clone(), How::Restart, reached.clone());
+            changes.add(part, How::Restart, way_in.clone());
+        }
+        if flux.is_some() && new.flux.is_some() {
+            changes.add(Part::Flux, How::Restart, reached);
         }
         changes
+    }
+
+    fn feed(&mut self, old: Option<&Flux>, new: Option<&Flux>) {
+        let how = match (old, new) {
+            (None, Some(_)) => How::Start,
+            (Some(_), None) => How::Stop,
+            (Some(old), Some(new)) if old != new => How::Restart,
+            (Some(_), Some(_)) | (None, None) => return,
+        };
+        self.add(Part::Flux, how, vec!["flux".to_owned()]);
     }
 
     /// Whether there is nothing to do.
@@ -224,6 +273,24 @@ fn instructing(old: &Instructions, new: &Instructions) -> Vec<String> {
         ("instructions.poll_slowest", *poll_slowest != new.poll_slowest),
         ("instructions.max_age", *max_age != new.max_age),
         ("instructions.result_source", *result_source != new.result_source),
+    ])
+}
+
+fn identifying(old: &Identity, new: &Identity) -> Vec<String> {
+    let Identity { renew, renew_before } = old;
+    differing([
+        ("identity.renew", *renew != new.renew),
+        ("identity.renew_before", *renew_before != new.renew_before),
+    ])
+}
+
+fn talking(old: &Mqtt, new: &Mqtt) -> Vec<String> {
+    let Mqtt { broker, keep_alive } = old;
+    differing([
+        ("mqtt.url", broker.url != new.broker.url),
+        ("mqtt.server_name", broker.server_name != new.broker.server_name),
+        ("mqtt.ca_file", broker.ca_file != new.broker.ca_file),
+        ("mqtt.keep_alive", *keep_alive != new.keep_alive),
     ])
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use rust_decimal::Decimal;
 
-use crate::domain::{Kind, NodeId, Pattern, SourceId, TokenName};
+use crate::domain::{BrokerUrl, Kind, NodeId, Pattern, SourceId, TokenName};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,8 +17,14 @@ pub struct Settings {
     pub control_socket: PathBuf,
     /// How SolarNetwork is reached.
     pub solarnet: SolarNet,
+    /// The certificate that makes this machine a node.
+    pub identity: Identity,
     /// How datum leave.
     pub upload: Upload,
+    /// The broker that carries datum and instructions.
+    pub mqtt: Mqtt,
+    /// The broker of the live feed, where there is to be one.
+    pub flux: Option<Flux>,
     /// How it is asked whether they are still there.
     pub audit: Audit,
     /// How datum wait.
@@ -83,6 +89,8 @@ pub struct SolarNet {
     pub user_url: String,
     /// SolarQuery's base, without a trailing slash.
     pub query_url: String,
+    /// SolarIn's base, without a trailing slash.
+    pub in_url: String,
     /// The token that signs, by its name in the credential store.
     pub token: TokenName,
     /// The host that goes into signatures where it differs from the `Host` header.
@@ -95,13 +103,66 @@ pub struct SolarNet {
     pub timeout: Duration,
 }
 
+/// The certificate that makes this machine a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Whether it may be renewed, which sends its private key to SolarNetwork.
+    pub renew: bool,
+    /// How long before its end renewals and warnings begin.
+    pub renew_before: Duration,
+}
+
 /// How datum leave.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     /// Which way in.
     pub via: Via,
     /// The longest a committed datum waits for the next batch while the server is well.
     pub every: Duration,
+    /// What has to be seen before a datum is deleted here.
+    pub proof: Proof,
+    /// Messages that may be without their PUBACK, over MQTT.
+    pub in_flight: u16,
+    /// How long MQTT may be silent before datum go over HTTPS; `None` is for ever.
+    pub fallback_after: Option<Duration>,
+}
+
+/// What has to be seen before a datum is deleted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// What the way in says itself: the end of an import job, the answer of a batch, a PUBACK.
+    Answer,
+    /// The datum itself, in an answer of SolarQuery.
+    Query,
+}
+
+/// The broker that carries datum and instructions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mqtt {
+    /// Where it is, and how it is spoken to.
+    pub broker: Broker,
+    /// How long the line may be silent before it is tried out.
+    pub keep_alive: Duration,
+}
+
+/// The broker of the live feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flux {
+    /// Where it is, and how it is spoken to.
+    pub broker: Broker,
+    /// Whether the broker keeps the last message of each source.
+    pub retain: bool,
+}
+
+/// Where a broker is, and how it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Broker {
+    /// Its address; `None` is what the network identity document says.
+    pub url: Option<BrokerUrl>,
+    /// The name that its certificate must have; `None` is the address's host.
+    pub server_name: Option<String>,
+    /// A PEM file of authorities trusted beside the system's; `None` is that of [`SolarNet`].
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How the server is asked whether it has what it accepted.
@@ -116,6 +177,10 @@ pub struct Audit {
 pub enum Via {
     /// SolarUser's datum import, signed with a token.
     Import,
+    /// SolarIn's batches over HTTPS, with the node's certificate.
+    Bulk,
+    /// SolarNetwork's broker, with the node's certificate.
+    Mqtt,
 }
 
 /// How datum wait.

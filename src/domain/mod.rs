@@ -3,6 +3,7 @@
 //! Nothing here does I/O, waits, or knows another module. Everything that crosses a module boundary
 //! in the data flow is one of these types.
 
+mod broker;
 mod chain;
 mod control;
 mod datum;
@@ -12,6 +13,7 @@ mod instruction;
 pub mod number;
 mod token;
 
+pub use broker::{BrokerUrl, InvalidBrokerUrl};
 pub use chain::Chain;
 pub use control::{ControlWrite, WriteError, WriteReport};
 pub use datum::{BootId, Datum, Kind, Samples, Stamp};

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    config::{self, settings::RepositorySettings},
+    config::{
+        self,
+        settings::{Proof, RepositorySettings, Via},
+    },
     domain::NodeId,
 };
 
@@ -16,6 +19,7 @@ state_dir = "/s"
 id = 1
 [solarnet]
 token = "site"
+[flux]
 [[modbus]]
 name = "cabinet"
 tcp = "192.0.2.1"
@@ -60,13 +64,26 @@ const EDITS: &[Edit] = &[
     ("control_socket", |s| s.control_socket = "/t".into(), &["!control_socket"]),
     ("user_url", |s| s.solarnet.user_url.push('x'), CLIENT),
     ("query_url", |s| s.solarnet.query_url.push('x'), CLIENT),
+    ("in_url", |s| s.solarnet.in_url.push('x'), CLIENT_AND_NODE),
     ("sign_host", |s| s.solarnet.sign_host = Some("x".into()), CLIENT),
-    ("ca_file", |s| s.solarnet.ca_file = Some("/ca".into()), CLIENT_AND_FILES),
+    ("ca_file", |s| s.solarnet.ca_file = Some("/ca".into()), CLIENT_FILES_AND_NODE),
     ("request_rate", |s| s.solarnet.requests_per_second = 7.0, CLIENT),
-    ("timeout", |s| s.solarnet.timeout = MINUTE, CLIENT_AND_FILES),
+    ("timeout", |s| s.solarnet.timeout = MINUTE, CLIENT_FILES_AND_NODE),
     ("token", |s| s.solarnet.token = "other".parse().expect("a name"), &["refresher"]),
     ("repository", |s| s.repository = Some(RepositorySettings { url: "http://r".into(), token: "f".parse().expect("a name") }), &["files"]),
     ("every", |s| s.upload.every = Duration::from_secs(7), &["uploader"]),
+    ("via", |s| s.upload.via = Via::Mqtt, &["uploader", "instructor", "refresher", "identity", "mqtt"]),
+    ("proof", |s| s.upload.proof = Proof::Query, &["uploader", "refresher"]),
+    ("in_flight", |s| s.upload.in_flight = 7, &["uploader"]),
+    ("fallback_after", |s| s.upload.fallback_after = None, &["uploader"]),
+    ("renew", |s| s.identity.renew = true, &["identity"]),
+    ("renew_before", |s| s.identity.renew_before = MINUTE, &["identity"]),
+    ("mqtt url", |s| s.mqtt.broker.url = "mqtts://b".parse().ok(), &["uploader", "instructor", "mqtt"]),
+    ("server_name", |s| s.mqtt.broker.server_name = Some("b".into()), &["uploader", "instructor", "mqtt"]),
+    ("broker's ca_file", |s| s.mqtt.broker.ca_file = Some("/ca".into()), &["uploader", "instructor", "mqtt"]),
+    ("keep_alive", |s| s.mqtt.keep_alive = MINUTE, &["uploader", "instructor", "mqtt"]),
+    ("retain", |s| s.flux.iter_mut().for_each(|flux| flux.retain = true), &["flux"]),
+    ("no live feed", |s| s.flux = None, &["flux"]),
     ("limit", |s| s.queue.limit_bytes += 1, &["queue"]),
     ("at_risk", |s| s.queue.at_risk = MINUTE, &["queue"]),
     ("enabled", |s| s.instructions.enabled ^= true, &["instructor"]),
@@ -89,7 +106,10 @@ const EDITS: &[Edit] = &[
 ];
 
 const CLIENT: &[&str] = &["uploader", "instructor", "refresher"];
-const CLIENT_AND_FILES: &[&str] = &["uploader", "instructor", "refresher", "files"];
+const CLIENT_AND_NODE: &[&str] =
+    &["uploader", "instructor", "refresher", "identity", "mqtt", "flux"];
+const CLIENT_FILES_AND_NODE: &[&str] =
+    &["uploader", "instructor", "refresher", "files", "identity", "mqtt", "flux"];
 
 fn touched(changes: &Changes) -> Vec<String> {
     let fixed = changes.fixed.iter().map(|key| format!("!{key}"));
@@ -105,7 +125,8 @@ fn each_key_touches_what_uses_it_and_nothing_else() {
         let changes = Changes::between(&old, &new);
         assert_eq!(touched(&changes), *expected, "{key}");
         assert_eq!(touched(&Changes::between(&new, &old)), *expected, "{key}, back again");
-        assert_eq!(changes.client, expected.starts_with(CLIENT), "{key}");
+        let way_in = *key == "via";
+        assert_eq!(changes.client, expected.starts_with(CLIENT) && !way_in, "{key}");
     }
 }
 

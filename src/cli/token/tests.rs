@@ -129,6 +129,7 @@ impl Device {
             solarnet: SolarNet {
                 user_url: "https://sn.example/solaruser".to_owned(),
                 query_url: "https://sn.example/solarquery".to_owned(),
+                in_url: "https://sn.example/solarin".to_owned(),
                 token: "site".parse().expect("a name"),
                 sign_host: Some("sn.example:443".to_owned()),
                 ca_file: None,

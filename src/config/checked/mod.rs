@@ -7,7 +7,9 @@ mod audit;
 mod bus;
 mod control;
 mod files;
+mod identity;
 mod instructions;
+mod mqtt;
 mod node;
 mod place;
 mod property;
@@ -30,7 +32,7 @@ use super::{
     form::File,
     problem::{Place, Problem, Problems},
     schema::{Inner, Key, Presence, Reader, Section, Shape},
-    settings::{Bus, Queue, RepositorySettings, Settings, SolarNet},
+    settings::{Bus, Flux, Queue, RepositorySettings, Settings, SolarNet},
     written::Table,
 };
 use crate::domain::{NodeId, SourceId};
@@ -43,7 +45,10 @@ pub(super) static FILE: Section = Section {
     tables: &[
         Inner { name: "node", shape: Shape::Header, section: &node::SECTION },
         Inner { name: "solarnet", shape: Shape::Header, section: &solarnet::SECTION },
+        Inner { name: "identity", shape: Shape::Header, section: &identity::SECTION },
         Inner { name: "upload", shape: Shape::Header, section: &upload::SECTION },
+        Inner { name: "mqtt", shape: Shape::Header, section: &mqtt::SECTION },
+        Inner { name: "flux", shape: Shape::Header, section: &mqtt::FLUX },
         Inner { name: "audit", shape: Shape::Header, section: &audit::SECTION },
         Inner { name: "queue", shape: Shape::Header, section: &queue::SECTION },
         Inner { name: "modbus", shape: Shape::Repeated, section: &bus::SECTION },
@@ -94,7 +99,10 @@ pub(super) fn settings(
     let paths = paths(&file, environment, path);
     let node = node::check(&file.section("node"), problems);
     let solarnet = solarnet::check(&file.section("solarnet"), problems);
+    let identity = identity::check(&file.section("identity"), problems);
     let upload = upload::check(&file.section("upload"), problems);
+    let mqtt = mqtt::check(&file.section("mqtt"), problems);
+    let flux = flux_of(&file, problems);
     let audit = audit::check(&file.section("audit"), problems);
     let queue = queue::check(&file.section("queue"), problems);
     let instructions = instructions::check(&file.section("instructions"), problems);
@@ -135,7 +143,10 @@ pub(super) fn settings(
         state_dir,
         control_socket,
         solarnet: solarnet?,
+        identity: identity?,
         upload: upload?,
+        mqtt: mqtt?,
+        flux: flux?,
         audit,
         queue: queue?,
         modbus: buses?,
@@ -152,6 +163,14 @@ fn repository_of(file: &Reader<'_>, problems: &Problems) -> Option<Option<Reposi
         return Some(None);
     }
     repository::check(file.table("repository")?, problems).map(Some)
+}
+
+/// The live feed: as [`repository_of`].
+fn flux_of(file: &Reader<'_>, problems: &Problems) -> Option<Option<Flux>> {
+    if !file.has("flux") {
+        return Some(None);
+    }
+    mqtt::check_flux(file.table("flux")?, problems).map(Some)
 }
 
 /// Every `[[modbus]]`; all of them are looked at, also after one that is wrong.

@@ -43,7 +43,7 @@ static IN_URL: Key<Url> = Key {
     form: Url { example: "https://in.solarnetwork.net/solarin" },
     presence: Presence::Default("\"https://in.solarnetwork.net/solarin\""),
     example: "\"https://in.solarnetwork.net/solarin\"",
-    doc: "SolarIn: uploads with a certificate. Checked, and not used in this version.",
+    doc: "SolarIn: uploads and instructions with a certificate.",
 };
 
 static TOKEN: Key<Parsed<TokenName>> = Key {
@@ -121,10 +121,10 @@ pub(super) fn check(table: &Table, problems: &Problems) -> Option<SolarNet> {
     }
     let requests_per_second = solarnet.get(&REQUEST_RATE);
     let timeout = solarnet.get(&TIMEOUT);
-    in_url?;
     Some(SolarNet {
         user_url: user_url?,
         query_url: query_url?,
+        in_url: in_url?,
         token: token?,
         sign_host,
         ca_file,

@@ -5,5 +5,5 @@ mod quantity;
 mod text;
 
 pub(super) use number::{Digits, Number, RawNumber, RawNumbers, Register, Whole};
-pub(super) use quantity::{Rate, Size, Span, span, span_text};
+pub(super) use quantity::{Rate, Size, Span, SpanOrNever, span, span_text};
 pub(super) use text::{Choice, Endpoint, File, Flag, Listed, Parsed, Texts, Url, label};

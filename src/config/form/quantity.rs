@@ -50,6 +50,33 @@ impl Form for Span {
     }
 }
 
+/// A duration, or the word `"never"`.
+pub(in crate::config) struct SpanOrNever(pub(in crate::config) Span);
+
+impl Form for SpanOrNever {
+    type Out = Option<Duration>;
+
+    fn read(&self, value: &Value) -> Result<Option<Duration>, Wrong> {
+        if matches!(value, Value::Text(text) if text == "never") {
+            return Ok(None);
+        }
+        let or_never = |wrong: Wrong| Wrong::expected(format!("{}, or \"never\"", wrong.expected));
+        self.0.read(value).map(Some).map_err(or_never)
+    }
+
+    fn kind(&self) -> String {
+        self.0.kind()
+    }
+
+    fn unit(&self) -> &'static str {
+        self.0.unit()
+    }
+
+    fn range(&self) -> String {
+        format!("{}, or `\"never\"`", self.0.range())
+    }
+}
+
 /// Reads `1m 30s`: whole numbers with units, the larger first, each unit once.
 pub(in crate::config) fn span(text: &str) -> Option<Duration> {
     let mut rest = text.trim();

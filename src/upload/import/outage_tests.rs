@@ -178,7 +178,13 @@ async fn month() {
     let (_key, key_changed) = watch::channel(0);
     let uploader = Uploader {
         node: NodeId::try_from(123).expect("a node"),
-        settings: settings::Upload { via: settings::Via::Import, every: Duration::from_secs(60) },
+        settings: settings::Upload {
+            via: settings::Via::Import,
+            every: Duration::from_secs(60),
+            proof: settings::Proof::Answer,
+            in_flight: 1,
+            fallback_after: None,
+        },
         state_dir: dir.path().to_owned(),
         caller: server.clone(),
         queue: queue.clone(),

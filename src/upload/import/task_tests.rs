@@ -151,6 +151,9 @@ impl Node {
             settings: settings::Upload {
                 via: settings::Via::Import,
                 every: Duration::from_secs(60),
+                proof: settings::Proof::Answer,
+                in_flight: 1,
+                fallback_after: None,
             },
             state_dir: self.dir.path().to_owned(),
             caller: self.server.clone(),
