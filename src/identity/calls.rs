@@ -141,8 +141,7 @@ pub(super) fn escaped(text: &str) -> Zeroizing<String> {
 /// What is to be made of a request without an answer.
 pub(super) fn not_sent(url: &str, error: &SendError) -> Trouble {
     match error {
-        // rustls says so of an alert; which of them a server sends for a certificate differs.
-        SendError::Tls(reason) if reason.contains("received fatal alert") => {
+        SendError::OwnCertificate(reason) => {
             Trouble::Refused(format!("{url} did not accept the certificate: {reason}"))
         }
         SendError::CertificateDates(reason)

@@ -282,7 +282,8 @@ fn rows_that_were_dropped_meanwhile_are_not_asked_for() {
 }
 
 #[test]
-fn what_was_sent_before_a_restart_is_asked_for_once_before_it_is_sent_again_and_nobody_is_alarmed() {
+fn what_was_sent_before_a_restart_is_asked_for_once_before_it_is_sent_again_and_nobody_is_alarmed()
+{
     let mut bench = Bench::new();
     bench.hand_over(1..GROUP * 2);
     bench.machine = Machine::new(Limits { every: EVERY, settle: SETTLE });
