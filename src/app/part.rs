@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::TimeDelta;
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ends::{Buses, Outcomes},
+    services::Services,
     task::Task,
     view::{Board, View},
 };
@@ -18,7 +20,7 @@ use crate::{
     domain::Datum,
     files::{self, FileUploader},
     identity::{Arrivals, Identity, Installer, Keeper, calls::Calls, renewal::Terms},
-    instruct::Instructor,
+    instruct::{Inbox, Instructor, server::Token},
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
     needs,
     net::{Net, NetError},
@@ -53,6 +55,11 @@ pub(super) struct Base {
     pub(super) arrivals: Arrivals,
     /// What units taught about their registers.
     pub(super) plans: Plans,
+    /// Instructions that arrive unasked.
+    pub(super) inbox: Inbox,
+    pub(super) inbox_sender: mpsc::Sender<Value>,
+    /// What instructions may ask of the node itself.
+    pub(super) services: Services,
 }
 
 /// The client that calls the server.
@@ -134,7 +141,9 @@ pub(super) fn instructor(
         buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
     };
     let instructor = Instructor {
-        caller: api.for_task(&pulse),
+        server: Token { caller: api.for_task(&pulse), node: settings.node },
+        inbox: base.inbox.clone(),
+        services: base.services.clone(),
         actuator: Buses(settings.controls.iter().filter_map(end).collect()),
         results: Outcomes(base.queue.for_task(&pulse)),
         time: base.clock.clone(),
