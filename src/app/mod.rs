@@ -40,8 +40,9 @@ use tracing::{error, info};
 use crate::{
     clock::Clock,
     config::{Settings, settings},
-    credential::{Signer, Store},
+    credential::{Signer, Store, store::identity::Slot},
     domain::{Chain, Datum},
+    identity::{self, Identity, Installer},
     instruct::Inbox,
     modbus::Plans,
     observe::{control::ControlSocket, log::Levels, systemd, watchdog::Watchdog},
@@ -84,6 +85,7 @@ struct Daemon {
     uploader: Task,
     refresher: Task,
     files: Task,
+    identity: Task,
     control: Task,
     /// Who keeps on disk what was learnt about the time.
     keeper: Task,
@@ -156,6 +158,11 @@ impl Daemon {
         // What is wrong with the store, if anything, is the refresher's to say.
         let stored = store.load(&settings.solarnet.token, clock.signing_now().date_naive());
         let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
+        let identity = Identity::new();
+        // Likewise the keeper's.
+        let certificate = identity::keeper::load(&store, Slot::Current).ok().flatten();
+        identity.replace(certificate.map(|(certificate, _)| certificate));
+        let (installer, arrivals) = Installer::channel();
         let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
         let (queue, worker) =
             Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
@@ -166,7 +173,7 @@ impl Daemon {
         let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
         let plans = Plans::open(&settings.state_dir, sources);
         let services = Services::new(&settings.control_socket, clock.boot(), beginning.levels);
-        let (_arrivals, inbox) = Inbox::channel();
+        let (inbox_sender, inbox) = Inbox::channel();
         let base = Base {
             clock,
             store,
@@ -176,8 +183,13 @@ impl Daemon {
             board,
             pulses,
             credential_changed,
+            identity,
+            identity_changed: Arc::default(),
+            installer,
+            arrivals,
             plans,
             inbox,
+            inbox_sender,
             services,
         };
 
@@ -193,6 +205,7 @@ impl Daemon {
             pulses: base.pulses.clone(),
             signer: base.signer.clone(),
             credential_changed: base.credential_changed.clone(),
+            identity_changed: base.identity_changed.clone(),
         });
         let thread = QueueThread::start(worker, &base.pulses)?;
         let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
@@ -203,6 +216,7 @@ impl Daemon {
             uploader: part::uploader(&base, &settings, &api),
             refresher: part::refresher(&base, &settings, &api),
             files: part::files(&base, &settings, &api),
+            identity: part::keeper_of_identity(&base, &settings),
             control: part::control(&base, socket, view.clone()),
             keeper: part::keeper(&base),
             queue: thread,
@@ -258,6 +272,7 @@ impl Daemon {
             &mut self.uploader,
             &mut self.refresher,
             &mut self.files,
+            &mut self.identity,
             &mut self.control,
             &mut self.keeper,
         ];
@@ -284,6 +299,7 @@ impl Daemon {
             &mut self.uploader,
             &mut self.refresher,
             &mut self.files,
+            &mut self.identity,
             &mut self.control,
             &mut self.keeper,
         ];

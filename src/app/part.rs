@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use chrono::TimeDelta;
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -17,8 +19,10 @@ use crate::{
     credential::{Signer, Store},
     domain::Datum,
     files::{self, FileUploader},
+    identity::{Arrivals, Identity, Installer, Keeper, calls::Calls, renewal::Terms},
     instruct::{Inbox, Instructor, server::Token},
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
+    needs,
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
@@ -43,10 +47,17 @@ pub(super) struct Base {
     pub(super) board: Board,
     pub(super) pulses: Pulses,
     pub(super) credential_changed: Arc<Notify>,
+    /// Who this node is to servers that want to see a certificate.
+    pub(super) identity: Identity,
+    pub(super) identity_changed: Arc<Notify>,
+    /// Where renewed certificates arrive.
+    pub(super) installer: Installer,
+    pub(super) arrivals: Arrivals,
     /// What units taught about their registers.
     pub(super) plans: Plans,
     /// Instructions that arrive unasked.
     pub(super) inbox: Inbox,
+    pub(super) inbox_sender: mpsc::Sender<Value>,
     /// What instructions may ask of the node itself.
     pub(super) services: Services,
 }
@@ -181,6 +192,37 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
         stop: stop.clone(),
     };
     Task::spawn_sure(&pulse, stop, refresher.run())
+}
+
+/// Starts to keep the node's certificate.
+pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
+    let (pulse, stop) = (base.pulses.of("identity"), CancellationToken::new());
+    let (solarnet, upload) = (&settings.solarnet, base.board.upload.clone());
+    let keeper = Keeper {
+        node: settings.node,
+        needed: needs::certificate(settings),
+        terms: Terms {
+            allowed: settings.identity.renew,
+            before: TimeDelta::from_std(settings.identity.renew_before).unwrap_or(TimeDelta::MAX),
+        },
+        store: base.store.clone(),
+        state_dir: settings.state_dir.clone(),
+        identity: base.identity.clone(),
+        clock: base.clock.clone(),
+        calls: Calls {
+            in_url: solarnet.in_url.clone(),
+            ca_file: solarnet.ca_file.clone(),
+            timeout: solarnet.timeout,
+            clock: base.clock.clone(),
+        },
+        reload: base.identity_changed.clone(),
+        arrivals: base.arrivals.clone(),
+        contact: Box::new(move || upload.borrow().last_success),
+        status: base.board.identity.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn_sure(&pulse, stop, keeper.run())
 }
 
 /// Starts to upload files, where any are configured.

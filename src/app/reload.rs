@@ -223,6 +223,7 @@ impl Daemon {
             (Part::Uploader, &mut self.uploader),
             (Part::Refresher, &mut self.refresher),
             (Part::Files, &mut self.files),
+            (Part::Identity, &mut self.identity),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
         self.buses.retain(|name, _| !ends(&Part::Bus(name.clone())));
@@ -248,6 +249,9 @@ impl Daemon {
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);
+        }
+        if changes(Part::Identity) {
+            self.identity = part::keeper_of_identity(&self.base, new);
         }
         if changes(Part::Files) {
             self.files = part::files(&self.base, new, &self.api);

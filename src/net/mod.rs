@@ -64,8 +64,10 @@ pub enum NetError {
 pub enum SendError {
     /// The certificate is fine but for its dates, as far as the clock can tell.
     CertificateDates(String),
-    /// The certificate, or TLS otherwise, was not accepted.
+    /// The server's certificate, or TLS otherwise, was not accepted.
     Tls(String),
+    /// The server did not accept our certificate, or wants one.
+    OwnCertificate(String),
     /// No connection, a break, or no complete answer in time.
     Unreachable(String),
     /// What was to be sent could not be read.
@@ -123,6 +125,9 @@ pub struct Net {
     undated: reqwest::Client,
     undated_verifier: Arc<Verifier>,
     clock: Clock,
+    /// What new connections are made with.
+    tls: Tls,
+    timeout: Duration,
 }
 
 impl Net {
@@ -160,6 +165,20 @@ impl Net {
         identity: Option<Arc<dyn ResolvesClientCert>>,
     ) -> Result<Self, NetError> {
         let tls = Tls::new("solarnet.ca_file", ca_file, clock.clone(), identity)?;
+        Self::connecting(tls, timeout, clock)
+    }
+
+    /// The same with connections of its own: those that are open belong to the certificate that was shown on
+    /// them, and so do the TLS sessions that would be taken up again.
+    ///
+    /// # Errors
+    ///
+    /// If the client cannot be made.
+    pub fn renewed(&self) -> Result<Self, NetError> {
+        Self::connecting(self.tls.clone(), self.timeout, self.clock.clone())
+    }
+
+    fn connecting(tls: Tls, timeout: Duration, clock: Clock) -> Result<Self, NetError> {
         let undated_verifier = tls.verifier(Dates::Ignored);
         let verifier = tls.verifier(Dates::Checked);
         let client = |verifier: Arc<Verifier>, idle_connections| {
@@ -182,6 +201,8 @@ impl Net {
             undated: client(undated_verifier.clone(), 0)?,
             undated_verifier,
             clock,
+            tls,
+            timeout,
         })
     }
 
@@ -301,6 +322,23 @@ async fn answer_of(mut response: reqwest::Response) -> Result<Incoming, SendErro
     })
 }
 
+/// Whether the server's alert is about what we showed it, or did not (RFC 8446, 6.2).
+pub(crate) fn refuses_our_certificate(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let rustls::Error::AlertReceived(alert) = error else { return false };
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+    )
+}
+
 /// Tells TLS trouble from the rest, by looking for rustls's own error among the causes.
 fn classify(error: &reqwest::Error) -> SendError {
     let mut deepest = error.to_string();
@@ -309,6 +347,8 @@ fn classify(error: &reqwest::Error) -> SendError {
         if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return if is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
+            } else if refuses_our_certificate(tls) {
+                SendError::OwnCertificate(tls.to_string())
             } else {
                 SendError::Tls(tls.to_string())
             };
