@@ -163,6 +163,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         let result = record.told().map(|told| told.parameters());
         let word = Acknowledgement { id, state, at: record.ended.unwrap_or(now), result };
         let there = self.before_stop(self.server.tell(word)).await??;
+        self.told.insert(id, Instant::now());
         if let Some(seen) = self.seen.get_mut(&id) {
             seen.instruction.state = state;
             seen.at = Instant::now();

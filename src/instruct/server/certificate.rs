@@ -20,8 +20,9 @@ use super::{
     Server, ServerError, Viewed, Way,
 };
 use crate::{
-    domain::{InstructionId, InstructionState, NodeId},
-    solarin::{Acknowledgement, cbor},
+    domain::{Chain, InstructionId, InstructionState, NodeId},
+    mqtt::Handle,
+    solarin::{Acknowledgement, Item, SolarIn, cbor},
 };
 
 /// How long the broker may take to confirm a message before it goes another way.
@@ -34,6 +35,22 @@ pub trait Exchange: Send + Sync {
         &self,
         word: Option<&Acknowledgement>,
     ) -> impl Future<Output = Result<Heard, ServerError>> + Send;
+
+    /// The instruction was spoken of by another way: no older word of ours must follow by this one.
+    fn forget(&self, id: InstructionId);
+}
+
+impl Exchange for SolarIn {
+    async fn exchange(&self, word: Option<&Acknowledgement>) -> Result<Heard, ServerError> {
+        let items: Vec<Item<'_>> = word.into_iter().map(Item::Ack).collect();
+        let exchanged = SolarIn::exchange(self, &items).await?;
+        let taken = word.is_some_and(|word| exchanged.acknowledged.contains(&word.id));
+        Ok(Heard { taken, instructions: exchanged.instructions })
+    }
+
+    fn forget(&self, id: InstructionId) {
+        SolarIn::forget(self, id);
+    }
 }
 
 /// What an exchange brought.
@@ -54,12 +71,22 @@ pub trait Broker: Send + Sync {
     fn is_connected(&self) -> bool;
 }
 
-/// No broker is configured.
+impl Broker for Handle {
+    async fn publish(&self, message: Bytes) -> Result<(), String> {
+        Handle::publish(self, message).await.map_err(|error| Chain(&error).to_string())
+    }
+
+    fn is_connected(&self) -> bool {
+        *self.connected().borrow()
+    }
+}
+
+/// `None` where there is no session with a broker.
 impl<B: Broker> Broker for Option<B> {
     async fn publish(&self, message: Bytes) -> Result<(), String> {
         match self {
             Some(broker) => broker.publish(message).await,
-            None => Err("no broker is configured".to_owned()),
+            None => Err("there is no session".to_owned()),
         }
     }
 
@@ -93,7 +120,10 @@ impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
         if self.broker.is_connected() {
             let message = Bytes::from(cbor::acknowledgement(&word));
             match timeout(PUBLISH_LIMIT, self.broker.publish(message)).await {
-                Ok(Ok(())) => return Ok(true),
+                Ok(Ok(())) => {
+                    self.solarin.forget(word.id);
+                    return Ok(true);
+                }
                 Ok(Err(reason)) => {
                     debug!(instruction_id = word.id.0, reason, "state not published")
                 }

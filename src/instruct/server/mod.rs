@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::parse::{Parsed, Skipped};
 use crate::{
     domain::{Instruction, InstructionId, InstructionState},
-    solarin::Acknowledgement,
+    solarin::{Acknowledgement, InError},
     solarnet::{CallError, Cause, Next},
 };
 
@@ -103,6 +103,9 @@ pub enum ServerError {
     /// A call that a token signed.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// An exchange with the node's certificate.
+    #[error(transparent)]
+    Exchange(#[from] InError),
     /// An exchange that went well and does not name the acknowledgement.
     #[error("the server did not take the state of an instruction")]
     NotTaken,
@@ -114,6 +117,7 @@ impl ServerError {
     pub fn next(&self) -> Next {
         match self {
             Self::Call(error) => error.next(),
+            Self::Exchange(error) => error.next(),
             Self::NotTaken => Next::Retry { not_before: None },
         }
     }

@@ -73,7 +73,7 @@ async fn one_that_comes_by_both_ways_is_carried_out_once_and_acknowledged_each_t
     for _ in 0..3 {
         world.push(7);
     }
-    sleep(secs(5)).await;
+    sleep(secs(9)).await;
     assert_eq!(world.lock().writes.len(), 1);
     // Offered over HTTPS as well, as if nothing had been acknowledged.
     world.force(7, InstructionState::Queued);

@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::world::{Reboot, Via, World};
 use crate::{
-    domain::InstructionState,
+    domain::{InstructionId, InstructionState},
     instruct::{
         Life, Services,
         server::{Broker, Exchange, Heard, ServerError},
@@ -103,11 +103,19 @@ impl Exchange for World {
         }
         self.server_jobs();
         let waits = |instruction: &&Value| instruction["state"] == "Queued";
-        let instructions = self.lock().instructions.values().filter(waits).cloned().collect();
+        let instructions: Value =
+            self.lock().instructions.values().filter(waits).cloned().collect();
         self.pass().await;
         sleep(latency).await;
+        let push = self.lock().push.clone();
+        if let Some(push) = push {
+            // As from any exchange; a full inbox takes nothing.
+            drop(push.try_send(instructions.clone()));
+        }
         Ok(Heard { taken: word.is_some(), instructions })
     }
+
+    fn forget(&self, _: InstructionId) {}
 }
 
 impl Broker for World {
