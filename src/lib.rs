@@ -26,6 +26,7 @@ pub mod files;
 pub mod identity;
 pub mod instruct;
 pub mod modbus;
+pub mod mqtt;
 pub mod needs;
 pub mod net;
 pub mod observe;

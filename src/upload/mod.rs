@@ -13,6 +13,7 @@
 //! [`status`] is what is shown. Guarantees: `docs/spec/upload.md`.
 
 pub mod import;
+pub mod mqtt;
 pub mod proof;
 pub mod quarrel;
 pub mod retry;
