@@ -79,6 +79,10 @@ impl Bench {
         shown["serial"].as_str().expect("a serial number").to_owned()
     }
 
+    fn key(&self) -> Vec<u8> {
+        key_of(&self.stored())
+    }
+
     fn next(&self) -> std::path::PathBuf {
         self.agent.state_dir().join("credentials/node.next.pem")
     }
@@ -110,6 +114,11 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     output.stdout
+}
+
+/// The private key in a PEM file, as openssl writes it.
+fn key_of(pem: &str) -> Vec<u8> {
+    openssl(&["pkey"], pem.as_bytes())
 }
 
 /// A store made by openssl in the way of these options.
@@ -185,15 +194,13 @@ fn key_and_chain_are_taken_from_pem_and_pkcs12_of_every_kind() {
             );
             let error = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success() && error.is_empty(), "{kind}: {error}");
-            let stored = bench.stored();
-            let kept = kept.get_or_insert_with(|| stored.clone());
-            assert_eq!(*kept, stored, "{kind}");
+            assert_eq!(bench.key(), key_of(&key), "{kind}");
+            let shown = agent.ask(&["identity", "show", "--json"]);
+            assert_eq!(*kept.get_or_insert_with(|| shown.clone()), shown, "{kind}");
         }
         let path = agent.state_dir().join("credentials/node.pem");
         let mode = fs::metadata(&path).expect("stored").permissions().mode() & 0o7777;
         assert_eq!(mode, 0o600);
-        let again = openssl(&["pkey"], bench.stored().as_bytes());
-        assert_eq!(String::from_utf8_lossy(&again), key, "it is the same key");
     }
     let shown = agent.ask_json(&["identity", "show", "--json"]);
     assert_eq!(shown["node"], NODE);
@@ -356,8 +363,7 @@ fn a_renewed_certificate_is_asked_for_proved_and_used_without_a_restart() {
     assert_eq!(daemon.events("identity.renewal_asked").len(), 1);
     assert_eq!(bench.sim.count_requests("POST", RENEW), 1);
     assert_ne!(bench.serial(), serial);
-    let kept = String::from_utf8(openssl(&["pkey"], bench.stored().as_bytes())).expect("PEM");
-    assert_eq!(kept, key, "the key is the same");
+    assert_eq!(bench.key(), key_of(&key), "the key is the same");
     assert!(!bench.next().exists());
     let status = bench.agent.status_when("it is shown", |status| {
         of_status(status)["serial"] == bench.serial().as_str()
@@ -402,8 +408,7 @@ fn killed_at_random_moments_a_renewal_leaves_a_certificate_that_works_and_ends_w
         daemon.kill();
         // Whatever it had come to, there is a whole certificate with the key.
         bench.serial();
-        let kept = String::from_utf8(openssl(&["pkey"], bench.stored().as_bytes())).expect("PEM");
-        assert_eq!(kept, old.key_pem());
+        assert_eq!(bench.key(), key_of(&old.key_pem()));
         // It may have been killed before it asked; otherwise it would wait for a day.
         fs::remove_file(&memory).unwrap_or_default();
     }
