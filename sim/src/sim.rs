@@ -255,6 +255,16 @@ impl Sim {
         })
     }
 
+    /// How long an instruction is `Queuing`, pushed over MQTT, before it is `Queued`.
+    pub fn set_instruction_queuing(&self, queuing: TimeDelta) {
+        self.world(|world| world.instructions.queuing = queuing);
+    }
+
+    /// Takes a message as the broker's collector does, without a broker.
+    pub fn take_message(&self, topic: &str, payload: &[u8]) {
+        self.world(|world| world.take_message(topic, payload));
+    }
+
     /// An instruction as it stands, with every state that was written.
     pub fn instruction(&self, id: i64) -> Option<Instruction> {
         self.world(|world| world.instructions.get(id).cloned())
