@@ -298,6 +298,11 @@ impl Sim {
         self.world(|world| set_url(&mut world.network.service_urls, service, url));
     }
 
+    /// All nodes, in order.
+    pub fn nodes(&self) -> Vec<i64> {
+        self.world(|world| world.nodes.keys().copied().collect())
+    }
+
     /// Issues a token of an account in the seed, without a call. A policy that is no object is none.
     pub fn issue_token(&self, user: i64, kind: TokenKind, policy: &Value) -> IssuedToken {
         self.world(|world| {
