@@ -2,29 +2,42 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use chrono::TimeDelta;
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ends::{Buses, Outcomes},
+    services::Services,
     task::Task,
     view::{Board, View},
 };
 use crate::{
     clock::Clock,
-    config::{Settings, settings},
+    config::{
+        Settings,
+        settings::{self, Via},
+    },
     credential::{Signer, Store},
-    domain::Datum,
+    domain::{Datum, NodeTopic},
     files::{self, FileUploader},
-    instruct::Instructor,
+    identity::{Arrivals, Identity, Keeper, calls::Calls, renewal::Terms},
+    instruct::{
+        Inbox, Instructor,
+        server::{Certificate, Server, Token},
+    },
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
+    mqtt::Handle,
+    needs,
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
     queue::{Queue, QueueError, Worker},
     refresh::Refresher,
+    solarin::SolarIn,
     solarnet::Api,
-    upload::import::Uploader,
+    upload::{import::Uploader, proof::Proof},
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -42,8 +55,18 @@ pub(super) struct Base {
     pub(super) board: Board,
     pub(super) pulses: Pulses,
     pub(super) credential_changed: Arc<Notify>,
+    /// Who this node is to servers that want to see a certificate.
+    pub(super) identity: Identity,
+    pub(super) identity_changed: Arc<Notify>,
+    /// Renewed certificates.
+    pub(super) arrivals: Arrivals,
     /// What units taught about their registers.
     pub(super) plans: Plans,
+    /// Instructions that arrive unasked.
+    pub(super) inbox: Inbox,
+    pub(super) inbox_sender: mpsc::Sender<Value>,
+    /// What instructions may ask of the node itself.
+    pub(super) services: Services,
 }
 
 /// The client that calls the server.
@@ -54,6 +77,17 @@ pub(super) struct Base {
 pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, NetError> {
     let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, base.clock.clone())?;
     Ok(Api::new(solarnet, net, base.clock.clone(), base.signer.clone()))
+}
+
+/// The client that reaches the server with the node's certificate, if there is one by then.
+///
+/// # Errors
+///
+/// If it cannot be made as configured.
+pub(super) fn solarin(base: &Base, solarnet: &settings::SolarNet) -> Result<SolarIn, NetError> {
+    let identity = Arc::new(base.identity.clone());
+    let (changed, clock) = (base.identity.changed(), base.clock.clone());
+    SolarIn::new(solarnet, identity, changed, clock, base.inbox_sender.clone())
 }
 
 /// A bus that is made and does nothing yet.
@@ -117,21 +151,49 @@ pub(super) fn show_buses(board: &Board, settings: &Settings, buses: &BTreeMap<St
 pub(super) fn instructor(
     base: &Base,
     settings: &Settings,
-    api: &Api,
+    (api, solarin, broker): (&Api, &SolarIn, Option<&Handle>),
     buses: &BTreeMap<String, Bus>,
 ) -> Task {
-    let (pulse, stop) = (base.pulses.of("instructor"), CancellationToken::new());
+    let (pulse, node) = (base.pulses.of("instructor"), settings.node);
+    match settings.upload.via {
+        Via::Import => {
+            let server = Token { caller: api.for_task(&pulse), node };
+            instructor_of(server, base, settings, pulse, buses)
+        }
+        Via::Bulk | Via::Mqtt => {
+            let broker = broker.map(|broker| broker.for_task(&pulse));
+            let server = Certificate { solarin: solarin.for_task(&pulse), broker, node };
+            instructor_of(server, base, settings, pulse, buses)
+        }
+    }
+}
+
+fn instructor_of<S: Server + 'static>(
+    server: S,
+    base: &Base,
+    settings: &Settings,
+    pulse: Pulse,
+    buses: &BTreeMap<String, Bus>,
+) -> Task {
+    let stop = CancellationToken::new();
+    let mut instructions = settings.instructions.clone();
+    if settings.identity.renew {
+        // Whoever renews is sent the new certificate that way.
+        instructions.allow.insert(NodeTopic::RenewCertificate);
+    }
     let end = |control: &settings::Control| {
         buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
     };
     let instructor = Instructor {
-        caller: api.for_task(&pulse),
+        server,
+        inbox: base.inbox.clone(),
+        services: base.services.clone(),
         actuator: Buses(settings.controls.iter().filter_map(end).collect()),
         results: Outcomes(base.queue.for_task(&pulse)),
         time: base.clock.clone(),
         node: settings.node,
         controls: settings.controls.clone(),
-        settings: settings.instructions.clone(),
+        settings: instructions,
         state_dir: settings.state_dir.clone(),
         status: base.board.instructions.clone(),
         pulse: pulse.clone(),
@@ -149,6 +211,7 @@ pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
         state_dir: settings.state_dir.clone(),
         caller: api.for_task(&pulse),
         queue: base.queue.for_task(&pulse),
+        proof: Proof::at_once(base.queue.for_task(&pulse)),
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),
@@ -173,6 +236,37 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
         stop: stop.clone(),
     };
     Task::spawn_sure(&pulse, stop, refresher.run())
+}
+
+/// Starts to keep the node's certificate.
+pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
+    let (pulse, stop) = (base.pulses.of("identity"), CancellationToken::new());
+    let (solarnet, upload) = (&settings.solarnet, base.board.upload.clone());
+    let keeper = Keeper {
+        node: settings.node,
+        needed: needs::certificate(settings),
+        terms: Terms {
+            allowed: settings.identity.renew,
+            before: TimeDelta::from_std(settings.identity.renew_before).unwrap_or(TimeDelta::MAX),
+        },
+        store: base.store.clone(),
+        state_dir: settings.state_dir.clone(),
+        identity: base.identity.clone(),
+        clock: base.clock.clone(),
+        calls: Calls {
+            in_url: solarnet.in_url.clone(),
+            ca_file: solarnet.ca_file.clone(),
+            timeout: solarnet.timeout,
+            clock: base.clock.clone(),
+        },
+        reload: base.identity_changed.clone(),
+        arrivals: base.arrivals.clone(),
+        contact: Box::new(move || upload.borrow().last_success),
+        status: base.board.identity.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn_sure(&pulse, stop, keeper.run())
 }
 
 /// Starts to upload files, where any are configured.

@@ -37,6 +37,7 @@ use crate::{
     instruct::ACT_LIMIT,
     observe::systemd,
     pulse::Bound,
+    solarin::SolarIn,
     solarnet::Api,
 };
 
@@ -138,7 +139,7 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
 /// What takes the place of what is stopped, built before that.
 #[derive(Debug)]
 struct Replacement {
-    api: Option<Api>,
+    api: Option<(Api, SolarIn)>,
     buses: Vec<(String, IdleBus)>,
 }
 
@@ -199,7 +200,11 @@ impl Daemon {
     }
 
     fn build(&self, changes: &Changes, new: &Settings) -> Result<Replacement, AppError> {
-        let api = changes.client.then(|| part::api(&self.base, &new.solarnet)).transpose()?;
+        let both = || {
+            let api = part::api(&self.base, &new.solarnet)?;
+            Ok::<_, AppError>((api, part::solarin(&self.base, &new.solarnet)?))
+        };
+        let api = changes.client.then(both).transpose()?;
         let begins = |name: &String| {
             let how = changes.of(&Part::Bus(name.clone()));
             matches!(how, Some(How::Start | How::Restart))
@@ -223,6 +228,7 @@ impl Daemon {
             (Part::Uploader, &mut self.uploader),
             (Part::Refresher, &mut self.refresher),
             (Part::Files, &mut self.files),
+            (Part::Identity, &mut self.identity),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
         self.buses.retain(|name, _| !ends(&Part::Bus(name.clone())));
@@ -230,8 +236,8 @@ impl Daemon {
 
     async fn start_changed(&mut self, changes: &Changes, new: &Settings, replacement: Replacement) {
         let changes = |part: Part| changes.of(&part).is_some();
-        if let Some(api) = replacement.api {
-            self.api = api;
+        if let Some((api, solarin)) = replacement.api {
+            (self.api, self.solarin) = (api, solarin);
         }
         if changes(Part::Queue) {
             self.base.queue.adjust(new.queue.clone()).await;
@@ -241,13 +247,17 @@ impl Daemon {
         }
         part::show_buses(&self.base.board, new, &self.buses);
         if changes(Part::Instructor) {
-            self.instructor = part::instructor(&self.base, new, &self.api, &self.buses);
+            let ways = (&self.api, &self.solarin, None);
+            self.instructor = part::instructor(&self.base, new, ways, &self.buses);
         }
         if changes(Part::Uploader) {
             self.uploader = part::uploader(&self.base, new, &self.api);
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);
+        }
+        if changes(Part::Identity) {
+            self.identity = part::keeper_of_identity(&self.base, new);
         }
         if changes(Part::Files) {
             self.files = part::files(&self.base, new, &self.api);

@@ -11,7 +11,7 @@ use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
     credential::Signer,
-    files, instruct,
+    files, identity, instruct,
     modbus::{self, BusStatus, Recorder, ring},
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
@@ -29,6 +29,7 @@ pub(super) struct Board {
     pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
+    pub(super) identity: watch::Sender<identity::keeper::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
     /// What passes on the buses.
@@ -43,6 +44,7 @@ impl Board {
             buses: watch::Sender::default(),
             upload: watch::Sender::default(),
             credential: watch::Sender::default(),
+            identity: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
@@ -60,6 +62,8 @@ pub(super) struct View {
     pub(super) signer: Signer,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
+    /// Wakes the keeper of the certificate: its file was changed.
+    pub(super) identity_changed: Arc<Notify>,
 }
 
 impl View {
@@ -71,12 +75,19 @@ impl View {
             "queue": *self.queue.borrow(),
             "upload": *self.board.upload.borrow(),
             "clock": self.clock_status(),
-            "credentials": [self.credential()],
+            "credentials": self.credentials(),
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })
+    }
+
+    /// The token, and the certificate where there is one or should be.
+    fn credentials(&self) -> Vec<Value> {
+        let identity = self.board.identity.borrow();
+        let certificate = identity.is_of_interest().then(|| json!(*identity));
+        std::iter::once(self.credential()).chain(certificate).collect()
     }
 
     fn credential(&self) -> Value {
@@ -150,6 +161,10 @@ impl Answers for View {
             }
             Ask::CredentialChanged => {
                 self.credential_changed.notify_one();
+                json!({ "ok": true })
+            }
+            Ask::IdentityChanged => {
+                self.identity_changed.notify_one();
                 json!({ "ok": true })
             }
         }

@@ -7,10 +7,14 @@
 //! | --- | --- | --- |
 //! | `import` ([`import`]) | an import job of many rows, signed with a token | the job ended with `success` and loaded every row |
 //!
+//! Where `upload.proof` is `query`, that word is not enough, and SolarQuery is asked as well ([`proof`]).
+//!
 //! Shared by all: [`quarrel`] finds the row that a refusal is about, [`retry`] says when to try again,
 //! [`status`] is what is shown. Guarantees: `docs/spec/upload.md`.
 
 pub mod import;
+pub mod mqtt;
+pub mod proof;
 pub mod quarrel;
 pub mod retry;
 pub mod status;

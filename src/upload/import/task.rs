@@ -15,7 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    super::{UploadStatus, retry::Pause},
+    super::{
+        UploadStatus,
+        proof::{self, Proof},
+        retry::Pause,
+    },
     batch, http,
     machine::Machine,
     store,
@@ -64,6 +68,8 @@ pub struct Uploader<C, K> {
     pub caller: C,
     /// Where the datum are.
     pub queue: Queue,
+    /// What becomes of them once their job ended well.
+    pub proof: Proof,
     /// Which time it is.
     pub clock: Clock,
     /// Changes whenever another signing key is in use.
@@ -139,8 +145,9 @@ impl<C: Caller, K> Run<C, K> {
         let ledger = days::resume(&parts.state_dir, node, contents.ledger, first);
         let mut ledger = ledger.map_err(unreadable)?;
         ledger.forget_rows_after(parts.queue.stat().borrow().durable_up_to);
-        // What a run before this one in the same process had claimed and not written down yet.
-        parts.queue.release_all().await;
+        let mut accepted = ledger.counted().clone();
+        contents.open.iter().for_each(|batch| accepted.subtract(&batch.seqs));
+        parts.proof.begin(accepted).await;
         let mut claimed = Vec::new();
         for mut batch in contents.open {
             let rows = batch.seqs.count();
@@ -245,7 +252,7 @@ impl<C: Caller, K> Run<C, K> {
             return None;
         }
         let since = *self.waiting_since.get_or_insert(now);
-        Some(Waiting { count, since })
+        self.parts.proof.has_room().then_some(Waiting { count, since })
     }
 
     async fn claim(&mut self) -> Vec<Effect> {
@@ -371,7 +378,7 @@ impl<C: Caller, K> Run<C, K> {
         for effect in effects {
             match effect {
                 Effect::Save => self.save().await,
-                Effect::Acknowledge(seqs) => self.parts.queue.acknowledge(seqs).await,
+                Effect::Acknowledge(seqs) => self.parts.proof.handed_over(seqs).await,
                 Effect::Release(seqs) => self.parts.queue.release(seqs).await,
                 Effect::GiveUp { seq, reason } => self.give_up(seq, reason).await,
                 Effect::Note(note) => self.note(note),
@@ -487,7 +494,9 @@ impl<C: Caller, K> Run<C, K> {
         // Readings without a time are not claimed, so no call fails that would say why they wait.
         let unplaced = self.stat.borrow().unplaced > 0;
         let timeless = || (unplaced && self.parts.clock.trusted_now().is_none()).then_some(NO_TIME);
-        self.status.waits_for = self.machine.waits_for().or_else(timeless).map(str::to_owned);
+        let no_room = || (!self.parts.proof.has_room()).then_some(proof::NO_ROOM);
+        let waits_for = self.machine.waits_for().or_else(timeless).or_else(no_room);
+        self.status.waits_for = waits_for.map(str::to_owned);
         self.status.state = match (self.machine.needs_a_person(), &self.status.waits_for) {
             (true, _) => "stopped",
             (false, Some(_)) => "waiting",
