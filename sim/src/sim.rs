@@ -255,6 +255,16 @@ impl Sim {
         })
     }
 
+    /// How long an instruction is `Queuing`, pushed over MQTT, before it is `Queued`.
+    pub fn set_instruction_queuing(&self, queuing: TimeDelta) {
+        self.world(|world| world.instructions.queuing = queuing);
+    }
+
+    /// Takes a message as the broker's collector does, without a broker.
+    pub fn take_message(&self, topic: &str, payload: &[u8]) {
+        self.world(|world| world.take_message(topic, payload));
+    }
+
     /// An instruction as it stands, with every state that was written.
     pub fn instruction(&self, id: i64) -> Option<Instruction> {
         self.world(|world| world.instructions.get(id).cloned())
@@ -286,6 +296,11 @@ impl Sim {
     /// Names a service in the answer of `pub/config`; an empty URL takes it out.
     pub fn set_service_url(&self, service: &str, url: &str) {
         self.world(|world| set_url(&mut world.network.service_urls, service, url));
+    }
+
+    /// All nodes, in order.
+    pub fn nodes(&self) -> Vec<i64> {
+        self.world(|world| world.nodes.keys().copied().collect())
     }
 
     /// Issues a token of an account in the seed, without a call. A policy that is no object is none.

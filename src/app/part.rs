@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    brokers::Live,
     ends::{Buses, Outcomes},
     services::Services,
     task::Task,
@@ -37,7 +38,7 @@ use crate::{
     refresh::Refresher,
     solarin::SolarIn,
     solarnet::Api,
-    upload::{import::Uploader, proof::Proof},
+    upload::{import::Uploader, mqtt, proof::Proof},
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -203,15 +204,31 @@ fn instructor_of<S: Server + 'static>(
 }
 
 /// Starts to send what is in the queue.
-pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
+pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, mqtt: Option<&Live>) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
+    let queue = base.queue.for_task(&pulse);
+    let proof = Proof::at_once(queue.clone());
+    if let Some(live) = mqtt {
+        let uploader = mqtt::Uploader {
+            settings: settings::Upload { fallback_after: None, ..settings.upload.clone() },
+            broker: live.handle.clone(),
+            spare: (),
+            queue,
+            proof,
+            clock: base.clock.clone(),
+            status: base.board.upload.clone(),
+            pulse: pulse.clone(),
+            stop: stop.clone(),
+        };
+        return Task::spawn(&pulse, stop, uploader.run());
+    }
     let uploader = Uploader {
         node: settings.node,
         settings: settings.upload.clone(),
         state_dir: settings.state_dir.clone(),
         caller: api.for_task(&pulse),
-        queue: base.queue.for_task(&pulse),
-        proof: Proof::at_once(base.queue.for_task(&pulse)),
+        queue,
+        proof,
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),

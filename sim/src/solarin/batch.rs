@@ -47,6 +47,12 @@ pub struct Dropped {
     pub reason: String,
 }
 
+impl Dropped {
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "node": self.node, "way": self.way, "reason": self.reason })
+    }
+}
+
 /// One datum on its way into the database.
 pub(crate) struct Arrival {
     kind: Kind,

@@ -14,7 +14,7 @@ use crate::tls::Authority;
 use crate::world::World;
 
 /// What people compare to be sure of the network.
-pub(super) const IDENTITY_KEY: &str = "solarnet-sim:4f1d-93c2-77aa";
+pub(crate) const IDENTITY_KEY: &str = "solarnet-sim:4f1d-93c2-77aa";
 const TERMS: &str = "Everything is made up.";
 
 /// The network around SolarIn. There is none until SolarIn starts.

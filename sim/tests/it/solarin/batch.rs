@@ -16,7 +16,7 @@ use crate::NODE;
 const AT: i64 = 1_718_141_949_500;
 const STREAM: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
-fn vectors(section: &str) -> Vec<Value> {
+pub(super) fn vectors(section: &str) -> Vec<Value> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/datum.json");
     let text = std::fs::read_to_string(path).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
@@ -24,7 +24,7 @@ fn vectors(section: &str) -> Vec<Value> {
 }
 
 /// The stream of the vectors; its names are ours.
-fn stream() -> Stream {
+pub(super) fn stream() -> Stream {
     let names = |group: &str| vec![format!("{group}0"), format!("{group}1"), format!("{group}2")];
     Stream {
         id: STREAM.to_owned(),
@@ -37,13 +37,13 @@ fn stream() -> Stream {
     }
 }
 
-fn new(topic: &str) -> NewInstruction {
+pub(super) fn new(topic: &str) -> NewInstruction {
     NewInstruction { node: NODE, topic: topic.to_owned(), ..NewInstruction::default() }
 }
 
 /// Compares what is stored with what the vector says that the real server reads. What it keeps as number or
 /// truth value in a status is text in the database.
-fn assert_reads(entry: &Entry, reads: &Value, id: &str) {
+pub(super) fn assert_reads(entry: &Entry, reads: &Value, id: &str) {
     let empty = json!({});
     let members = |group: &str| {
         let group = reads.get(group).unwrap_or(&empty);
@@ -73,8 +73,21 @@ fn assert_reads(entry: &Entry, reads: &Value, id: &str) {
     assert_eq!(json!(entry.datum.t), tags, "{id}");
 }
 
-fn milliseconds(reads: &Value) -> i64 {
+pub(super) fn milliseconds(reads: &Value) -> i64 {
     DateTime::parse_from_rfc3339(reads["timestamp"].as_str().unwrap()).unwrap().timestamp_millis()
+}
+
+/// What the real server reads of a stream datum, with our names of its stream.
+pub(super) fn named(reads: &Value) -> Value {
+    let mut named =
+        json!({ "timestamp": reads["timestamp"], "t": reads.get("t").unwrap_or(&json!([])) });
+    for group in ["i", "a", "s"] {
+        for (at, value) in reads[group].as_array().into_iter().flatten().enumerate() {
+            let value = if group == "s" { value.clone() } else { json!({ "number": value }) };
+            named[group][format!("{group}{at}")] = value;
+        }
+    }
+    named
 }
 
 #[test]
@@ -113,14 +126,7 @@ fn stream_datum_are_read_by_the_names_of_their_stream() {
         let (id, reads) = (vector["id"].as_str().unwrap(), &vector["server_reads"]);
         assert_eq!(answer["data"]["datum"][0]["streamId"], STREAM, "{id}: {answer}");
         let entry = bench.sim.entry(NODE, "/stream", milliseconds(reads)).unwrap();
-        let mut named = json!({ "t": reads.get("t").unwrap_or(&json!([])) });
-        for group in ["i", "a", "s"] {
-            for (at, value) in reads[group].as_array().into_iter().flatten().enumerate() {
-                let value = if group == "s" { value.clone() } else { json!({ "number": value }) };
-                named[group][format!("{group}{at}")] = value;
-            }
-        }
-        assert_reads(&entry, &named, id);
+        assert_reads(&entry, &named(reads), id);
     }
 }
 

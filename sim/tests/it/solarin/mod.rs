@@ -3,6 +3,7 @@
 mod batch;
 mod doors;
 mod identity;
+mod mqtt;
 
 use std::io;
 use std::net::TcpStream;
@@ -71,21 +72,7 @@ struct Node {
 
 impl Node {
     fn new(solarin: &SolarIn, authority: &Authority, identity: Option<&NodeIdentity>) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let config = match identity {
-            None => config.with_no_client_auth(),
-            Some(identity) => {
-                let chain = identity.chain_pem();
-                let chain = CertificateDer::pem_slice_iter(chain.as_bytes());
-                let key = PrivateKeyDer::from_pem_slice(identity.key_pem().as_bytes()).unwrap();
-                config.with_client_auth_cert(chain.map(Result::unwrap).collect(), key).unwrap()
-            }
-        };
+        let config = client_config(authority, identity);
         Self { address: solarin.address(), config: Arc::new(config) }
     }
 
@@ -112,4 +99,19 @@ impl Node {
     fn post(&self, target: &str, content_type: &str, body: &[u8]) -> io::Result<Answer> {
         self.send("POST", target, &[("content-type", content_type)], body)
     }
+}
+
+/// Trusts the authority, and shows the certificate of a node, or none.
+fn client_config(authority: &Authority, identity: Option<&NodeIdentity>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let Some(identity) = identity else { return config.with_no_client_auth() };
+    let chain = identity.chain_pem();
+    let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem().as_bytes()).unwrap();
+    config.with_client_auth_cert(chain, key).unwrap()
 }
