@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     audit,
-    config::Settings,
+    config::{Settings, settings::Via},
     credential::Credential,
     domain::{NodeId, SourceId, TokenKind, TokenName},
     instruct,
@@ -50,6 +50,22 @@ pub struct Stop {
     pub at: DateTime<Utc>,
     /// What, and why.
     pub because: String,
+}
+
+/// Whether a configuration needs a node's certificate.
+#[must_use]
+pub fn certificate(settings: &Settings) -> bool {
+    let by_upload = match settings.upload.via {
+        Via::Import => false,
+        Via::Bulk => true,
+        // A broker without TLS, as on a machine of one's own, is shown nothing.
+        Via::Mqtt => settings.mqtt.broker.url.as_ref().is_none_or(|url| url.secure),
+    };
+    let by_feed = settings.flux.as_ref().is_some_and(|flux| {
+        let url = flux.broker.url.as_ref();
+        url.is_none_or(|url| url.secure)
+    });
+    by_upload || by_feed
 }
 
 impl Needs {

@@ -266,13 +266,14 @@ fn differing<const N: usize>(keys: [(&str, bool); N]) -> Vec<String> {
 }
 
 fn instructing(old: &Instructions, new: &Instructions) -> Vec<String> {
-    let Instructions { enabled, poll_fastest, poll_slowest, max_age, result_source } = old;
+    let Instructions { enabled, poll_fastest, poll_slowest, max_age, result_source, allow } = old;
     differing([
         ("instructions.enabled", *enabled != new.enabled),
         ("instructions.poll_fastest", *poll_fastest != new.poll_fastest),
         ("instructions.poll_slowest", *poll_slowest != new.poll_slowest),
         ("instructions.max_age", *max_age != new.max_age),
         ("instructions.result_source", *result_source != new.result_source),
+        ("instructions.allow", *allow != new.allow),
     ])
 }
 

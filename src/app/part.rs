@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use chrono::TimeDelta;
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    brokers::Live,
     ends::{Buses, Outcomes},
+    services::Services,
     task::Task,
     view::{Board, View},
 };
@@ -16,15 +20,17 @@ use crate::{
     credential::{Signer, Store},
     domain::Datum,
     files::{self, FileUploader},
-    instruct::Instructor,
+    identity::{Arrivals, Identity, Installer, Keeper, calls::Calls, renewal::Terms},
+    instruct::{Inbox, Instructor, server::Token},
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
+    needs,
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
     queue::{Queue, QueueError, Worker},
     refresh::Refresher,
     solarnet::Api,
-    upload::{import::Uploader, proof::Proof},
+    upload::{import::Uploader, mqtt, proof::Proof},
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -42,8 +48,19 @@ pub(super) struct Base {
     pub(super) board: Board,
     pub(super) pulses: Pulses,
     pub(super) credential_changed: Arc<Notify>,
+    /// Who this node is to servers that want to see a certificate.
+    pub(super) identity: Identity,
+    pub(super) identity_changed: Arc<Notify>,
+    /// Where renewed certificates arrive.
+    pub(super) installer: Installer,
+    pub(super) arrivals: Arrivals,
     /// What units taught about their registers.
     pub(super) plans: Plans,
+    /// Instructions that arrive unasked.
+    pub(super) inbox: Inbox,
+    pub(super) inbox_sender: mpsc::Sender<Value>,
+    /// What instructions may ask of the node itself.
+    pub(super) services: Services,
 }
 
 /// The client that calls the server.
@@ -125,7 +142,9 @@ pub(super) fn instructor(
         buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
     };
     let instructor = Instructor {
-        caller: api.for_task(&pulse),
+        server: Token { caller: api.for_task(&pulse), node: settings.node },
+        inbox: base.inbox.clone(),
+        services: base.services.clone(),
         actuator: Buses(settings.controls.iter().filter_map(end).collect()),
         results: Outcomes(base.queue.for_task(&pulse)),
         time: base.clock.clone(),
@@ -141,15 +160,31 @@ pub(super) fn instructor(
 }
 
 /// Starts to send what is in the queue.
-pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
+pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, mqtt: Option<&Live>) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
+    let queue = base.queue.for_task(&pulse);
+    let proof = Proof::at_once(queue.clone());
+    if let Some(live) = mqtt {
+        let uploader = mqtt::Uploader {
+            settings: settings::Upload { fallback_after: None, ..settings.upload.clone() },
+            broker: live.handle.clone(),
+            spare: (),
+            queue,
+            proof,
+            clock: base.clock.clone(),
+            status: base.board.upload.clone(),
+            pulse: pulse.clone(),
+            stop: stop.clone(),
+        };
+        return Task::spawn(&pulse, stop, uploader.run());
+    }
     let uploader = Uploader {
         node: settings.node,
         settings: settings.upload.clone(),
         state_dir: settings.state_dir.clone(),
         caller: api.for_task(&pulse),
-        queue: base.queue.for_task(&pulse),
-        proof: Proof::at_once(base.queue.for_task(&pulse)),
+        queue,
+        proof,
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),
@@ -174,6 +209,37 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
         stop: stop.clone(),
     };
     Task::spawn_sure(&pulse, stop, refresher.run())
+}
+
+/// Starts to keep the node's certificate.
+pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
+    let (pulse, stop) = (base.pulses.of("identity"), CancellationToken::new());
+    let (solarnet, upload) = (&settings.solarnet, base.board.upload.clone());
+    let keeper = Keeper {
+        node: settings.node,
+        needed: needs::certificate(settings),
+        terms: Terms {
+            allowed: settings.identity.renew,
+            before: TimeDelta::from_std(settings.identity.renew_before).unwrap_or(TimeDelta::MAX),
+        },
+        store: base.store.clone(),
+        state_dir: settings.state_dir.clone(),
+        identity: base.identity.clone(),
+        clock: base.clock.clone(),
+        calls: Calls {
+            in_url: solarnet.in_url.clone(),
+            ca_file: solarnet.ca_file.clone(),
+            timeout: solarnet.timeout,
+            clock: base.clock.clone(),
+        },
+        reload: base.identity_changed.clone(),
+        arrivals: base.arrivals.clone(),
+        contact: Box::new(move || upload.borrow().last_success),
+        status: base.board.identity.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn_sure(&pulse, stop, keeper.run())
 }
 
 /// Starts to upload files, where any are configured.

@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 
 use super::{
     AppError, Daemon,
+    brokers::{self, IdleSession},
     change::{Changes, How, Part, Shown},
     part::{self, IdleBus},
     rehearse::rehearse,
@@ -136,10 +137,11 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
 }
 
 /// What takes the place of what is stopped, built before that.
-#[derive(Debug)]
 struct Replacement {
     api: Option<Api>,
     buses: Vec<(String, IdleBus)>,
+    mqtt: Option<IdleSession>,
+    flux: Option<IdleSession>,
 }
 
 impl Daemon {
@@ -209,7 +211,11 @@ impl Daemon {
             .iter()
             .filter(|bus| begins(&bus.name))
             .map(|bus| Ok((bus.name.clone(), IdleBus::new(&self.base, bus, &new.controls)?)));
-        Ok(Replacement { api, buses: buses.collect::<Result<_, AppError>>()? })
+        let buses = buses.collect::<Result<_, AppError>>()?;
+        let begins = |part: Part| changes.of(&part).is_some();
+        let mqtt = if begins(Part::Mqtt) { brokers::mqtt(&self.base, new)? } else { None };
+        let flux = if begins(Part::Flux) { brokers::flux(&self.base, new)? } else { None };
+        Ok(Replacement { api, buses, mqtt, flux })
     }
 
     async fn stop_changed(&mut self, changes: &Changes) {
@@ -223,8 +229,15 @@ impl Daemon {
             (Part::Uploader, &mut self.uploader),
             (Part::Refresher, &mut self.refresher),
             (Part::Files, &mut self.files),
+            (Part::Identity, &mut self.identity),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
+        for (part, live) in [(Part::Mqtt, &mut self.mqtt), (Part::Flux, &mut self.flux)] {
+            if ends(&part) {
+                finish_all(live.iter_mut().flat_map(|live| &mut live.tasks)).await;
+                *live = None;
+            }
+        }
         self.buses.retain(|name, _| !ends(&Part::Bus(name.clone())));
     }
 
@@ -240,14 +253,23 @@ impl Daemon {
             self.buses.insert(name, bus.start());
         }
         part::show_buses(&self.base.board, new, &self.buses);
+        if changes(Part::Mqtt) {
+            self.mqtt = replacement.mqtt.map(IdleSession::start);
+        }
+        if changes(Part::Flux) {
+            self.flux = replacement.flux.map(|idle| idle.start_feed(&self.base, new));
+        }
         if changes(Part::Instructor) {
             self.instructor = part::instructor(&self.base, new, &self.api, &self.buses);
         }
         if changes(Part::Uploader) {
-            self.uploader = part::uploader(&self.base, new, &self.api);
+            self.uploader = part::uploader(&self.base, new, &self.api, self.mqtt.as_ref());
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);
+        }
+        if changes(Part::Identity) {
+            self.identity = part::keeper_of_identity(&self.base, new);
         }
         if changes(Part::Files) {
             self.files = part::files(&self.base, new, &self.api);

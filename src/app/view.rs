@@ -10,9 +10,11 @@ use tokio::sync::{Notify, watch};
 use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
+    config::settings::Via,
     credential::Signer,
-    files, instruct,
+    files, flux, identity, instruct,
     modbus::{self, BusStatus, Recorder, ring},
+    mqtt,
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
     queue::QueueStat,
@@ -29,8 +31,13 @@ pub(super) struct Board {
     pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
     pub(super) upload: watch::Sender<UploadStatus>,
     pub(super) credential: watch::Sender<refresh::Status>,
+    pub(super) identity: watch::Sender<identity::keeper::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
+    /// The session with SolarNetwork's broker, and that of the live feed.
+    pub(super) mqtt: watch::Sender<mqtt::Status>,
+    pub(super) flux_broker: watch::Sender<mqtt::Status>,
+    pub(super) flux: watch::Sender<flux::Status>,
     /// What passes on the buses.
     pub(super) frames: Recorder,
 }
@@ -43,8 +50,12 @@ impl Board {
             buses: watch::Sender::default(),
             upload: watch::Sender::default(),
             credential: watch::Sender::default(),
+            identity: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
+            mqtt: watch::Sender::default(),
+            flux_broker: watch::Sender::default(),
+            flux: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
         }
     }
@@ -60,6 +71,8 @@ pub(super) struct View {
     pub(super) signer: Signer,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
+    /// Wakes the keeper of the certificate: its file was changed.
+    pub(super) identity_changed: Arc<Notify>,
 }
 
 impl View {
@@ -71,12 +84,37 @@ impl View {
             "queue": *self.queue.borrow(),
             "upload": *self.board.upload.borrow(),
             "clock": self.clock_status(),
-            "credentials": [self.credential()],
+            "credentials": self.credentials(),
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
+            "mqtt": self.mqtt(),
+            "flux": self.flux(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })
+    }
+
+    /// The token, and the certificate where there is one or should be.
+    fn credentials(&self) -> Vec<Value> {
+        let identity = self.board.identity.borrow();
+        let certificate = identity.is_of_interest().then(|| json!(*identity));
+        std::iter::once(self.credential()).chain(certificate).collect()
+    }
+
+    /// `null` where datum take another way.
+    fn mqtt(&self) -> Value {
+        let wanted = self.board.config.borrow().settings.upload.via == Via::Mqtt;
+        if wanted { json!(*self.board.mqtt.borrow()) } else { Value::Null }
+    }
+
+    /// `null` where there is to be none.
+    fn flux(&self) -> Value {
+        if self.board.config.borrow().settings.flux.is_none() {
+            return Value::Null;
+        }
+        let mut flux = json!(*self.board.flux.borrow());
+        flux["broker"] = json!(*self.board.flux_broker.borrow());
+        flux
     }
 
     fn credential(&self) -> Value {
@@ -150,6 +188,10 @@ impl Answers for View {
             }
             Ask::CredentialChanged => {
                 self.credential_changed.notify_one();
+                json!({ "ok": true })
+            }
+            Ask::IdentityChanged => {
+                self.identity_changed.notify_one();
                 json!({ "ok": true })
             }
         }

@@ -155,10 +155,7 @@ impl Ledger {
         }
         let whole = fresh == open.seqs && !open.uncertain;
         self.counted.extend(&open.seqs);
-        while self.counted.iter().count() > MAX_RANGES {
-            let Some(oldest) = self.counted.iter().next() else { break };
-            self.counted.remove(oldest);
-        }
+        self.counted.keep_last(MAX_RANGES);
         self.put(&open.tallies, now_secs, whole);
     }
 

@@ -10,14 +10,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 /// The number of the only subscription. Messages are numbered from the next one on.
-pub const SUBSCRIPTION: u16 = 1;
+pub(super) const SUBSCRIPTION: u16 = 1;
 
 /// Looks at what is owed within one keep-alive, while something is.
 const LOOKS: u32 = 4;
 
 /// One connection's debts.
 #[derive(Debug)]
-pub struct Dialogue<T> {
+pub(super) struct Dialogue<T> {
     keep_alive: Duration,
     in_flight: usize,
     open: BTreeMap<u16, (Duration, T)>,
@@ -31,7 +31,7 @@ pub struct Dialogue<T> {
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub(super) enum Due {
     /// Nothing.
     Nothing,
     /// A ping, which is taken for sent.
@@ -43,7 +43,7 @@ pub enum Due {
 impl<T> Dialogue<T> {
     /// From the CONNACK on.
     #[must_use]
-    pub fn new(now: Duration, keep_alive: Duration, in_flight: usize) -> Self {
+    pub(super) fn new(now: Duration, keep_alive: Duration, in_flight: usize) -> Self {
         Self {
             keep_alive,
             in_flight,
@@ -57,20 +57,14 @@ impl<T> Dialogue<T> {
         }
     }
 
-    /// Whether another message may be sent.
+    /// How many more messages may be sent.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.open.len() < self.in_flight
+    pub(super) fn room(&self) -> usize {
+        self.in_flight - self.open.len()
     }
 
-    /// Messages without acknowledgement.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Sends a message, if there is room; gives its number.
-    pub fn publish(&mut self, now: Duration, tag: T) -> u16 {
+    /// Sends a message; there must be room. Gives its number.
+    pub(super) fn publish(&mut self, now: Duration, tag: T) -> u16 {
         // At most `in_flight` of 65,534 numbers are in use.
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(SUBSCRIPTION + 1);
@@ -84,40 +78,40 @@ impl<T> Dialogue<T> {
     }
 
     /// A message was answered. `None`: there is no such message.
-    pub fn acknowledged(&mut self, id: u16) -> Option<T> {
+    pub(super) fn acknowledged(&mut self, id: u16) -> Option<T> {
         self.open.remove(&id).map(|(_, tag)| tag)
     }
 
     /// Sends the subscription.
-    pub fn subscribe(&mut self, now: Duration) -> u16 {
+    pub(super) fn subscribe(&mut self, now: Duration) -> u16 {
         self.subscribed_at = Some(now);
         self.last_sent = now;
         SUBSCRIPTION
     }
 
     /// The subscription was answered.
-    pub fn subscribed(&mut self) {
+    pub(super) fn subscribed(&mut self) {
         self.subscribed_at = None;
     }
 
     /// Something else was sent.
-    pub fn sent(&mut self, now: Duration) {
+    pub(super) fn sent(&mut self, now: Duration) {
         self.last_sent = now;
     }
 
     /// Something was received.
-    pub fn received(&mut self, now: Duration) {
+    pub(super) fn received(&mut self, now: Duration) {
         self.last_received = now;
     }
 
     /// The ping was answered.
-    pub fn pong(&mut self) {
+    pub(super) fn pong(&mut self) {
         self.pinged_at = None;
     }
 
     /// When to ask what is due.
     #[must_use]
-    pub fn next(&self) -> Duration {
+    pub(super) fn next(&self) -> Duration {
         let owed = !self.open.is_empty() || self.subscribed_at.is_some();
         match self.pinged_at {
             None if !owed => self.ping_at(),
@@ -127,7 +121,7 @@ impl<T> Dialogue<T> {
     }
 
     /// What is due.
-    pub fn due(&mut self, now: Duration) -> Due {
+    pub(super) fn due(&mut self, now: Duration) -> Due {
         let late = |since: Duration| now.saturating_sub(since) > self.keep_alive;
         if self.subscribed_at.is_some_and(late) {
             return Due::Silent("the subscription");
@@ -173,9 +167,9 @@ mod tests {
         let mut dialogue = dialogue(2);
         let first = dialogue.publish(secs(0), 10);
         let second = dialogue.publish(secs(0), 11);
-        assert!(!dialogue.has_room());
+        assert_eq!(dialogue.room(), 0);
         assert_eq!(dialogue.acknowledged(second), Some(11));
-        assert!(dialogue.has_room());
+        assert_eq!(dialogue.room(), 1);
         assert_eq!(dialogue.acknowledged(second), None);
         assert_eq!(dialogue.acknowledged(first), Some(10));
     }
@@ -239,7 +233,7 @@ mod tests {
             dialogue.last_id = start.max(SUBSCRIPTION);
             let (mut open, mut tag) = (BTreeMap::new(), 0);
             for answer in answers {
-                while dialogue.has_room() {
+                while dialogue.room() > 0 {
                     let id = dialogue.publish(secs(0), tag);
                     prop_assert!(id > SUBSCRIPTION);
                     prop_assert_eq!(open.insert(id, tag), None);

@@ -29,7 +29,7 @@ const CONNACK: u8 = 0x20;
 
 /// What we send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outgoing {
+pub(super) enum Outgoing {
     /// Begins a session that remembers nothing.
     Connect {
         /// The client's ID.
@@ -70,7 +70,7 @@ pub enum Outgoing {
 
 /// What the broker sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Incoming {
+pub(super) enum Incoming {
     /// The session has begun.
     Connected(Terms),
     /// There will be no session.
@@ -106,13 +106,13 @@ pub enum Incoming {
 
 /// What the broker allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub(super) struct Terms {
     /// Messages without acknowledgement.
-    pub in_flight: u16,
+    pub(super) in_flight: u16,
     /// The longest packet it takes.
-    pub max_packet: Option<u32>,
+    pub(super) max_packet: Option<u32>,
     /// The longest silence in seconds, where it wants another than ours.
-    pub keep_alive_secs: Option<u16>,
+    pub(super) keep_alive_secs: Option<u16>,
 }
 
 /// Why the broker does not want something.
@@ -144,14 +144,14 @@ impl std::fmt::Display for Refusal {
 /// Bytes that are no packet, or one that is too long.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Malformed(String);
+pub(super) struct Malformed(String);
 
 /// Bytes that a message takes beside its topic and payload, at most: type, length, both lengths within, number.
 const OVERHEAD: usize = 1 + 4 + 2 + 2 + 1;
 
 /// The length of a message's packet, at most.
 #[must_use]
-pub fn publish_len(topic: &str, payload: &[u8]) -> usize {
+pub(super) fn publish_len(topic: &str, payload: &[u8]) -> usize {
     OVERHEAD + topic.len() + payload.len()
 }
 
@@ -160,7 +160,7 @@ pub fn publish_len(topic: &str, payload: &[u8]) -> usize {
 /// # Errors
 ///
 /// If it is longer than any packet can be.
-pub fn encode(packet: Outgoing, out: &mut BytesMut) -> Result<(), Malformed> {
+pub(super) fn encode(packet: Outgoing, out: &mut BytesMut) -> Result<(), Malformed> {
     let packet = match packet {
         Outgoing::Connect { client_id, username, keep_alive_secs } => {
             let mut properties = ConnectProperties::new();
@@ -203,7 +203,7 @@ pub fn encode(packet: Outgoing, out: &mut BytesMut) -> Result<(), Malformed> {
 /// # Errors
 ///
 /// If it is none, or longer than [`MAX_INCOMING`].
-pub fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
+pub(super) fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
     let length = match v5::check(received.iter(), Some(MAX_INCOMING)) {
         Ok(header) => header.frame_length(),
         Err(Error::InsufficientBytes(_)) => return Ok(None),

@@ -16,6 +16,7 @@
 mod book;
 pub mod bulk;
 pub mod import;
+pub mod mqtt;
 pub mod proof;
 pub mod quarrel;
 pub mod retry;

@@ -1,9 +1,13 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
+use rust_decimal::Decimal;
 
 use super::*;
 use crate::{
-    config::settings::{Allow, Encoding, Order as End, Register, Scale, Select},
+    config::settings::{Allow, Control, Encoding, Order as End, Register, Scale, Select, Table},
     domain::Parameter,
+    instruct::topic::SET,
 };
 
 fn date(text: &str) -> DateTime<Utc> {
@@ -41,6 +45,8 @@ fn control(id: &str, table: Table, min: &str, max: &str) -> Control {
         tolerance: Decimal::ZERO,
         settle: Duration::ZERO,
         allow: Allow { min: dec(min), max: dec(max), every: Duration::from_secs(10) },
+        states: BTreeMap::new(),
+        signals: BTreeMap::new(),
     }
 }
 
@@ -50,6 +56,7 @@ fn rules() -> Rules {
             control("/relay", Table::Coil, "0", "1"),
             control("/limit", Table::Holding, "-10", "50.5"),
         ],
+        allow: BTreeSet::new(),
         max_age: Duration::from_secs(900),
     }
 }

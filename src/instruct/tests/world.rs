@@ -79,6 +79,9 @@ pub(super) struct World {
     started: Instant,
     crashed: Arc<Notify>,
     pub(super) status: watch::Sender<Status>,
+    /// Pushes to the agent.
+    pub(super) push: mpsc::Sender<Value>,
+    inbox: Inbox,
 }
 
 pub(super) fn noon() -> DateTime<Utc> {
@@ -96,6 +99,7 @@ pub(super) fn settings() -> Instructions {
         poll_slowest: Duration::from_secs(30),
         max_age: Duration::from_secs(900),
         result_source: Some("/agent".parse().expect("a source")),
+        allow: BTreeSet::new(),
     }
 }
 
@@ -121,6 +125,11 @@ fn control(id: &str, table: Table, every_secs: u64) -> Control {
             max: Decimal::from(1000),
             every: Duration::from_secs(every_secs),
         },
+        states: [("Normal", 1), ("Standby", 0)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((OperatingState::from_text(name)?, value.into())))
+            .collect(),
+        signals: BTreeMap::from([("open".to_owned(), Decimal::ONE)]),
     }
 }
 
@@ -207,7 +216,9 @@ impl World {
         let task = tokio::spawn(
             Instructor {
                 pulse: crate::pulse::Pulse::unheard(),
-                caller: self.clone(),
+                server: Token { caller: self.clone(), node: node() },
+                inbox: self.inbox.clone(),
+                services: self.clone(),
                 actuator: self.clone(),
                 results: self.clone(),
                 time: self.clone(),

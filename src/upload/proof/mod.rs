@@ -17,9 +17,16 @@
 //!   other reason. At most [`MOST`] rows wait so, and those that are on their way: then nothing is claimed.
 //! * Nothing of this is on disk. After a restart rows that were not proved are still in the queue.
 
+pub mod look;
+pub mod machine;
+pub mod task;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::queue::{Queue, Ranges};
+
+pub use machine::Limits;
+pub use task::{Prover, Status};
 
 /// Rows that wait for SolarQuery before no more are claimed.
 pub const MOST: u64 = 20_000;
@@ -45,9 +52,16 @@ struct Asked {
     waiting: watch::Receiver<u64>,
 }
 
+/// The prover's end.
+#[derive(Debug)]
+pub struct Told {
+    asks: mpsc::Receiver<Ask>,
+    waiting: watch::Sender<u64>,
+}
+
 /// What the prover is told.
 #[derive(Debug)]
-pub(super) enum Ask {
+enum Ask {
     HandedOver(Ranges),
     Begin { known: Ranges, done: oneshot::Sender<()> },
 }
@@ -57,6 +71,17 @@ impl Proof {
     #[must_use]
     pub fn at_once(queue: Queue) -> Self {
         Self { queue, asked: None }
+    }
+
+    /// Wants more than that: the [`Prover`] that is made of the other end.
+    #[must_use]
+    pub fn by_query(queue: Queue) -> (Self, Told) {
+        let (asks, asked) = mpsc::channel(CALLS);
+        let (publish, waiting) = watch::channel(0);
+        (
+            Self { queue, asked: Some(Asked { asks, waiting }) },
+            Told { asks: asked, waiting: publish },
+        )
     }
 
     /// To be called when an uploader begins: what a run before it had claimed may be claimed again.
