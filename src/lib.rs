@@ -23,6 +23,7 @@ pub mod credential;
 pub mod domain;
 pub mod file;
 pub mod files;
+pub mod flux;
 pub mod identity;
 pub mod instruct;
 pub mod modbus;

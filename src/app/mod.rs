@@ -4,13 +4,14 @@
 //!  open: state folder, control socket, clock, store, client, queue     (an error here: no start)
 //!  spawn: buses, instructor │ uploader, refresher, control │ queue
 //!  ready ── until asked to stop, or a task ends on its own
-//!  stop:   first the front    then the back                  last     (within the grace period)
+//!  stop:   first the front    then the back, then the brokers   last     (within the grace period)
 //! ```
 //!
 //! The order of stopping is the order of the data: who stores datum stops first, the queue last, so
 //! what was read is committed. A task that ends on its own takes the daemon down: systemd starts it
 //! again, and what is on disk is always enough to go on from.
 
+mod brokers;
 mod change;
 mod ends;
 mod error;
@@ -52,8 +53,9 @@ use crate::{
     solarnet::Api,
 };
 
+use brokers::{IdleSession, Live};
 pub use error::AppError;
-use part::{Base, Bus, IdleBus, QueueThread};
+use part::{Base, Bus, IdleBus, QueueThread, Ways};
 pub use rehearse::rehearse;
 use reload::Configuration;
 use services::Services;
@@ -89,6 +91,9 @@ struct Daemon {
     files: Task,
     identity: Task,
     control: Task,
+    /// What those two use: they end after them. `None` where there is no such broker.
+    mqtt: Option<Live>,
+    flux: Option<Live>,
     /// Who keeps on disk what was learnt about the time.
     keeper: Task,
     queue: QueueThread,
@@ -201,6 +206,7 @@ impl Daemon {
             Ok((bus.name.clone(), IdleBus::new(&base, bus, &settings.controls)?))
         };
         let idle: Vec<_> = settings.modbus.iter().map(idle).collect::<Result<_, AppError>>()?;
+        let (mqtt, flux) = (brokers::mqtt(&base, &settings)?, brokers::flux(&base, &settings)?);
         let view = Arc::new(View {
             clock: base.clock.clone(),
             board: base.board.clone(),
@@ -214,9 +220,13 @@ impl Daemon {
         let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
         let buses: BTreeMap<String, Bus> = buses.collect();
         part::show_buses(&base.board, &settings, &buses);
+        let mqtt = mqtt.map(IdleSession::start);
+        let ways = Ways { api: &api, solarin: &solarin, mqtt: mqtt.as_ref() };
         Ok(Self {
-            instructor: part::instructor(&base, &settings, (&api, &solarin, None), &buses),
-            uploader: part::uploader(&base, &settings, &api),
+            instructor: part::instructor(&base, &settings, ways, &buses),
+            uploader: part::uploader(&base, &settings, &api, mqtt.as_ref()),
+            mqtt,
+            flux: flux.map(|idle| idle.start_feed(&base, &settings)),
             refresher: part::refresher(&base, &settings, &api),
             files: part::files(&base, &settings, &api),
             identity: part::keeper_of_identity(&base, &settings),
@@ -280,7 +290,9 @@ impl Daemon {
             &mut self.control,
             &mut self.keeper,
         ];
-        let mut tasks: Vec<&mut Task> = buses.chain(others).collect();
+        let brokers = [&mut self.mqtt, &mut self.flux].into_iter().flatten();
+        let brokers = brokers.flat_map(|live| &mut live.tasks);
+        let mut tasks: Vec<&mut Task> = buses.chain(others).chain(brokers).collect();
         let any = poll_fn(|context| {
             let lost = tasks.iter_mut().map(|task| task.poll_lost(context)).find(|p| p.is_ready());
             lost.unwrap_or(std::task::Poll::Pending)
@@ -307,9 +319,12 @@ impl Daemon {
             &mut self.control,
             &mut self.keeper,
         ];
+        let last = [&mut self.mqtt, &mut self.flux].into_iter().flatten();
+        let last = last.flat_map(|live| &mut live.tasks);
         let tasks = async {
             finish_all(front).await;
             finish_all(back).await;
+            finish_all(last).await;
         };
         within_grace(tasks, self.queue.finish()).await
     }

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    brokers::Live,
     ends::{Buses, Outcomes},
     services::Services,
     task::Task,
@@ -28,7 +29,6 @@ use crate::{
         server::{Certificate, Server, Token},
     },
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
-    mqtt::Handle,
     needs,
     net::{Net, NetError},
     observe::control::ControlSocket,
@@ -37,7 +37,7 @@ use crate::{
     refresh::Refresher,
     solarin::SolarIn,
     solarnet::Api,
-    upload::{import::Uploader, proof::Proof},
+    upload::{import::Uploader, mqtt, proof::Proof},
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -67,6 +67,14 @@ pub(super) struct Base {
     pub(super) inbox_sender: mpsc::Sender<Value>,
     /// What instructions may ask of the node itself.
     pub(super) services: Services,
+}
+
+/// By which ways the server can be reached.
+#[derive(Clone, Copy)]
+pub(super) struct Ways<'a> {
+    pub(super) api: &'a Api,
+    pub(super) solarin: &'a SolarIn,
+    pub(super) mqtt: Option<&'a Live>,
 }
 
 /// The client that calls the server.
@@ -151,18 +159,18 @@ pub(super) fn show_buses(board: &Board, settings: &Settings, buses: &BTreeMap<St
 pub(super) fn instructor(
     base: &Base,
     settings: &Settings,
-    (api, solarin, broker): (&Api, &SolarIn, Option<&Handle>),
+    ways: Ways<'_>,
     buses: &BTreeMap<String, Bus>,
 ) -> Task {
     let (pulse, node) = (base.pulses.of("instructor"), settings.node);
     match settings.upload.via {
         Via::Import => {
-            let server = Token { caller: api.for_task(&pulse), node };
+            let server = Token { caller: ways.api.for_task(&pulse), node };
             instructor_of(server, base, settings, pulse, buses)
         }
         Via::Bulk | Via::Mqtt => {
-            let broker = broker.map(|broker| broker.for_task(&pulse));
-            let server = Certificate { solarin: solarin.for_task(&pulse), broker, node };
+            let broker = ways.mqtt.map(|live| live.handle.for_task(&pulse));
+            let server = Certificate { solarin: ways.solarin.for_task(&pulse), broker, node };
             instructor_of(server, base, settings, pulse, buses)
         }
     }
@@ -203,15 +211,31 @@ fn instructor_of<S: Server + 'static>(
 }
 
 /// Starts to send what is in the queue.
-pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
+pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, mqtt: Option<&Live>) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
+    let queue = base.queue.for_task(&pulse);
+    let proof = Proof::at_once(queue.clone());
+    if let Some(live) = mqtt {
+        let uploader = mqtt::Uploader {
+            settings: settings::Upload { fallback_after: None, ..settings.upload.clone() },
+            broker: live.handle.clone(),
+            spare: (),
+            queue,
+            proof,
+            clock: base.clock.clone(),
+            status: base.board.upload.clone(),
+            pulse: pulse.clone(),
+            stop: stop.clone(),
+        };
+        return Task::spawn(&pulse, stop, uploader.run());
+    }
     let uploader = Uploader {
         node: settings.node,
         settings: settings.upload.clone(),
         state_dir: settings.state_dir.clone(),
         caller: api.for_task(&pulse),
-        queue: base.queue.for_task(&pulse),
-        proof: Proof::at_once(base.queue.for_task(&pulse)),
+        queue,
+        proof,
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),

@@ -26,8 +26,9 @@ use tracing::{error, info, warn};
 
 use super::{
     AppError, Daemon,
+    brokers::{self, IdleSession},
     change::{Changes, How, Part, Shown},
-    part::{self, IdleBus},
+    part::{self, IdleBus, Ways},
     rehearse::rehearse,
     task::finish_all,
 };
@@ -137,10 +138,11 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
 }
 
 /// What takes the place of what is stopped, built before that.
-#[derive(Debug)]
 struct Replacement {
     api: Option<(Api, SolarIn)>,
     buses: Vec<(String, IdleBus)>,
+    mqtt: Option<IdleSession>,
+    flux: Option<IdleSession>,
 }
 
 impl Daemon {
@@ -214,7 +216,11 @@ impl Daemon {
             .iter()
             .filter(|bus| begins(&bus.name))
             .map(|bus| Ok((bus.name.clone(), IdleBus::new(&self.base, bus, &new.controls)?)));
-        Ok(Replacement { api, buses: buses.collect::<Result<_, AppError>>()? })
+        let buses = buses.collect::<Result<_, AppError>>()?;
+        let begins = |part: Part| changes.of(&part).is_some();
+        let mqtt = if begins(Part::Mqtt) { brokers::mqtt(&self.base, new)? } else { None };
+        let flux = if begins(Part::Flux) { brokers::flux(&self.base, new)? } else { None };
+        Ok(Replacement { api, buses, mqtt, flux })
     }
 
     async fn stop_changed(&mut self, changes: &Changes) {
@@ -231,6 +237,12 @@ impl Daemon {
             (Part::Identity, &mut self.identity),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
+        for (part, live) in [(Part::Mqtt, &mut self.mqtt), (Part::Flux, &mut self.flux)] {
+            if ends(&part) {
+                finish_all(live.iter_mut().flat_map(|live| &mut live.tasks)).await;
+                *live = None;
+            }
+        }
         self.buses.retain(|name, _| !ends(&Part::Bus(name.clone())));
     }
 
@@ -246,12 +258,19 @@ impl Daemon {
             self.buses.insert(name, bus.start());
         }
         part::show_buses(&self.base.board, new, &self.buses);
+        if changes(Part::Mqtt) {
+            self.mqtt = replacement.mqtt.map(IdleSession::start);
+        }
+        if changes(Part::Flux) {
+            self.flux = replacement.flux.map(|idle| idle.start_feed(&self.base, new));
+        }
         if changes(Part::Instructor) {
-            let ways = (&self.api, &self.solarin, None);
+            let (api, solarin) = (&self.api, &self.solarin);
+            let ways = Ways { api, solarin, mqtt: self.mqtt.as_ref() };
             self.instructor = part::instructor(&self.base, new, ways, &self.buses);
         }
         if changes(Part::Uploader) {
-            self.uploader = part::uploader(&self.base, new, &self.api);
+            self.uploader = part::uploader(&self.base, new, &self.api, self.mqtt.as_ref());
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);

@@ -10,9 +10,11 @@ use tokio::sync::{Notify, watch};
 use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
+    config::settings::Via,
     credential::Signer,
-    files, identity, instruct,
+    files, flux, identity, instruct,
     modbus::{self, BusStatus, Recorder, ring},
+    mqtt,
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
     queue::QueueStat,
@@ -32,6 +34,10 @@ pub(super) struct Board {
     pub(super) identity: watch::Sender<identity::keeper::Status>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
+    /// The session with SolarNetwork's broker, and that of the live feed.
+    pub(super) mqtt: watch::Sender<mqtt::Status>,
+    pub(super) flux_broker: watch::Sender<mqtt::Status>,
+    pub(super) flux: watch::Sender<flux::Status>,
     /// What passes on the buses.
     pub(super) frames: Recorder,
 }
@@ -47,6 +53,9 @@ impl Board {
             identity: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
+            mqtt: watch::Sender::default(),
+            flux_broker: watch::Sender::default(),
+            flux: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
         }
     }
@@ -78,6 +87,8 @@ impl View {
             "credentials": self.credentials(),
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
+            "mqtt": self.mqtt(),
+            "flux": self.flux(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })
@@ -88,6 +99,22 @@ impl View {
         let identity = self.board.identity.borrow();
         let certificate = identity.is_of_interest().then(|| json!(*identity));
         std::iter::once(self.credential()).chain(certificate).collect()
+    }
+
+    /// `null` where datum take another way.
+    fn mqtt(&self) -> Value {
+        let wanted = self.board.config.borrow().settings.upload.via == Via::Mqtt;
+        if wanted { json!(*self.board.mqtt.borrow()) } else { Value::Null }
+    }
+
+    /// `null` where there is to be none.
+    fn flux(&self) -> Value {
+        if self.board.config.borrow().settings.flux.is_none() {
+            return Value::Null;
+        }
+        let mut flux = json!(*self.board.flux.borrow());
+        flux["broker"] = json!(*self.board.flux_broker.borrow());
+        flux
     }
 
     fn credential(&self) -> Value {

@@ -285,9 +285,8 @@ impl<S: Surroundings> Session<S> {
     /// Runs until it is stopped.
     pub async fn run(mut self) {
         let stop = self.stop.clone();
-        let mut address = self.client.broker.url.clone();
         loop {
-            let url = match address.clone() {
+            let url = match self.client.broker.url.clone() {
                 Some(url) => url,
                 None => tokio::select! {
                     () = stop.cancelled() => return,
@@ -313,16 +312,10 @@ impl<S: Surroundings> Session<S> {
                         link, "connecting with another certificate"
                     );
                 }
-                Err(error) => {
-                    // Where only the document knows the address, it may have moved.
-                    if self.client.broker.url.is_some() {
-                        address = Some(url);
-                    }
-                    tokio::select! {
-                        () = stop.cancelled() => return self.tell_down("stopped"),
-                        () = self.wait_after(error) => {}
-                    }
-                }
+                Err(error) => tokio::select! {
+                    () = stop.cancelled() => return self.tell_down("stopped"),
+                    () = self.wait_after(error) => {}
+                },
             }
         }
     }

@@ -62,6 +62,28 @@ pub fn datum(datum: &Datum, unix_ms: i64) -> Vec<u8> {
     })
 }
 
+/// A datum for the live feed: one flat map, numbers as they are. Names that begin with `_` are private, and
+/// those of the map's own members are taken.
+#[must_use]
+pub fn live(datum: &Datum, unix_ms: i64) -> Vec<u8> {
+    const OWN: [&str; 2] = ["created", "sourceId"];
+    let samples = &datum.samples;
+    let shown = |name: &str| !name.starts_with('_') && !OWN.contains(&name);
+    message(|out| {
+        out.begin_map()?.str(OWN[0])?.i64(unix_ms)?;
+        out.str(OWN[1])?.str(datum.source.as_str())?;
+        for (name, value) in samples.instantaneous.iter().chain(&samples.accumulating) {
+            if shown(name) {
+                push_number(out.str(name)?, *value)?;
+            }
+        }
+        for (name, value) in samples.status.iter().filter(|(name, _)| shown(name)) {
+            out.str(name)?.str(value)?;
+        }
+        out.str("_v")?.u8(2)?.end()?.ok()
+    })
+}
+
 /// A datum of a known stream, for the same topic.
 #[must_use]
 pub fn stream(row: &Row<'_>) -> Vec<u8> {

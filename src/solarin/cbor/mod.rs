@@ -4,4 +4,4 @@ mod decode;
 mod encode;
 
 pub use decode::{DecodeError, MAX_BYTES, MAX_DEPTH, MAX_ITEMS, decode};
-pub use encode::{acknowledgement, datum, stream};
+pub use encode::{acknowledgement, datum, live, stream};
