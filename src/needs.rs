@@ -74,10 +74,14 @@ impl Needs {
     pub fn of(settings: &Settings) -> Self {
         let units = settings.modbus.iter().flat_map(|bus| &bus.units);
         let mut sources: BTreeSet<SourceId> = units.map(|unit| unit.source.clone()).collect();
-        let mut api_paths = upload::import::http::API_PATHS.to_vec();
+        let mut api_paths = Vec::new();
         let instructions = &settings.instructions;
+        // With a certificate, neither datum nor instructions go through a call that a token signs.
+        if settings.upload.via == Via::Import {
+            api_paths.extend(upload::import::http::API_PATHS);
+            api_paths.extend(instruct::API_PATHS.into_iter().filter(|_| instructions.enabled));
+        }
         if instructions.enabled {
-            api_paths.extend(instruct::API_PATHS);
             // Every outcome becomes a datum.
             sources.extend(settings.controls.iter().map(|control| control.id.clone()));
             sources.extend(instructions.result_source.clone());

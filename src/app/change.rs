@@ -8,7 +8,7 @@
 //!  instructions                         restarts the instructor
 //!  upload                               restarts the uploader
 //!  upload.via                           restarts all that reach the server
-//!  identity                             restarts the keeper of the certificate
+//!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
 //!  mqtt                                 restarts the broker's session and the two that use it
 //!  flux                                 starts, stops or restarts the live feed
 //!  queue                                adjusts the queue, which stays open
@@ -175,6 +175,9 @@ impl Changes {
         }
         changes.feed(flux.as_ref(), new.flux.as_ref());
         changes.add(Part::Instructor, How::Restart, instructing(instructions, &new.instructions));
+        // It also says whether a renewed certificate is taken.
+        let renewal = differing([("identity.renew", identity.renew != new.identity.renew)]);
+        changes.add(Part::Instructor, How::Restart, renewal);
         let token = differing([("solarnet.token", *token != new.solarnet.token)]);
         changes.add(Part::Refresher, How::Restart, token);
         let of_files = differing([

@@ -49,12 +49,13 @@ use crate::{
     observe::{control::ControlSocket, log::Levels, systemd, watchdog::Watchdog},
     pulse::{Bound, Pulse, Pulses},
     queue::{self, Queue},
+    solarin::SolarIn,
     solarnet::Api,
 };
 
 use brokers::{IdleSession, Live};
 pub use error::AppError;
-use part::{Base, Bus, IdleBus, QueueThread};
+use part::{Base, Bus, IdleBus, QueueThread, Ways};
 pub use rehearse::rehearse;
 use reload::Configuration;
 use services::Services;
@@ -79,6 +80,7 @@ struct Daemon {
     view: Arc<View>,
     pulse: Pulse,
     api: Api,
+    solarin: SolarIn,
     _watchdog: Watchdog,
     /// Who produces datum: the buses, by name, and the instructor.
     buses: BTreeMap<String, Bus>,
@@ -177,7 +179,8 @@ impl Daemon {
         let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
         let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
         let plans = Plans::open(&settings.state_dir, sources);
-        let services = Services::new(&settings.control_socket, clock.boot(), beginning.levels);
+        let services =
+            Services::new(&settings.control_socket, clock.boot(), beginning.levels, installer);
         let (inbox_sender, inbox) = Inbox::channel();
         let base = Base {
             clock,
@@ -190,7 +193,6 @@ impl Daemon {
             credential_changed,
             identity,
             identity_changed: Arc::default(),
-            installer,
             arrivals,
             plans,
             inbox,
@@ -199,6 +201,7 @@ impl Daemon {
         };
 
         let api = part::api(&base, &settings.solarnet)?;
+        let solarin = part::solarin(&base, &settings.solarnet)?;
         let idle = |bus: &settings::Bus| {
             Ok((bus.name.clone(), IdleBus::new(&base, bus, &settings.controls)?))
         };
@@ -218,8 +221,9 @@ impl Daemon {
         let buses: BTreeMap<String, Bus> = buses.collect();
         part::show_buses(&base.board, &settings, &buses);
         let mqtt = mqtt.map(IdleSession::start);
+        let ways = Ways { api: &api, solarin: &solarin, mqtt: mqtt.as_ref() };
         Ok(Self {
-            instructor: part::instructor(&base, &settings, &api, &buses),
+            instructor: part::instructor(&base, &settings, ways, &buses),
             uploader: part::uploader(&base, &settings, &api, mqtt.as_ref()),
             mqtt,
             flux: flux.map(|idle| idle.start_feed(&base, &settings)),
@@ -233,6 +237,7 @@ impl Daemon {
             _watchdog: watchdog,
             buses,
             api,
+            solarin,
             view,
             base,
         })

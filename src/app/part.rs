@@ -16,12 +16,18 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{Settings, settings},
+    config::{
+        Settings,
+        settings::{self, Via},
+    },
     credential::{Signer, Store},
-    domain::Datum,
+    domain::{Datum, NodeTopic},
     files::{self, FileUploader},
-    identity::{Arrivals, Identity, Installer, Keeper, calls::Calls, renewal::Terms},
-    instruct::{Inbox, Instructor, server::Token},
+    identity::{Arrivals, Identity, Keeper, calls::Calls, renewal::Terms},
+    instruct::{
+        Inbox, Instructor,
+        server::{Certificate, Server, Token},
+    },
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
     needs,
     net::{Net, NetError},
@@ -29,6 +35,7 @@ use crate::{
     pulse::{Bound, During, Pulse, Pulses},
     queue::{Queue, QueueError, Worker},
     refresh::Refresher,
+    solarin::SolarIn,
     solarnet::Api,
     upload::{import::Uploader, mqtt, proof::Proof},
 };
@@ -51,8 +58,7 @@ pub(super) struct Base {
     /// Who this node is to servers that want to see a certificate.
     pub(super) identity: Identity,
     pub(super) identity_changed: Arc<Notify>,
-    /// Where renewed certificates arrive.
-    pub(super) installer: Installer,
+    /// Renewed certificates.
     pub(super) arrivals: Arrivals,
     /// What units taught about their registers.
     pub(super) plans: Plans,
@@ -63,6 +69,14 @@ pub(super) struct Base {
     pub(super) services: Services,
 }
 
+/// By which ways the server can be reached.
+#[derive(Clone, Copy)]
+pub(super) struct Ways<'a> {
+    pub(super) api: &'a Api,
+    pub(super) solarin: &'a SolarIn,
+    pub(super) mqtt: Option<&'a Live>,
+}
+
 /// The client that calls the server.
 ///
 /// # Errors
@@ -71,6 +85,17 @@ pub(super) struct Base {
 pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, NetError> {
     let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, base.clock.clone())?;
     Ok(Api::new(solarnet, net, base.clock.clone(), base.signer.clone()))
+}
+
+/// The client that reaches the server with the node's certificate, if there is one by then.
+///
+/// # Errors
+///
+/// If it cannot be made as configured.
+pub(super) fn solarin(base: &Base, solarnet: &settings::SolarNet) -> Result<SolarIn, NetError> {
+    let identity = Arc::new(base.identity.clone());
+    let (changed, clock) = (base.identity.changed(), base.clock.clone());
+    SolarIn::new(solarnet, identity, changed, clock, base.inbox_sender.clone())
 }
 
 /// A bus that is made and does nothing yet.
@@ -134,15 +159,41 @@ pub(super) fn show_buses(board: &Board, settings: &Settings, buses: &BTreeMap<St
 pub(super) fn instructor(
     base: &Base,
     settings: &Settings,
-    api: &Api,
+    ways: Ways<'_>,
     buses: &BTreeMap<String, Bus>,
 ) -> Task {
-    let (pulse, stop) = (base.pulses.of("instructor"), CancellationToken::new());
+    let (pulse, node) = (base.pulses.of("instructor"), settings.node);
+    match settings.upload.via {
+        Via::Import => {
+            let server = Token { caller: ways.api.for_task(&pulse), node };
+            instructor_of(server, base, settings, pulse, buses)
+        }
+        Via::Bulk | Via::Mqtt => {
+            let broker = ways.mqtt.map(|live| live.handle.for_task(&pulse));
+            let server = Certificate { solarin: ways.solarin.for_task(&pulse), broker, node };
+            instructor_of(server, base, settings, pulse, buses)
+        }
+    }
+}
+
+fn instructor_of<S: Server + 'static>(
+    server: S,
+    base: &Base,
+    settings: &Settings,
+    pulse: Pulse,
+    buses: &BTreeMap<String, Bus>,
+) -> Task {
+    let stop = CancellationToken::new();
+    let mut instructions = settings.instructions.clone();
+    if settings.identity.renew {
+        // Whoever renews is sent the new certificate that way.
+        instructions.allow.insert(NodeTopic::RenewCertificate);
+    }
     let end = |control: &settings::Control| {
         buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
     };
     let instructor = Instructor {
-        server: Token { caller: api.for_task(&pulse), node: settings.node },
+        server,
         inbox: base.inbox.clone(),
         services: base.services.clone(),
         actuator: Buses(settings.controls.iter().filter_map(end).collect()),
@@ -150,7 +201,7 @@ pub(super) fn instructor(
         time: base.clock.clone(),
         node: settings.node,
         controls: settings.controls.clone(),
-        settings: settings.instructions.clone(),
+        settings: instructions,
         state_dir: settings.state_dir.clone(),
         status: base.board.instructions.clone(),
         pulse: pulse.clone(),

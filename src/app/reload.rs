@@ -28,7 +28,7 @@ use super::{
     AppError, Daemon,
     brokers::{self, IdleSession},
     change::{Changes, How, Part, Shown},
-    part::{self, IdleBus},
+    part::{self, IdleBus, Ways},
     rehearse::rehearse,
     task::finish_all,
 };
@@ -38,6 +38,7 @@ use crate::{
     instruct::ACT_LIMIT,
     observe::systemd,
     pulse::Bound,
+    solarin::SolarIn,
     solarnet::Api,
 };
 
@@ -138,7 +139,7 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
 
 /// What takes the place of what is stopped, built before that.
 struct Replacement {
-    api: Option<Api>,
+    api: Option<(Api, SolarIn)>,
     buses: Vec<(String, IdleBus)>,
     mqtt: Option<IdleSession>,
     flux: Option<IdleSession>,
@@ -201,7 +202,11 @@ impl Daemon {
     }
 
     fn build(&self, changes: &Changes, new: &Settings) -> Result<Replacement, AppError> {
-        let api = changes.client.then(|| part::api(&self.base, &new.solarnet)).transpose()?;
+        let both = || {
+            let api = part::api(&self.base, &new.solarnet)?;
+            Ok::<_, AppError>((api, part::solarin(&self.base, &new.solarnet)?))
+        };
+        let api = changes.client.then(both).transpose()?;
         let begins = |name: &String| {
             let how = changes.of(&Part::Bus(name.clone()));
             matches!(how, Some(How::Start | How::Restart))
@@ -243,8 +248,8 @@ impl Daemon {
 
     async fn start_changed(&mut self, changes: &Changes, new: &Settings, replacement: Replacement) {
         let changes = |part: Part| changes.of(&part).is_some();
-        if let Some(api) = replacement.api {
-            self.api = api;
+        if let Some((api, solarin)) = replacement.api {
+            (self.api, self.solarin) = (api, solarin);
         }
         if changes(Part::Queue) {
             self.base.queue.adjust(new.queue.clone()).await;
@@ -260,7 +265,9 @@ impl Daemon {
             self.flux = replacement.flux.map(|idle| idle.start_feed(&self.base, new));
         }
         if changes(Part::Instructor) {
-            self.instructor = part::instructor(&self.base, new, &self.api, &self.buses);
+            let (api, solarin) = (&self.api, &self.solarin);
+            let ways = Ways { api, solarin, mqtt: self.mqtt.as_ref() };
+            self.instructor = part::instructor(&self.base, new, ways, &self.buses);
         }
         if changes(Part::Uploader) {
             self.uploader = part::uploader(&self.base, new, &self.api, self.mqtt.as_ref());

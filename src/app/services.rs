@@ -19,6 +19,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     domain::BootId,
+    identity::Installer,
     instruct::{self, Life},
     observe::log::Levels,
 };
@@ -40,17 +41,24 @@ pub(super) struct Services {
     restart: CancellationToken,
     request: PathBuf,
     levels: Levels,
+    installer: Installer,
 }
 
 impl Services {
     /// Of this process, in this boot.
-    pub(super) fn new(control_socket: &Path, boot: BootId, levels: Levels) -> Self {
+    pub(super) fn new(
+        control_socket: &Path,
+        boot: BootId,
+        levels: Levels,
+        installer: Installer,
+    ) -> Self {
         Self {
             agent: hex::encode(fastrand::u128(..).to_be_bytes()),
             machine: hex::encode(boot.0),
             restart: CancellationToken::new(),
             request: control_socket.with_file_name(REQUEST),
             levels,
+            installer,
         }
     }
 
@@ -97,8 +105,8 @@ impl instruct::Services for Services {
         self.levels.set(loggers, level)
     }
 
-    async fn install_certificate(&self, _certificate: String) -> Result<String, String> {
-        Err("this node has no certificate that could be renewed".to_owned())
+    async fn install_certificate(&self, certificate: String) -> Result<String, String> {
+        self.installer.install(certificate).await
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     decide::{self, Case, Decision, FRESH},
     outcome::{self, Attempt, Code, INTERRUPTED, Refusal},
     record::{Kept, Record},
-    server::{Server, Viewed, Word},
+    server::{Server, Viewed},
     services::Services,
     state::{Ending, Event, State},
     task::{ACT_LIMIT, Actuator, Results, Seen, Time, Trouble, Worker},
@@ -30,6 +30,7 @@ use super::{
 use crate::{
     domain::{Chain, ControlWrite, InstructionId, InstructionState, WriteError},
     pulse::Bound,
+    solarin::Acknowledgement,
 };
 
 /// Longest time between two attempts to get an outcome onto a disk that does not take it.
@@ -159,9 +160,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
     /// Tells the server where an instruction stands. Returns whether it still has it.
     async fn tell(&mut self, record: &Record, now: DateTime<Utc>) -> Result<bool, Trouble> {
         let (id, state) = (record.id, record.state.told());
-        let results = record.told().map(|told| told.parameters());
-        let word = Word { id, state, at: record.ended.unwrap_or(now), results };
+        let result = record.told().map(|told| told.parameters());
+        let word = Acknowledgement { id, state, at: record.ended.unwrap_or(now), result };
         let there = self.before_stop(self.server.tell(word)).await??;
+        self.told.insert(id, Instant::now());
         if let Some(seen) = self.seen.get_mut(&id) {
             seen.instruction.state = state;
             seen.at = Instant::now();

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
+    decide::FRESH,
     inbox::Inbox,
     journal::{Journal, JournalError},
     parse::{self, Parsed, Skipped},
@@ -155,6 +156,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, 
             pulse: self.pulse,
             stop: self.stop,
             seen: BTreeMap::new(),
+            told: BTreeMap::new(),
             skipped: VecDeque::new(),
             trouble: None,
             held: false,
@@ -221,6 +223,8 @@ pub(super) struct Worker<S, A, R, T, V> {
     pub(super) stop: CancellationToken,
     /// The server's word, since the last poll.
     pub(super) seen: BTreeMap<InstructionId, Seen>,
+    /// When each instruction was spoken of by this node, lately.
+    pub(super) told: BTreeMap<InstructionId, Instant>,
     /// Elements that were complained about lately, at most [`COMPLAINTS`].
     skipped: VecDeque<String>,
     /// The present interval between polls.
@@ -280,6 +284,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
     fn take_in(&mut self, message: &Value) {
         let Parsed { instructions, skipped } = parse::message(message, self.node);
         self.complain(&skipped);
+        // On its way while this node spoke of it. If that was not heard, it is offered again.
+        self.told.retain(|_, at| at.elapsed() <= FRESH);
+        let is_news = |i: &Instruction| !self.told.contains_key(&i.id);
+        let instructions: Vec<_> = instructions.into_iter().filter(is_news).collect();
         if instructions.is_empty() {
             return;
         }

@@ -144,6 +144,11 @@ impl SolarIn {
         self.with_outbox(|outbox| outbox.put(acknowledgement));
     }
 
+    /// Says nothing more of an instruction that was spoken of by another way.
+    pub fn forget(&self, id: InstructionId) {
+        self.with_outbox(|outbox| outbox.forget(id));
+    }
+
     /// Says all of `items` and hears what the server has to say. Nothing to say is a poll.
     ///
     /// # Errors

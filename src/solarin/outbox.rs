@@ -34,6 +34,11 @@ impl Outbox {
         self.0.retain(|waiting| waiting != acknowledgement);
     }
 
+    /// The instruction was spoken of by another way: nothing older must follow.
+    pub fn forget(&mut self, id: InstructionId) {
+        self.0.retain(|waiting| waiting.id != id);
+    }
+
     /// Whether something is still waiting to be said of this instruction.
     #[must_use]
     pub fn has(&self, id: InstructionId) -> bool {
@@ -60,6 +65,9 @@ mod tests {
         outbox.settle(&says(1, Received));
         assert_eq!(outbox.waiting(), [says(1, Completed)]);
         outbox.settle(&says(1, Completed));
+        assert!(!outbox.has(InstructionId(1)));
+        outbox.put(says(1, Received));
+        outbox.forget(InstructionId(1));
         assert!(!outbox.has(InstructionId(1)));
     }
 

@@ -172,7 +172,7 @@ fn exactly_one_parameter_names_exactly_one_configured_control() {
 
 #[test]
 fn an_unknown_topic_is_declined_at_once() {
-    for topic in ["SystemReboot", "setcontrolparameter", "ShedLoad", "x\u{1b}[31m"] {
+    for topic in ["SystemReset", "setcontrolparameter", "ShedLoad", "x\u{1b}[31m"] {
         let refused = decide_new(&instruction(topic, &[("/relay", "1")]));
         let Decision::Decline(refusal) = refused else { panic!("{topic}: {refused:?}") };
         assert_eq!(refusal.code, Code::UnknownTopic);

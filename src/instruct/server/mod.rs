@@ -1,6 +1,6 @@
 //! The server, as instructions see it: what waits, what is said of one, and telling a state.
 //!
-//! | | a token ([`Token`]) | the node's certificate |
+//! | | a token ([`Token`]) | the node's certificate ([`Certificate`]) |
 //! | --- | --- | --- |
 //! | what waits | `viewPending`: `Queued`, `Received`, `Executing` | an exchange of nothing: `Queued` |
 //! | pushed | never | on `node/{id}/instr`, through the [`super::Inbox`] |
@@ -11,18 +11,19 @@
 //! has acknowledged cannot be looked at again. What the journal says of it then counts as the server's
 //! word, and whoever wants to withdraw it sends `CancelInstruction`.
 
+mod certificate;
 mod token;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::parse::{Parsed, Skipped};
 use crate::{
     domain::{Instruction, InstructionId, InstructionState},
+    solarin::{Acknowledgement, InError},
     solarnet::{CallError, Cause, Next},
 };
 
+pub use certificate::{Broker, Certificate, Exchange, Heard};
 pub use token::{API_PATHS, Token};
 
 /// Reaches the server.
@@ -35,7 +36,8 @@ pub trait Server: Send + Sync {
     fn view(&self, id: InstructionId) -> impl Future<Output = Result<Viewed, ServerError>> + Send;
 
     /// Tells a state. Returns whether the server still has the instruction.
-    fn tell(&self, word: Word) -> impl Future<Output = Result<bool, ServerError>> + Send;
+    fn tell(&self, word: Acknowledgement)
+    -> impl Future<Output = Result<bool, ServerError>> + Send;
 
     /// Whether one that was acknowledged, and has not ended, can be looked at again and is listed.
     fn shows_acknowledged(&self) -> bool;
@@ -71,19 +73,6 @@ impl Way {
     }
 }
 
-/// A state to tell. A repeat is the same in every member, since one way replaces what another merges.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Word {
-    /// The instruction.
-    pub id: InstructionId,
-    /// Its state on this node.
-    pub state: InstructionState,
-    /// Since when.
-    pub at: DateTime<Utc>,
-    /// All that is known of how it ended, with a final state only.
-    pub results: Option<Map<String, Value>>,
-}
-
 /// What the server says of one instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Viewed {
@@ -114,6 +103,12 @@ pub enum ServerError {
     /// A call that a token signed.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// An exchange with the node's certificate.
+    #[error(transparent)]
+    Exchange(#[from] InError),
+    /// An exchange that went well and does not name the acknowledgement.
+    #[error("the server did not take the state of an instruction")]
+    NotTaken,
 }
 
 impl ServerError {
@@ -122,6 +117,8 @@ impl ServerError {
     pub fn next(&self) -> Next {
         match self {
             Self::Call(error) => error.next(),
+            Self::Exchange(error) => error.next(),
+            Self::NotTaken => Next::Retry { not_before: None },
         }
     }
 

@@ -5,10 +5,11 @@
 
 use super::{
     super::parse::{self, Parsed},
-    Server, ServerError, Viewed, Way, Word,
+    Server, ServerError, Viewed, Way,
 };
 use crate::{
     domain::{InstructionId, InstructionState, NodeId},
+    solarin::Acknowledgement,
     solarnet::{Answer, Application, Call, CallError, Caller, Method, Next, Priority},
 };
 
@@ -41,7 +42,7 @@ impl<C: Caller> Server for Token<C> {
         Ok(Viewed::of(id, parse::instructions(&answer.data, self.node)))
     }
 
-    async fn tell(&self, word: Word) -> Result<bool, ServerError> {
+    async fn tell(&self, word: Acknowledgement) -> Result<bool, ServerError> {
         let query = [("id", word.id.to_string()), ("state", word.state.name().to_owned())];
         match self.call(Method::Post, "/updateState", query).await {
             Ok(_) => Ok(true),
