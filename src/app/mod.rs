@@ -79,6 +79,8 @@ struct Daemon {
     instructor: Task,
     /// Who sends them on, and who answers questions.
     uploader: Task,
+    /// Who asks SolarQuery for what was sent, where that is configured.
+    proving: Vec<Task>,
     refresher: Task,
     files: Task,
     control: Task,
@@ -171,9 +173,11 @@ impl Daemon {
         let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
         let buses: BTreeMap<String, Bus> = buses.collect();
         part::show_buses(&base.board, &settings, &buses);
+        let (proof, proving) = part::proof(&base, &settings, &api);
         Ok(Self {
             instructor: part::instructor(&base, &settings, &api, &buses),
-            uploader: part::uploader(&base, &settings, &api),
+            uploader: part::uploader(&base, &settings, &api, proof),
+            proving,
             refresher: part::refresher(&base, &settings, &api),
             files: part::files(&base, &settings, &api),
             control: part::control(&base, socket, view.clone()),
@@ -228,7 +232,7 @@ impl Daemon {
             &mut self.control,
             &mut self.keeper,
         ];
-        let mut tasks: Vec<&mut Task> = buses.chain(others).collect();
+        let mut tasks: Vec<&mut Task> = buses.chain(others).chain(&mut self.proving).collect();
         let any = poll_fn(|context| {
             let lost = tasks.iter_mut().map(|task| task.poll_lost(context)).find(|p| p.is_ready());
             lost.unwrap_or(std::task::Poll::Pending)
@@ -256,7 +260,7 @@ impl Daemon {
         ];
         let tasks = async {
             finish_all(front).await;
-            finish_all(back).await;
+            finish_all(back.into_iter().chain(&mut self.proving)).await;
         };
         within_grace(tasks, self.queue.finish()).await
     }

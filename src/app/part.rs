@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ends::{Buses, Outcomes},
     task::Task,
-    view::{Board, View},
+    view::{Auditing, Board, View},
 };
 use crate::{
     clock::Clock,
     config::{Settings, settings},
     credential::{Signer, Store},
-    domain::Datum,
+    domain::{Datum, TokenName},
     files::{self, FileUploader},
     instruct::Instructor,
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
@@ -22,9 +22,12 @@ use crate::{
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
     queue::{Queue, QueueError, Worker},
-    refresh::Refresher,
+    refresh::{self, Refresher},
     solarnet::Api,
-    upload::{import::Uploader, proof::Proof},
+    upload::{
+        import::Uploader,
+        proof::{self, Proof, Prover},
+    },
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -140,8 +143,75 @@ pub(super) fn instructor(
     Task::spawn(&pulse, stop, instructor.run())
 }
 
+/// What becomes of rows that the server took, and who sees to it beside the uploader.
+pub(super) fn proof(base: &Base, settings: &Settings, api: &Api) -> (Proof, Vec<Task>) {
+    if settings.upload.proof == settings::Proof::Answer {
+        base.board.proof.send_replace(None);
+        base.board.auditing.send_replace(None);
+        return (Proof::at_once(base.queue.clone()), Vec::new());
+    }
+    let own = settings.audit.token.as_ref().filter(|name| **name != settings.solarnet.token);
+    let own = own.map(|name| auditing(base, name, settings, api));
+    let (api, signer, mut tasks) = match own {
+        Some((api, own, refresher)) => {
+            let signer = own.signer.clone();
+            base.board.auditing.send_replace(Some(own));
+            (api, signer, vec![refresher])
+        }
+        None => {
+            base.board.auditing.send_replace(None);
+            (api.clone(), base.signer.clone(), Vec::new())
+        }
+    };
+    let (pulse, stop) = (base.pulses.of("prover"), CancellationToken::new());
+    let queue = base.queue.for_task(&pulse);
+    let (proof, told) = Proof::by_query(queue.clone());
+    let prover = Prover {
+        node: settings.node,
+        limits: proof::Limits { every: settings.upload.every, settle: settings.audit.settle },
+        told,
+        caller: api.for_task(&pulse),
+        queue,
+        clock: base.clock.clone(),
+        key_changed: signer.changed(),
+        status: base.board.proof.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    tasks.push(Task::spawn_sure(&pulse, stop, prover.run()));
+    (proof, tasks)
+}
+
+/// Calls as the token of audits, whose key is kept alive. Its calls have a pace of their own, as the server's
+/// limit is one for each token.
+fn auditing(
+    base: &Base,
+    name: &TokenName,
+    settings: &Settings,
+    api: &Api,
+) -> (Api, Auditing, Task) {
+    let (pulse, stop) = (base.pulses.of("refresher of the audit"), CancellationToken::new());
+    let (signer, changed) = (Signer::new(None), Arc::new(Notify::new()));
+    let net = api.net().clone();
+    let api = Api::new(&settings.solarnet, net, base.clock.clone(), signer.clone());
+    let (status, shown) = watch::channel(refresh::Status::default());
+    let refresher = Refresher {
+        name: name.clone(),
+        store: base.store.clone(),
+        signer: signer.clone(),
+        clock: base.clock.clone(),
+        calls: api.for_task(&pulse),
+        reload: changed.clone(),
+        status,
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    let task = Task::spawn_sure(&pulse, stop, refresher.run());
+    (api, Auditing { status: shown, signer, changed }, task)
+}
+
 /// Starts to send what is in the queue.
-pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
+pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, proof: Proof) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
     let uploader = Uploader {
         node: settings.node,
@@ -149,7 +219,7 @@ pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
         state_dir: settings.state_dir.clone(),
         caller: api.for_task(&pulse),
         queue: base.queue.for_task(&pulse),
-        proof: Proof::at_once(base.queue.for_task(&pulse)),
+        proof,
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),

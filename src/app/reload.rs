@@ -225,6 +225,9 @@ impl Daemon {
             (Part::Files, &mut self.files),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
+        if ends(&Part::Uploader) {
+            finish_all(&mut self.proving).await;
+        }
         self.buses.retain(|name, _| !ends(&Part::Bus(name.clone())));
     }
 
@@ -244,7 +247,9 @@ impl Daemon {
             self.instructor = part::instructor(&self.base, new, &self.api, &self.buses);
         }
         if changes(Part::Uploader) {
-            self.uploader = part::uploader(&self.base, new, &self.api);
+            let (proof, proving) = part::proof(&self.base, new, &self.api);
+            self.uploader = part::uploader(&self.base, new, &self.api, proof);
+            self.proving = proving;
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);

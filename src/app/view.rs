@@ -17,7 +17,7 @@ use crate::{
     pulse::{Pulses, Sample},
     queue::QueueStat,
     refresh,
-    upload::UploadStatus,
+    upload::{UploadStatus, proof},
 };
 
 /// Where the parts publish how they stand.
@@ -28,7 +28,11 @@ pub(super) struct Board {
     /// Every bus that runs, in the order of the configuration.
     pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
     pub(super) upload: watch::Sender<UploadStatus>,
+    /// `None` where SolarQuery is not asked.
+    pub(super) proof: watch::Sender<Option<proof::Status>>,
     pub(super) credential: watch::Sender<refresh::Status>,
+    /// Where the daemon asks SolarQuery with a token of its own.
+    pub(super) auditing: watch::Sender<Option<Auditing>>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
     /// What passes on the buses.
@@ -42,12 +46,23 @@ impl Board {
             config: watch::Sender::new(config),
             buses: watch::Sender::default(),
             upload: watch::Sender::default(),
+            proof: watch::Sender::default(),
             credential: watch::Sender::default(),
+            auditing: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
         }
     }
+}
+
+/// The token of audits, in use.
+#[derive(Debug, Clone)]
+pub(super) struct Auditing {
+    pub(super) status: watch::Receiver<refresh::Status>,
+    pub(super) signer: Signer,
+    /// Wakes its refresher.
+    pub(super) changed: Arc<Notify>,
 }
 
 /// Answers what is asked over the control socket.
@@ -69,9 +84,9 @@ impl View {
             "version": env!("CARGO_PKG_VERSION"),
             "sources": self.sources(),
             "queue": *self.queue.borrow(),
-            "upload": *self.board.upload.borrow(),
+            "upload": self.upload(),
             "clock": self.clock_status(),
-            "credentials": [self.credential()],
+            "credentials": self.credentials(),
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
             "config": *self.board.config.borrow(),
@@ -79,12 +94,17 @@ impl View {
         })
     }
 
-    fn credential(&self) -> Value {
-        let mut credential = json!(*self.board.credential.borrow());
-        credential["accepted"] = json!(self.signer.accepted());
-        let leaving = self.signer.leaving();
-        credential["leaving"] = leaving.iter().map(ToString::to_string).collect();
-        credential
+    fn upload(&self) -> Value {
+        let mut upload = json!(*self.board.upload.borrow());
+        upload["proof"] = json!(*self.board.proof.borrow());
+        upload
+    }
+
+    fn credentials(&self) -> Vec<Value> {
+        let mut all = vec![credential(&self.board.credential.borrow(), &self.signer)];
+        let auditing = self.board.auditing.borrow();
+        all.extend(auditing.iter().map(|own| credential(&own.status.borrow(), &own.signer)));
+        all
     }
 
     fn sources(&self) -> Vec<Value> {
@@ -139,6 +159,13 @@ impl View {
     }
 }
 
+fn credential(status: &refresh::Status, signer: &Signer) -> Value {
+    let mut credential = json!(status);
+    credential["accepted"] = json!(signer.accepted());
+    credential["leaving"] = signer.leaving().iter().map(ToString::to_string).collect();
+    credential
+}
+
 impl Answers for View {
     async fn answer(&self, ask: Ask) -> Value {
         match ask {
@@ -150,6 +177,9 @@ impl Answers for View {
             }
             Ask::CredentialChanged => {
                 self.credential_changed.notify_one();
+                if let Some(own) = &*self.board.auditing.borrow() {
+                    own.changed.notify_one();
+                }
                 json!({ "ok": true })
             }
         }

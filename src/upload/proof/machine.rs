@@ -377,7 +377,8 @@ impl Machine {
             self.forget(&seen);
             effects.push(Effect::Acknowledge(seen.clone()));
         }
-        let rest = rows.iter().filter(|row| group.seqs.contains(row.seq) && !seen.contains(row.seq));
+        let rest =
+            rows.iter().filter(|row| group.seqs.contains(row.seq) && !seen.contains(row.seq));
         let (hidden, unseen): (Vec<&Held>, Vec<&Held>) =
             rest.partition(|row| found.hidden.contains(&row.source));
         effects.extend(self.note_hidden(rows, found, now));
@@ -402,8 +403,8 @@ impl Machine {
 
     fn note_complete(&mut self, now: Duration) -> Option<Effect> {
         // What did not come back has left the queue in another way.
-        let expired = now.saturating_sub(self.released) > COMES_BACK
-            && !self.unseen.intersects(&self.held());
+        let expired =
+            now.saturating_sub(self.released) > COMES_BACK && !self.unseen.intersects(&self.held());
         if self.rounds == 0 || !(self.unseen.is_empty() || expired) {
             return None;
         }
@@ -444,7 +445,8 @@ impl Machine {
         // Later rows of the same key are sent again behind them, or an old value would replace a new one.
         let others = self.groups.iter().filter_map(|group| group.rows.as_ref());
         let behind = others.flat_map(|rows| rows.iter());
-        let behind = behind.filter(|row| first_of_key.get(&row.key()).is_some_and(|s| row.seq > *s));
+        let behind =
+            behind.filter(|row| first_of_key.get(&row.key()).is_some_and(|s| row.seq > *s));
         let seqs: Ranges = behind.chain(unseen.iter().copied()).map(|row| row.seq).collect();
         self.forget(&seqs);
         if known {
@@ -534,7 +536,8 @@ impl Group {
 }
 
 fn hidden_text(hidden: &BTreeSet<Arc<str>>) -> String {
-    let (first, others) = (hidden.first().map_or("", |source| source), hidden.len().saturating_sub(1));
+    let (first, others) =
+        (hidden.first().map_or("", |source| source), hidden.len().saturating_sub(1));
     let more = if others > 0 { format!(" and {others} more") } else { String::new() };
     format!(
         "the token that asks SolarQuery may not see {first}{more}: its policy has to let it read the datum of every \

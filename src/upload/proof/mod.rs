@@ -78,7 +78,10 @@ impl Proof {
     pub fn by_query(queue: Queue) -> (Self, Told) {
         let (asks, asked) = mpsc::channel(CALLS);
         let (publish, waiting) = watch::channel(0);
-        (Self { queue, asked: Some(Asked { asks, waiting }) }, Told { asks: asked, waiting: publish })
+        (
+            Self { queue, asked: Some(Asked { asks, waiting }) },
+            Told { asks: asked, waiting: publish },
+        )
     }
 
     /// To be called when an uploader begins: what a run before it had claimed may be claimed again.

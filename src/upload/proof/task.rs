@@ -147,7 +147,8 @@ impl Run {
                 }
                 Step::Wait(until) => {
                     let left = until.map(|until| until.saturating_sub(self.began.elapsed()));
-                    let waiting = self.pulse.enter("waiting for uploads or time", Bound::until(left));
+                    let waiting =
+                        self.pulse.enter("waiting for uploads or time", Bound::until(left));
                     let deadline = until.map(|until| self.began + until);
                     tokio::select! {
                         Some(ask) = asks.recv() => {
@@ -204,9 +205,7 @@ impl Run {
                     (Pause::Trouble, call.cause.name(), not_before.map(ahead))
                 }
                 Next::RefreshKey => (Pause::Key, call.cause.name(), None),
-                Next::Stop | Next::Gone | Next::Content => {
-                    (Pause::Person, call.cause.name(), None)
-                }
+                Next::Stop | Next::Gone | Next::Content => (Pause::Person, call.cause.name(), None),
             },
             LookError::Aggregated => (Pause::Person, "aggregated", None),
         };
@@ -226,7 +225,11 @@ impl Run {
                 }
                 Effect::Release(seqs) => {
                     self.status.sent_again += seqs.count();
-                    debug!(event = "proof.released", datum_count = seqs.count(), "datum sent again");
+                    debug!(
+                        event = "proof.released",
+                        datum_count = seqs.count(),
+                        "datum sent again"
+                    );
                     self.queue.release(seqs).await;
                 }
                 Effect::Note(note) => tell(note),
@@ -259,7 +262,9 @@ fn tell(note: Note) {
         Note::Unseen { rows, source, unix_ms, other_values } => {
             let at = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
             let reason = match other_values {
-                true => "SolarQuery shows other values at that time: another writer uses the source",
+                true => {
+                    "SolarQuery shows other values at that time: another writer uses the source"
+                }
                 false => "the server took them, and SolarQuery does not show them",
             };
             warn!(
@@ -307,7 +312,9 @@ fn held(rows: &[Row]) -> Vec<Held> {
         let contents = Tally::one(row.unix_ms, &Content::sent(&datum.samples)).contents;
         let source = match sources.get(&datum.source) {
             Some(source) => source.clone(),
-            None => sources.entry(datum.source.clone()).or_insert(datum.source.as_str().into()).clone(),
+            None => {
+                sources.entry(datum.source.clone()).or_insert(datum.source.as_str().into()).clone()
+            }
         };
         Some(Held { seq: row.seq, source, unix_ms: row.unix_ms, contents })
     };
@@ -315,7 +322,9 @@ fn held(rows: &[Row]) -> Vec<Held> {
 }
 
 /// Does what takes a small processor a while.
-pub(super) async fn beside_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn beside_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     match spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
