@@ -13,6 +13,7 @@ mod identity;
 mod instruct;
 mod modbus;
 mod outage;
+mod proof;
 mod quiet;
 mod readme;
 mod refresh;
