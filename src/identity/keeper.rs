@@ -78,10 +78,10 @@ pub enum LoadError {
 ///
 /// If there is one that cannot be used.
 pub fn load(store: &Store, slot: Slot) -> Result<Option<(NodeCertificate, Origin)>, LoadError> {
-    let Some((pem, origin, path)) = store.load_identity(slot)? else { return Ok(None) };
-    match NodeCertificate::from_pem(&pem) {
-        Ok(certificate) => Ok(Some((certificate, origin))),
-        Err(reason) => Err(LoadError::Unusable { path, reason }),
+    let Some(found) = store.load_identity(slot)? else { return Ok(None) };
+    match NodeCertificate::from_pem(&found.bytes) {
+        Ok(certificate) => Ok(Some((certificate, found.origin))),
+        Err(reason) => Err(LoadError::Unusable { path: found.path, reason }),
     }
 }
 
