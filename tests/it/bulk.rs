@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
-    Act, Authority, Fault, Misbehaviour, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site,
-    SolarIn, State, Table, Unit,
+    Act, Authority, Fault, InstructionState as State, Misbehaviour, NewInstruction,
+    NodeCertificate, NodeIdentity, Sim, Site, SolarIn, Table, Unit,
 };
 
 use crate::support::{
