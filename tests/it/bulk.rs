@@ -124,7 +124,12 @@ write = {{ modbus = "cabinet", unit = {RELAY}, table = "holding", address = 0, t
 allow = {{ min = 0, max = 1000, every = "0s" }}
 "#
     );
-    solarnet(sim).replace("\n[upload]\n", &bulk) + &link(site) + &meters + &control
+    let rarely = "poll_fastest = \"1h\"\npoll_slowest = \"1h\"";
+    let solarnet = solarnet(sim)
+        .replace("\n[upload]\n", &bulk)
+        // What goes wrong is to meet uploads, and not polls.
+        .replace("poll_fastest = \"200ms\"\npoll_slowest = \"200ms\"", rarely);
+    solarnet + &link(site) + &meters + &control
 }
 
 #[test]
@@ -282,6 +287,9 @@ fn a_node_without_a_certificate_asks_nobody_and_begins_once_it_has_one() {
 #[test]
 fn an_acknowledgement_that_fails_its_batch_holds_up_no_datum() {
     let bench = Bench::new("100ms");
+    let often =
+        config(&bench.sim, &bench.solarin, &bench.site, "100ms").replace("\"1h\"", "\"200ms\"");
+    bench.agent.configure(&often);
     bench.sim.set_instruction_queuing(TimeDelta::zero());
     let texts = vec!["\"instructionId\"".to_owned()];
     bench.sim.misbehave(Misbehaviour::new(BULK, Act::BatchFailsOver { texts }));
