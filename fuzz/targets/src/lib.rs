@@ -5,6 +5,7 @@
 //! secret is shown. Each says at its beginning what its input is. They are run blindly for a moment by
 //! `cargo test` (`tests/short.rs`), and by libFuzzer as long as one likes (`cargo xtask fuzz`).
 
+mod cbor;
 mod config;
 mod control_request;
 mod file_answer;
@@ -19,6 +20,7 @@ mod queue_record;
 mod recording;
 mod server_data;
 mod server_date;
+mod solarin_answer;
 mod solarnet_answer;
 mod spool_recovery;
 mod state_files;
@@ -33,6 +35,7 @@ pub type Target = fn(&[u8]);
 
 /// The targets, by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("cbor", cbor::check),
     ("config", config::check),
     ("control_request", control_request::check),
     ("file_answer", file_answer::check),
@@ -47,6 +50,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("recording", recording::check),
     ("server_data", server_data::check),
     ("server_date", server_date::check),
+    ("solarin_answer", solarin_answer::check),
     ("solarnet_answer", solarnet_answer::check),
     ("spool_recovery", spool_recovery::check),
     ("state_files", state_files::check),
