@@ -12,7 +12,10 @@ use serde::Serialize;
 
 use crate::{
     audit,
-    config::{Settings, settings::Via},
+    config::{
+        Settings,
+        settings::{Proof, Via},
+    },
     credential::Credential,
     domain::{NodeId, SourceId, TokenKind, TokenName},
     instruct,
@@ -74,18 +77,25 @@ impl Needs {
     pub fn of(settings: &Settings) -> Self {
         let units = settings.modbus.iter().flat_map(|bus| &bus.units);
         let mut sources: BTreeSet<SourceId> = units.map(|unit| unit.source.clone()).collect();
-        let mut api_paths = upload::import::http::API_PATHS.to_vec();
+        let mut api_paths = Vec::new();
         let instructions = &settings.instructions;
+        // With a certificate, neither datum nor instructions go through a call that a token signs.
+        if settings.upload.via == Via::Import {
+            api_paths.extend(upload::import::http::API_PATHS);
+            api_paths.extend(instruct::API_PATHS.into_iter().filter(|_| instructions.enabled));
+        }
         if instructions.enabled {
-            api_paths.extend(instruct::API_PATHS);
             // Every outcome becomes a datum.
             sources.extend(settings.controls.iter().map(|control| control.id.clone()));
             sources.extend(instructions.result_source.clone());
         }
         let mut audit_token = settings.audit.token.clone();
-        if audit_token.take_if(|name| *name == settings.solarnet.token).is_some() {
+        let audits = audit_token.take_if(|name| *name == settings.solarnet.token).is_some();
+        if audits || (audit_token.is_none() && settings.upload.proof == Proof::Query) {
             api_paths.extend(audit::query::API_PATHS);
         }
+        // The address of each file becomes a datum.
+        sources.extend(settings.files.iter().filter_map(|folder| folder.source.clone()));
         // Without this one the node is dead after a week.
         api_paths.push(POLICY_PATH);
         Self { node: settings.node, sources, api_paths, audit_token }

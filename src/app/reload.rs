@@ -28,7 +28,7 @@ use super::{
     AppError, Daemon,
     brokers::{self, IdleSession},
     change::{Changes, How, Part, Shown},
-    part::{self, IdleBus},
+    part::{self, IdleBus, Ways},
     rehearse::rehearse,
     task::finish_all,
 };
@@ -237,6 +237,9 @@ impl Daemon {
             (Part::Identity, &mut self.identity),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
+        if ends(&Part::Uploader) {
+            finish_all(&mut self.proving).await;
+        }
         for (part, live) in [(Part::Mqtt, &mut self.mqtt), (Part::Flux, &mut self.flux)] {
             if ends(&part) {
                 finish_all(live.iter_mut().flat_map(|live| &mut live.tasks)).await;
@@ -265,12 +268,16 @@ impl Daemon {
             self.flux = replacement.flux.map(|idle| idle.start_feed(&self.base, new));
         }
         if changes(Part::Instructor) {
-            let broker = self.mqtt.as_ref().map(|live| &live.handle);
-            let ways = (&self.api, &self.solarin, broker);
+            let (api, solarin) = (&self.api, &self.solarin);
+            let ways = Ways { api, solarin, mqtt: self.mqtt.as_ref() };
             self.instructor = part::instructor(&self.base, new, ways, &self.buses);
         }
         if changes(Part::Uploader) {
-            self.uploader = part::uploader(&self.base, new, &self.api, self.mqtt.as_ref());
+            let (api, solarin) = (&self.api, &self.solarin);
+            let ways = Ways { api, solarin, mqtt: self.mqtt.as_ref() };
+            let (proof, proving) = part::proof(&self.base, new, &self.api);
+            self.uploader = part::uploader(&self.base, new, ways, proof);
+            self.proving = proving;
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);

@@ -197,6 +197,12 @@ impl PublicKey {
         let bits = parts.expect(BIT_STRING, "the key")?.bits().ok_or(Malformed("the key"))?;
         Ok(Self { algorithm: algorithm.whole.to_vec(), bits: bits.to_vec() })
     }
+
+    /// Whether it is the one in this SubjectPublicKeyInfo, however its algorithm is spelt.
+    pub(super) fn is_in(&self, der: &[u8]) -> bool {
+        let element = Reader::new(der).expect(SEQUENCE, "the public key");
+        element.and_then(Self::read).is_ok_and(|other| other.bits == self.bits)
+    }
 }
 
 /// A distinguished name. Equal are those with the same texts, however they are encoded.

@@ -588,6 +588,13 @@ async fn remembered(path: PathBuf) -> Memory {
     read.ok().and_then(|bytes| memory(&bytes)).unwrap_or_default()
 }
 
+/// What is remembered in this state folder, for a command.
+#[must_use]
+pub fn remembered_in(state_dir: &Path) -> Memory {
+    let read = std::fs::read(memory_path(state_dir)).ok();
+    read.and_then(|bytes| memory(&bytes)).unwrap_or_default()
+}
+
 /// Reads the contents of `identity.json`.
 #[must_use]
 pub fn memory(bytes: &[u8]) -> Option<Memory> {

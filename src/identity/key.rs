@@ -70,9 +70,12 @@ impl PrivateKey {
             .key_provider
             .load_private_key(PrivateKeyDer::Pkcs8(der))
             .map_err(|_| KeyError::Unusable)?;
-        let certified = CertifiedKey::new(vec![certificate.der().clone()], signing);
-        certified.keys_match().map_err(|_| KeyError::Other)?;
-        Ok(Fitted { pkcs8, certified })
+        // Not rustls' own comparison, which takes no certificate of version 1.
+        let own = signing.public_key().ok_or(KeyError::Unusable)?;
+        if !public.is_in(&own) {
+            return Err(KeyError::Other);
+        }
+        Ok(Fitted { pkcs8, certified: CertifiedKey::new(vec![certificate.der().clone()], signing) })
     }
 }
 

@@ -16,9 +16,11 @@
 //! It does not judge whom a server trusts: that is the server's affair.
 
 mod asn1;
+pub mod associate;
 pub mod calls;
 pub mod certificate;
 pub mod check;
+pub mod invitation;
 pub mod keeper;
 mod key;
 pub mod material;
@@ -37,6 +39,7 @@ use tokio::sync::watch;
 
 pub use asn1::Malformed;
 pub use certificate::Certificate;
+pub use invitation::Invitation;
 pub use keeper::{Arrivals, Installer, Keeper};
 pub use key::{KeyError, PrivateKey};
 pub use node::NodeCertificate;
@@ -100,3 +103,6 @@ impl ResolvesClientCert for Identity {
         self.0.current.borrow().is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;

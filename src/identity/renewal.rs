@@ -184,7 +184,8 @@ impl Machine {
 
     /// This is the certificate in use, and whether a renewed one waits.
     pub fn holds(&mut self, life: Option<Life>, renewed: bool) {
-        if self.life != life {
+        // The first one after a start is the one that was asked for.
+        if self.life.is_some() && self.life != life {
             self.memory.asked = None;
         }
         if self.life != life || self.renewed != renewed {

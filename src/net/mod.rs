@@ -342,6 +342,10 @@ pub(crate) fn refuses_our_certificate(error: &rustls::Error) -> bool {
 /// Tells TLS trouble from the rest, by looking for rustls's own error among the causes.
 fn classify(error: &reqwest::Error) -> SendError {
     let mut deepest = error.to_string();
+    // The address may hold what is nobody's business in a log; whoever asked knows it.
+    if let Some(at) = deepest.find(" for url (") {
+        deepest.truncate(at);
+    }
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(e) = cause {
         if let Some(tls) = e.downcast_ref::<rustls::Error>() {

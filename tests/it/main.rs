@@ -12,6 +12,7 @@ mod files;
 mod instruct;
 mod modbus;
 mod outage;
+mod proof;
 mod quiet;
 mod readme;
 mod refresh;

@@ -2,7 +2,8 @@
 //!
 //! PEM, so that other programs can read it. It stands in the same folder as the tokens, under the same rules of owner,
 //! mode, lock and replacement. Beside it may stand `node.next.pem`, a renewed one that is not proved yet; a power
-//! cut at any moment leaves the old one in use and the renewed one to be proved again.
+//! cut at any moment leaves the old one in use and the renewed one to be proved again. `node.association` holds what is
+//! needed to fetch the certificate of a node whose association was interrupted.
 //!
 //! systemd can pass one instead: a file `node-certificate` in `$CREDENTIALS_DIRECTORY`, in PEM. It is read where
 //! the store has none.
@@ -22,13 +23,15 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// The name under which systemd passes it.
 const PASSED: &str = "node-certificate";
 
-/// Which of the two.
+/// Which file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
     /// The one in use.
     Current,
     /// A renewed one that is not proved yet.
     Next,
+    /// No certificate: the password under which the server keeps the one of a node that is being associated.
+    Association,
 }
 
 impl Store {
@@ -38,6 +41,7 @@ impl Store {
         self.folder.join(match slot {
             Slot::Current => "node.pem",
             Slot::Next => "node.next.pem",
+            Slot::Association => "node.association",
         })
     }
 
