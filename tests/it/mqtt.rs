@@ -1,7 +1,12 @@
 //! Uploads over MQTT and the live feed: the real daemon against a real mosquitto with TLS, client certificates and
 //! rules for each node, and the server's collector behind it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
@@ -77,8 +82,7 @@ impl Bench {
 
     /// Puts a certificate where `identity import` would not.
     fn smuggle(&self, node: &NodeIdentity) {
-        let folder = self.agent.state_dir().join("credentials");
-        fs::create_dir_all(&folder).expect("a folder");
+        let folder = credentials(&self.agent);
         self.agent.private_file("smuggled", &(node.key_pem() + &node.chain_pem()));
         fs::rename(self.agent.path("smuggled"), folder.join("node.pem")).expect("moved");
     }
@@ -126,6 +130,13 @@ impl Bench {
         assert!(missing.is_empty(), "{missing:?} of {read}");
         assert_eq!(self.sim.dropped(), []);
     }
+}
+
+/// The folder of the store, as the agent makes it.
+fn credentials(agent: &Agent) -> PathBuf {
+    let folder = agent.state_dir().join("credentials");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).expect("a folder");
+    folder
 }
 
 fn error_of(status: &Value) -> &str {
@@ -303,11 +314,10 @@ fn a_node_without_rights_at_the_broker_stops_and_keeps_everything() {
     let read = bench.site.readings(1);
     eventually("readings go on", || bench.site.readings(1) > read + 5);
     assert_eq!(daemon.events("upload.stopped").len(), 1);
-    assert_eq!(daemon.events("mqtt.subscription_refused").len(), 1);
     assert_eq!(daemon.events("upload.given_up"), [""; 0]);
     assert!(daemon.stop().success());
     let kept = committed(&bench.agent).len();
-    assert!(kept >= bench.site.readings(1) as usize - 1, "{kept}");
+    assert!(kept + 1 >= bench.site.readings(1) as usize, "{kept}");
     assert_eq!(bench.sim.ledger_count().datum, 0);
 }
 
@@ -343,8 +353,7 @@ fn two_programs_with_one_certificate_are_told_of_each_other() {
     bench.fresh_readings_arrive();
     let other = Agent::new(&bench.config);
     fs::write(other.path("ca.pem"), bench.authority.pem()).expect("written");
-    let folder = other.state_dir().join("credentials");
-    fs::create_dir_all(&folder).expect("a folder");
+    let folder = credentials(&other);
     let stored = bench.agent.state_dir().join("credentials/node.pem");
     fs::copy(stored, folder.join("node.pem")).expect("copied");
     let _second = other.start();
@@ -438,7 +447,7 @@ fn a_backlog_of_a_hundred_thousand_drains_through_the_window_in_bounded_memory()
     let (begun, mut most) = (std::time::Instant::now(), 0);
     eventually_within(Duration::from_secs(120), "the backlog is drained", || {
         most = most.max(daemon.resident_kib());
-        bench.sim.ledger_count().datum >= BACKLOG as u64
+        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= BACKLOG
     });
     println!("{BACKLOG} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
     // The queue maps nothing and the window is small: what grows is the allocator's slack.
