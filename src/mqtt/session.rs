@@ -481,6 +481,10 @@ impl<S: Surroundings> Session<S> {
 
     /// Waits until it is time for the next attempt, or there is another certificate to try with.
     async fn wait_after(&mut self, error: LinkError) {
+        let error = match error {
+            LinkError::Closed(_) if self.reconnect.closed(self.now()) => LinkError::Rival,
+            error => error,
+        };
         let (kind, taken_over) = (error.kind(), error == LinkError::TakenOver);
         let lost = self.reconnect.lost(self.now(), kind, taken_over, fastrand::f64());
         self.tell_lost(&error, lost.tell);
