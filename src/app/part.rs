@@ -219,7 +219,7 @@ pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, proof: Proof
         state_dir: settings.state_dir.clone(),
         caller: api.for_task(&pulse),
         queue: base.queue.for_task(&pulse),
-        proof,
+        proof: proof.for_task(&pulse),
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),
