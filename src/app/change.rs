@@ -8,7 +8,7 @@
 //!  instructions                         restarts the instructor
 //!  upload, and audit where it asks      restarts the uploader
 //!  upload.via                           restarts all that reach the server
-//!  identity                             restarts the keeper of the certificate
+//!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
 //!  mqtt                                 restarts the broker's session and the two that use it
 //!  flux                                 starts, stops or restarts the live feed
 //!  queue                                adjusts the queue, which stays open
@@ -186,6 +186,9 @@ impl Changes {
         }
         changes.feed(flux.as_ref(), new.flux.as_ref());
         changes.add(Part::Instructor, How::Restart, instructing(instructions, &new.instructions));
+        // It also says whether a renewed certificate is taken.
+        let renewal = differing([("identity.renew", identity.renew != new.identity.renew)]);
+        changes.add(Part::Instructor, How::Restart, renewal);
         let token = differing([("solarnet.token", *token != new.solarnet.token)]);
         changes.add(Part::Refresher, How::Restart, token);
         let of_files = differing([
@@ -277,13 +280,14 @@ fn differing<const N: usize>(keys: [(&str, bool); N]) -> Vec<String> {
 }
 
 fn instructing(old: &Instructions, new: &Instructions) -> Vec<String> {
-    let Instructions { enabled, poll_fastest, poll_slowest, max_age, result_source } = old;
+    let Instructions { enabled, poll_fastest, poll_slowest, max_age, result_source, allow } = old;
     differing([
         ("instructions.enabled", *enabled != new.enabled),
         ("instructions.poll_fastest", *poll_fastest != new.poll_fastest),
         ("instructions.poll_slowest", *poll_slowest != new.poll_slowest),
         ("instructions.max_age", *max_age != new.max_age),
         ("instructions.result_source", *result_source != new.result_source),
+        ("instructions.allow", *allow != new.allow),
     ])
 }
 

@@ -10,9 +10,11 @@ use tokio::sync::{Notify, watch};
 use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
+    config::settings::Via,
     credential::Signer,
-    files, instruct,
+    files, flux, identity, instruct,
     modbus::{self, BusStatus, Recorder, ring},
+    mqtt,
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
     queue::QueueStat,
@@ -31,10 +33,15 @@ pub(super) struct Board {
     /// `None` where SolarQuery is not asked.
     pub(super) proof: watch::Sender<Option<proof::Status>>,
     pub(super) credential: watch::Sender<refresh::Status>,
+    pub(super) identity: watch::Sender<identity::keeper::Status>,
     /// Where the daemon asks SolarQuery with a token of its own.
     pub(super) auditing: watch::Sender<Option<Auditing>>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
+    /// The session with SolarNetwork's broker, and that of the live feed.
+    pub(super) mqtt: watch::Sender<mqtt::Status>,
+    pub(super) flux_broker: watch::Sender<mqtt::Status>,
+    pub(super) flux: watch::Sender<flux::Status>,
     /// What passes on the buses.
     pub(super) frames: Recorder,
 }
@@ -48,9 +55,13 @@ impl Board {
             upload: watch::Sender::default(),
             proof: watch::Sender::default(),
             credential: watch::Sender::default(),
+            identity: watch::Sender::default(),
             auditing: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
+            mqtt: watch::Sender::default(),
+            flux_broker: watch::Sender::default(),
+            flux: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
         }
     }
@@ -75,6 +86,8 @@ pub(super) struct View {
     pub(super) signer: Signer,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
+    /// Wakes the keeper of the certificate: its file was changed.
+    pub(super) identity_changed: Arc<Notify>,
 }
 
 impl View {
@@ -89,9 +102,21 @@ impl View {
             "credentials": self.credentials(),
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
+            "mqtt": self.mqtt(),
+            "flux": self.flux(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })
+    }
+
+    /// The token, the one of audits where it is another, and the certificate where there is one or should be.
+    fn credentials(&self) -> Vec<Value> {
+        let mut all = vec![credential(&self.board.credential.borrow(), &self.signer)];
+        let auditing = self.board.auditing.borrow();
+        all.extend(auditing.iter().map(|own| credential(&own.status.borrow(), &own.signer)));
+        let identity = self.board.identity.borrow();
+        all.extend(identity.is_of_interest().then(|| json!(*identity)));
+        all
     }
 
     fn upload(&self) -> Value {
@@ -100,11 +125,20 @@ impl View {
         upload
     }
 
-    fn credentials(&self) -> Vec<Value> {
-        let mut all = vec![credential(&self.board.credential.borrow(), &self.signer)];
-        let auditing = self.board.auditing.borrow();
-        all.extend(auditing.iter().map(|own| credential(&own.status.borrow(), &own.signer)));
-        all
+    /// `null` where datum take another way.
+    fn mqtt(&self) -> Value {
+        let wanted = self.board.config.borrow().settings.upload.via == Via::Mqtt;
+        if wanted { json!(*self.board.mqtt.borrow()) } else { Value::Null }
+    }
+
+    /// `null` where there is to be none.
+    fn flux(&self) -> Value {
+        if self.board.config.borrow().settings.flux.is_none() {
+            return Value::Null;
+        }
+        let mut flux = json!(*self.board.flux.borrow());
+        flux["broker"] = json!(*self.board.flux_broker.borrow());
+        flux
     }
 
     fn sources(&self) -> Vec<Value> {
@@ -180,6 +214,10 @@ impl Answers for View {
                 if let Some(own) = &*self.board.auditing.borrow() {
                     own.changed.notify_one();
                 }
+                json!({ "ok": true })
+            }
+            Ask::IdentityChanged => {
+                self.identity_changed.notify_one();
                 json!({ "ok": true })
             }
         }

@@ -1,6 +1,10 @@
 //! Whole configurations, from files to settings.
 
-use std::{fs, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
 
 use rust_decimal::Decimal;
 use tempfile::TempDir;
@@ -71,6 +75,7 @@ fn a_node_alone_has_every_default() {
                 poll_slowest: Duration::from_secs(30),
                 max_age: Duration::from_secs(900),
                 result_source: None,
+                allow: BTreeSet::new(),
             },
             repository: None,
             files: Vec::new(),
@@ -217,6 +222,8 @@ fn every_key_of_a_control_arrives() {
                 max: decimal("100.5"),
                 every: Duration::from_secs(60),
             },
+            states: BTreeMap::new(),
+            signals: BTreeMap::new(),
         }]
     );
 }

@@ -17,17 +17,23 @@
 //! there), and act on anything while the time cannot be trusted.
 
 pub mod decide;
+mod inbox;
 pub mod journal;
 pub mod outcome;
 pub mod parse;
 pub mod record;
-mod server;
+mod serve;
+pub mod server;
+mod services;
 pub mod state;
 pub mod status;
 mod step;
 pub mod task;
+pub mod topic;
 
+pub use inbox::Inbox;
 pub use server::API_PATHS;
+pub use services::{Life, Services};
 pub use status::Status;
 pub use task::{ACT_LIMIT, Actuator, Instructor, NotStored, Results, Time};
 

@@ -9,6 +9,9 @@
 //!   dropped, as the server drops them;
 //! * any other member, which is ignored.
 //!
+//! A message is such a list, one instruction, or an object that has the list as `instructions`. Of one message
+//! [`MOST`] elements are read, and of one instruction [`MOST_BYTES`] of parameters.
+//!
 //! An element that cannot be understood, or that belongs to another node, is named and skipped; the
 //! others are not affected. This file is pure and never panics on foreign data.
 
@@ -16,6 +19,12 @@ use chrono::{DateTime, Datelike, Utc};
 use serde_json::Value;
 
 use crate::domain::{Instruction, InstructionId, InstructionState, NodeId, Parameter};
+
+/// Most instructions of one message: as many as the server puts into one answer.
+pub const MOST: usize = 100;
+
+/// Most bytes of one instruction's parameters. A chain of certificates takes a tenth of it.
+pub const MOST_BYTES: usize = 64 << 10;
 
 /// What an answer held.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,6 +45,21 @@ pub struct Skipped {
     pub id: Option<InstructionId>,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// Reads a message that was pushed, or came with an answer to something else.
+#[must_use]
+pub fn message(message: &Value, node: NodeId) -> Parsed {
+    let list = message.get("instructions").unwrap_or(message);
+    let more = list.as_array().map_or(0, Vec::len).saturating_sub(MOST);
+    if more == 0 {
+        return instructions(list, node);
+    }
+    let first = list.as_array().into_iter().flatten().take(MOST).cloned().collect();
+    let mut parsed = instructions(&Value::Array(first), node);
+    let reason = format!("it and those after it are more than {MOST} in one message");
+    parsed.skipped.push(Skipped { index: MOST, id: None, reason });
+    parsed
 }
 
 /// Reads the `data` of `viewPending` (a list) or of `view` (one object).
@@ -135,7 +159,7 @@ fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
         Value::Object(members) => members.iter().map(|(n, v)| (n.as_str(), v)).collect(),
         _ => return Err("its `parameters` are neither a list nor an object".to_owned()),
     };
-    let mut parameters = Vec::with_capacity(pairs.len());
+    let (mut parameters, mut bytes) = (Vec::with_capacity(pairs.len()), 0);
     for (name, value) in pairs {
         let value = match value {
             Value::Null => continue,
@@ -146,8 +170,12 @@ fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
             }
         };
         if !name.is_empty() && !value.is_empty() {
+            bytes += name.len() + value.len();
             parameters.push(Parameter { name: name.to_owned(), value });
         }
+    }
+    if bytes > MOST_BYTES {
+        return Err(format!("its `parameters` are more than {MOST_BYTES} bytes"));
     }
     Ok(parameters)
 }

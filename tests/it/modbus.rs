@@ -1,6 +1,9 @@
 //! Modbus TCP against pymodbus and mbpoll, which others wrote, and against answers made to mislead.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
@@ -107,6 +110,7 @@ fn settings(bus: Bus) -> Settings {
             poll_slowest: SOON,
             max_age: SOON,
             result_source: None,
+            allow: BTreeSet::new(),
         },
         repository: None,
         files: Vec::new(),
@@ -300,6 +304,8 @@ fn control(id: &str, register: Register) -> Control {
         tolerance: Decimal::ZERO,
         settle: Duration::from_secs(1),
         allow: Allow { min: Decimal::ZERO, max: Decimal::ONE_HUNDRED, every: Duration::ZERO },
+        states: BTreeMap::new(),
+        signals: BTreeMap::new(),
     }
 }
 

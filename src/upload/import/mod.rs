@@ -20,8 +20,7 @@ pub mod csv;
 pub mod http;
 pub mod machine;
 pub mod multipart;
-pub mod store;
 pub mod task;
 pub mod terms;
 
-pub use task::{UploadError, Uploader};
+pub use task::Uploader;

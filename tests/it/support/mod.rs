@@ -5,3 +5,4 @@ pub(crate) mod faketime;
 pub(crate) mod ledger;
 pub(crate) mod modbus;
 pub(crate) mod systemd;
+pub(crate) mod wire;
