@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use chrono::TimeDelta;
+use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
-use solarnet_sim::{Act, Fault, Misbehaviour, Sim, Site, TokenKind, Unit};
+use solarnet_sim::{
+    Act, Authority, Fault, Misbehaviour, NodeCertificate, Sim, Site, SolarIn, TokenKind, Unit,
+};
 
 use crate::support::{
     agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet},
@@ -14,6 +16,7 @@ use crate::support::{
 const FIRST: &str = "/site/meter/1";
 const SECOND: &str = "/site/meter/2";
 const JOBS: &str = "/solaruser/api/v1/sec/user/import/jobs";
+const BULK: &str = "/solarin/bulkCollector.do";
 const LIST: &str = "/solarquery/api/v1/sec/datum/list";
 
 /// A server, two meters, and an agent with a token for uploads and one that asks.
@@ -181,6 +184,36 @@ fn a_daemon_that_is_killed_while_the_server_drops_rows_gets_all_of_them_there() 
     let ledger = Ledger::of(&bench.sim);
     ledger.assert_has_all(here.values());
     ledger.assert_unchanged();
+    bench.has_no_gap();
+}
+
+#[test]
+fn what_a_batch_named_and_the_server_did_not_store_is_sent_again() {
+    let bench = Bench::with(&json!({ "nodeIds": [NODE] }));
+    let authority = Authority::new().expect("an authority");
+    let solarin = SolarIn::start(&bench.sim, &authority).expect("SolarIn");
+    let node = authority.issue_node(&NodeCertificate::around(NODE, Utc::now())).expect("a node");
+    let ca = bench.agent.private_file("ca.pem", &authority.pem());
+    let text = config(&bench.sim, &bench.site, "query")
+        .replace("[upload]\n", "[upload]\nvia = \"bulk\"\n")
+        .replace(
+            "[solarnet]\n",
+            &format!("[solarnet]\nin_url = \"{}\"\nca_file = {ca:?}\n", solarin.url()),
+        );
+    bench.agent.configure(&text);
+    let chain = bench.agent.private_file("chain.pem", &node.chain_pem());
+    let key = bench.agent.private_file("key.pem", &node.key_pem());
+    let (chain, key) = (chain.to_str().expect("text"), key.to_str().expect("text"));
+    bench.agent.ask(&["identity", "import", chain, "--key-file", key]);
+    bench.sim.misbehave(Misbehaviour::new(BULK, Act::BatchDropsEntries { entries: 2 }));
+    let daemon = bench.agent.start();
+    bench.read(10);
+    eventually("it is told", || daemon.events("proof.unseen").len() == 1);
+    bench.sim.behave();
+    let status = bench.agent.until_nothing_waits();
+    assert!(proof(&status, "sent_again").as_u64() >= Some(2), "{status}");
+    assert_eq!(proof(&status, "unseen"), 0);
+    assert!(daemon.stop().success());
     bench.has_no_gap();
 }
 
