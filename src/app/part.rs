@@ -29,7 +29,7 @@ use crate::{
         server::{Certificate, Server, Token},
     },
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
-    needs,
+    needs::{self, Needs},
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
@@ -267,6 +267,7 @@ fn auditing(
     let (status, shown) = watch::channel(refresh::Status::default());
     let refresher = Refresher {
         name: name.clone(),
+        needed: true,
         store: base.store.clone(),
         signer: signer.clone(),
         clock: base.clock.clone(),
@@ -351,6 +352,7 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
     let (pulse, stop) = (base.pulses.of("refresher"), CancellationToken::new());
     let refresher = Refresher {
         name: settings.solarnet.token.clone(),
+        needed: Needs::of(settings).is_any(),
         store: base.store.clone(),
         signer: base.signer.clone(),
         clock: base.clock.clone(),

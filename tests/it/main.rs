@@ -1,6 +1,7 @@
 //! Every integration test, one binary.
 
 mod audit;
+mod bulk;
 mod bundle;
 mod catalog;
 mod clock;
@@ -9,6 +10,7 @@ mod daemon;
 mod failed_sync;
 mod fairness;
 mod files;
+mod identity;
 mod instruct;
 mod modbus;
 mod outage;
