@@ -284,7 +284,7 @@ fn auditing(
 /// Starts to send what is in the queue.
 pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: Proof) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
-    let queue = base.queue.for_task(&pulse);
+    let (queue, proof) = (base.queue.for_task(&pulse), proof.for_task(&pulse));
     if let Some(live) = ways.mqtt {
         let uploader = mqtt::Uploader {
             settings: settings.upload.clone(),
