@@ -10,6 +10,8 @@ mod failed_sync;
 mod fairness;
 mod files;
 mod instruct;
+mod instruct_node;
+mod instruct_pushed;
 mod modbus;
 mod outage;
 mod quiet;
