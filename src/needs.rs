@@ -12,7 +12,10 @@ use serde::Serialize;
 
 use crate::{
     audit,
-    config::{Settings, settings::Via},
+    config::{
+        Settings,
+        settings::{Proof, Via},
+    },
     credential::Credential,
     domain::{NodeId, SourceId, TokenKind, TokenName},
     instruct,
@@ -87,9 +90,12 @@ impl Needs {
             sources.extend(instructions.result_source.clone());
         }
         let mut audit_token = settings.audit.token.clone();
-        if audit_token.take_if(|name| *name == settings.solarnet.token).is_some() {
+        let audits = audit_token.take_if(|name| *name == settings.solarnet.token).is_some();
+        if audits || (audit_token.is_none() && settings.upload.proof == Proof::Query) {
             api_paths.extend(audit::query::API_PATHS);
         }
+        // The address of each file becomes a datum.
+        sources.extend(settings.files.iter().filter_map(|folder| folder.source.clone()));
         // Without this one the node is dead after a week.
         api_paths.push(POLICY_PATH);
         Self { node: settings.node, sources, api_paths, audit_token }

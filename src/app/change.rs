@@ -6,7 +6,7 @@
 //!  modbus, units, properties            stops, starts or restarts that bus
 //!  control                              restarts its bus and the instructor
 //!  instructions                         restarts the instructor
-//!  upload                               restarts the uploader
+//!  upload, and audit where it asks      restarts the uploader
 //!  upload.via                           restarts all that reach the server
 //!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
 //!  mqtt                                 restarts the broker's session and the two that use it
@@ -31,7 +31,9 @@ use serde::Serialize;
 use crate::{
     config::{
         Settings,
-        settings::{Bus, Control, Flux, Identity, Instructions, Mqtt, Queue, SolarNet, Upload},
+        settings::{
+            Audit, Bus, Control, Flux, Identity, Instructions, Mqtt, Proof, Queue, SolarNet, Upload,
+        },
     },
     domain::SourceId,
 };
@@ -108,8 +110,7 @@ impl Changes {
             upload,
             mqtt,
             flux,
-            // Only a command asks, which reads it itself.
-            audit: _,
+            audit,
             queue,
             modbus,
             controls,
@@ -165,6 +166,16 @@ impl Changes {
             ("upload.fallback_after", *fallback_after != new.upload.fallback_after),
         ]);
         changes.add(Part::Uploader, How::Restart, uploads);
+        // Otherwise only a command asks, which reads the file itself.
+        if *proof == Proof::Query && new.upload.proof == Proof::Query {
+            let Audit { token: asking, settle } = audit;
+            let asks = differing([
+                ("audit.token", *asking != new.audit.token),
+                ("audit.settle", *settle != new.audit.settle),
+                ("solarnet.token", *token != new.solarnet.token),
+            ]);
+            changes.add(Part::Uploader, How::Restart, asks);
+        }
         let way_in = differing([("upload.via", *via != new.upload.via)]);
         let asks = differing([("upload.proof", *proof != new.upload.proof)]);
         changes.add(Part::Refresher, How::Restart, asks);

@@ -87,6 +87,8 @@ struct Daemon {
     instructor: Task,
     /// Who sends them on, and who answers questions.
     uploader: Task,
+    /// Who asks SolarQuery for what was sent, where that is configured.
+    proving: Vec<Task>,
     refresher: Task,
     files: Task,
     identity: Task,
@@ -222,9 +224,11 @@ impl Daemon {
         part::show_buses(&base.board, &settings, &buses);
         let mqtt = mqtt.map(IdleSession::start);
         let ways = Ways { api: &api, solarin: &solarin, mqtt: mqtt.as_ref() };
+        let (proof, proving) = part::proof(&base, &settings, &api);
         Ok(Self {
             instructor: part::instructor(&base, &settings, ways, &buses),
-            uploader: part::uploader(&base, &settings, &api, mqtt.as_ref()),
+            uploader: part::uploader(&base, &settings, ways, proof),
+            proving,
             mqtt,
             flux: flux.map(|idle| idle.start_feed(&base, &settings)),
             refresher: part::refresher(&base, &settings, &api),
@@ -291,7 +295,7 @@ impl Daemon {
             &mut self.keeper,
         ];
         let brokers = [&mut self.mqtt, &mut self.flux].into_iter().flatten();
-        let brokers = brokers.flat_map(|live| &mut live.tasks);
+        let brokers = brokers.flat_map(|live| &mut live.tasks).chain(&mut self.proving);
         let mut tasks: Vec<&mut Task> = buses.chain(others).chain(brokers).collect();
         let any = poll_fn(|context| {
             let lost = tasks.iter_mut().map(|task| task.poll_lost(context)).find(|p| p.is_ready());
@@ -323,7 +327,7 @@ impl Daemon {
         let last = last.flat_map(|live| &mut live.tasks);
         let tasks = async {
             finish_all(front).await;
-            finish_all(back).await;
+            finish_all(back.into_iter().chain(&mut self.proving)).await;
             finish_all(last).await;
         };
         within_grace(tasks, self.queue.finish()).await

@@ -12,7 +12,7 @@ use super::{
     ends::{Buses, Outcomes},
     services::Services,
     task::Task,
-    view::{Board, View},
+    view::{Auditing, Board, View},
 };
 use crate::{
     clock::Clock,
@@ -21,7 +21,7 @@ use crate::{
         settings::{self, Via},
     },
     credential::{Signer, Store},
-    domain::{Datum, NodeTopic},
+    domain::{Datum, NodeTopic, TokenName},
     files::{self, FileUploader},
     identity::{Arrivals, Identity, Keeper, calls::Calls, renewal::Terms},
     instruct::{
@@ -34,10 +34,13 @@ use crate::{
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
     queue::{Queue, QueueError, Worker},
-    refresh::Refresher,
+    refresh::{self, Refresher},
     solarin::SolarIn,
     solarnet::Api,
-    upload::{import::Uploader, mqtt, proof::Proof},
+    upload::{
+        bulk, import, mqtt,
+        proof::{self, Proof, Prover},
+    },
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -210,16 +213,87 @@ fn instructor_of<S: Server + 'static>(
     Task::spawn(&pulse, stop, instructor.run())
 }
 
+/// What becomes of rows that the server took, and who sees to it beside the uploader.
+pub(super) fn proof(base: &Base, settings: &Settings, api: &Api) -> (Proof, Vec<Task>) {
+    if settings.upload.proof == settings::Proof::Answer {
+        base.board.proof.send_replace(None);
+        base.board.auditing.send_replace(None);
+        return (Proof::at_once(base.queue.clone()), Vec::new());
+    }
+    let own = settings.audit.token.as_ref().filter(|name| **name != settings.solarnet.token);
+    let own = own.map(|name| auditing(base, name, settings, api));
+    let (api, signer, mut tasks) = match own {
+        Some((api, own, refresher)) => {
+            let signer = own.signer.clone();
+            base.board.auditing.send_replace(Some(own));
+            (api, signer, vec![refresher])
+        }
+        None => {
+            base.board.auditing.send_replace(None);
+            (api.clone(), base.signer.clone(), Vec::new())
+        }
+    };
+    let (pulse, stop) = (base.pulses.of("prover"), CancellationToken::new());
+    let queue = base.queue.for_task(&pulse);
+    let (proof, told) = Proof::by_query(queue.clone());
+    let prover = Prover {
+        node: settings.node,
+        limits: proof::Limits { every: settings.upload.every, settle: settings.audit.settle },
+        told,
+        caller: api.for_task(&pulse),
+        queue,
+        clock: base.clock.clone(),
+        key_changed: signer.changed(),
+        status: base.board.proof.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    tasks.push(Task::spawn_sure(&pulse, stop, prover.run()));
+    (proof, tasks)
+}
+
+/// Calls as the token of audits, whose key is kept alive. Its calls have a pace of their own, as the server's
+/// limit is one for each token.
+fn auditing(
+    base: &Base,
+    name: &TokenName,
+    settings: &Settings,
+    api: &Api,
+) -> (Api, Auditing, Task) {
+    let (pulse, stop) = (base.pulses.of("refresher of the audit"), CancellationToken::new());
+    let (signer, changed) = (Signer::new(None), Arc::new(Notify::new()));
+    let net = api.net().clone();
+    let api = Api::new(&settings.solarnet, net, base.clock.clone(), signer.clone());
+    let (status, shown) = watch::channel(refresh::Status::default());
+    let refresher = Refresher {
+        name: name.clone(),
+        store: base.store.clone(),
+        signer: signer.clone(),
+        clock: base.clock.clone(),
+        calls: api.for_task(&pulse),
+        reload: changed.clone(),
+        status,
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    let task = Task::spawn_sure(&pulse, stop, refresher.run());
+    (api, Auditing { status: shown, signer, changed }, task)
+}
+
 /// Starts to send what is in the queue.
-pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, mqtt: Option<&Live>) -> Task {
+pub(super) fn uploader(
+    base: &Base,
+    settings: &Settings,
+    ways: Ways<'_>,
+    proof: Proof,
+) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
     let queue = base.queue.for_task(&pulse);
-    let proof = Proof::at_once(queue.clone());
-    if let Some(live) = mqtt {
+    if let Some(live) = ways.mqtt {
         let uploader = mqtt::Uploader {
-            settings: settings::Upload { fallback_after: None, ..settings.upload.clone() },
+            settings: settings.upload.clone(),
             broker: live.handle.clone(),
-            spare: (),
+            spare: bulk_uploads(base, settings, ways, proof.clone(), &pulse),
             queue,
             proof,
             clock: base.clock.clone(),
@@ -229,11 +303,15 @@ pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, mqtt: Option
         };
         return Task::spawn(&pulse, stop, uploader.run());
     }
-    let uploader = Uploader {
+    if settings.upload.via != Via::Import {
+        let uploader = bulk_uploads(base, settings, ways, proof, &pulse)(stop.clone());
+        return Task::spawn(&pulse, stop, uploader.run());
+    }
+    let uploader = import::Uploader {
         node: settings.node,
         settings: settings.upload.clone(),
         state_dir: settings.state_dir.clone(),
-        caller: api.for_task(&pulse),
+        caller: ways.api.for_task(&pulse),
         queue,
         proof,
         clock: base.clock.clone(),
@@ -243,6 +321,34 @@ pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api, mqtt: Option
         stop: stop.clone(),
     };
     Task::spawn(&pulse, stop, uploader.run())
+}
+
+/// Makes uploaders that send over HTTPS with the node's certificate.
+fn bulk_uploads(
+    base: &Base,
+    settings: &Settings,
+    ways: Ways<'_>,
+    proof: Proof,
+    pulse: &Pulse,
+) -> impl Fn(CancellationToken) -> bulk::Uploader<SolarIn> + Send + Sync + 'static {
+    let (node, upload) = (settings.node, settings.upload.clone());
+    let (state_dir, solarin) = (settings.state_dir.clone(), ways.solarin.for_task(pulse));
+    let (queue, clock) = (base.queue.for_task(pulse), base.clock.clone());
+    let identity_changed = base.identity.changed();
+    let (status, pulse) = (base.board.upload.clone(), pulse.clone());
+    move |stop| bulk::Uploader {
+        node,
+        settings: upload.clone(),
+        state_dir: state_dir.clone(),
+        solarin: solarin.clone(),
+        queue: queue.clone(),
+        proof: proof.clone(),
+        clock: clock.clone(),
+        identity_changed: identity_changed.clone(),
+        status: status.clone(),
+        pulse: pulse.clone(),
+        stop,
+    }
 }
 
 /// Starts to keep the signing key alive.

@@ -237,6 +237,9 @@ impl Daemon {
             (Part::Identity, &mut self.identity),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
+        if ends(&Part::Uploader) {
+            finish_all(&mut self.proving).await;
+        }
         for (part, live) in [(Part::Mqtt, &mut self.mqtt), (Part::Flux, &mut self.flux)] {
             if ends(&part) {
                 finish_all(live.iter_mut().flat_map(|live| &mut live.tasks)).await;
@@ -270,7 +273,11 @@ impl Daemon {
             self.instructor = part::instructor(&self.base, new, ways, &self.buses);
         }
         if changes(Part::Uploader) {
-            self.uploader = part::uploader(&self.base, new, &self.api, self.mqtt.as_ref());
+            let (api, solarin) = (&self.api, &self.solarin);
+            let ways = Ways { api, solarin, mqtt: self.mqtt.as_ref() };
+            let (proof, proving) = part::proof(&self.base, new, &self.api);
+            self.uploader = part::uploader(&self.base, new, ways, proof);
+            self.proving = proving;
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);

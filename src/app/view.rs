@@ -19,7 +19,7 @@ use crate::{
     pulse::{Pulses, Sample},
     queue::QueueStat,
     refresh,
-    upload::UploadStatus,
+    upload::{UploadStatus, proof},
 };
 
 /// Where the parts publish how they stand.
@@ -30,8 +30,12 @@ pub(super) struct Board {
     /// Every bus that runs, in the order of the configuration.
     pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
     pub(super) upload: watch::Sender<UploadStatus>,
+    /// `None` where SolarQuery is not asked.
+    pub(super) proof: watch::Sender<Option<proof::Status>>,
     pub(super) credential: watch::Sender<refresh::Status>,
     pub(super) identity: watch::Sender<identity::keeper::Status>,
+    /// Where the daemon asks SolarQuery with a token of its own.
+    pub(super) auditing: watch::Sender<Option<Auditing>>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
     /// The session with SolarNetwork's broker, and that of the live feed.
@@ -49,8 +53,10 @@ impl Board {
             config: watch::Sender::new(config),
             buses: watch::Sender::default(),
             upload: watch::Sender::default(),
+            proof: watch::Sender::default(),
             credential: watch::Sender::default(),
             identity: watch::Sender::default(),
+            auditing: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
             mqtt: watch::Sender::default(),
@@ -59,6 +65,15 @@ impl Board {
             frames: Recorder::new(ring::BYTES),
         }
     }
+}
+
+/// The token of audits, in use.
+#[derive(Debug, Clone)]
+pub(super) struct Auditing {
+    pub(super) status: watch::Receiver<refresh::Status>,
+    pub(super) signer: Signer,
+    /// Wakes its refresher.
+    pub(super) changed: Arc<Notify>,
 }
 
 /// Answers what is asked over the control socket.
@@ -82,7 +97,7 @@ impl View {
             "version": env!("CARGO_PKG_VERSION"),
             "sources": self.sources(),
             "queue": *self.queue.borrow(),
-            "upload": *self.board.upload.borrow(),
+            "upload": self.upload(),
             "clock": self.clock_status(),
             "credentials": self.credentials(),
             "instructions": *self.board.instructions.borrow(),
@@ -94,11 +109,20 @@ impl View {
         })
     }
 
-    /// The token, and the certificate where there is one or should be.
+    /// The token, the one of audits where it is another, and the certificate where there is one or should be.
     fn credentials(&self) -> Vec<Value> {
+        let mut all = vec![credential(&self.board.credential.borrow(), &self.signer)];
+        let auditing = self.board.auditing.borrow();
+        all.extend(auditing.iter().map(|own| credential(&own.status.borrow(), &own.signer)));
         let identity = self.board.identity.borrow();
-        let certificate = identity.is_of_interest().then(|| json!(*identity));
-        std::iter::once(self.credential()).chain(certificate).collect()
+        all.extend(identity.is_of_interest().then(|| json!(*identity)));
+        all
+    }
+
+    fn upload(&self) -> Value {
+        let mut upload = json!(*self.board.upload.borrow());
+        upload["proof"] = json!(*self.board.proof.borrow());
+        upload
     }
 
     /// `null` where datum take another way.
@@ -115,14 +139,6 @@ impl View {
         let mut flux = json!(*self.board.flux.borrow());
         flux["broker"] = json!(*self.board.flux_broker.borrow());
         flux
-    }
-
-    fn credential(&self) -> Value {
-        let mut credential = json!(*self.board.credential.borrow());
-        credential["accepted"] = json!(self.signer.accepted());
-        let leaving = self.signer.leaving();
-        credential["leaving"] = leaving.iter().map(ToString::to_string).collect();
-        credential
     }
 
     fn sources(&self) -> Vec<Value> {
@@ -177,6 +193,13 @@ impl View {
     }
 }
 
+fn credential(status: &refresh::Status, signer: &Signer) -> Value {
+    let mut credential = json!(status);
+    credential["accepted"] = json!(signer.accepted());
+    credential["leaving"] = signer.leaving().iter().map(ToString::to_string).collect();
+    credential
+}
+
 impl Answers for View {
     async fn answer(&self, ask: Ask) -> Value {
         match ask {
@@ -188,6 +211,9 @@ impl Answers for View {
             }
             Ask::CredentialChanged => {
                 self.credential_changed.notify_one();
+                if let Some(own) = &*self.board.auditing.borrow() {
+                    own.changed.notify_one();
+                }
                 json!({ "ok": true })
             }
             Ask::IdentityChanged => {

@@ -123,6 +123,7 @@ fn upload(upload: &Value) -> Vec<String> {
         show(&upload["last_success"]),
     );
     let mut lines = vec![line];
+    lines.extend(proof(&upload["proof"]));
     if upload["state"] == "ok" {
         return lines;
     }
@@ -132,6 +133,20 @@ fn upload(upload: &Value) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Where SolarQuery is asked as well.
+fn proof(proof: &Value) -> Option<String> {
+    proof.as_object()?;
+    let line = format!(
+        "proof by query: {}; {} shown since the start, {} not yet, {} sent again, last {}",
+        show(&proof["state"]),
+        show(&proof["shown"]),
+        show(&proof["waiting"]),
+        show(&proof["sent_again"]),
+        show(&proof["last_shown"]),
+    );
+    Some(with(line, "waits: ", &proof["waits_for"]))
 }
 
 fn files(files: &Value) -> Vec<String> {

@@ -172,10 +172,12 @@ pub struct Broker {
 }
 
 /// How the server is asked whether it has what it accepted.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// The token that asks, by its name in the credential store; `None` is that of [`SolarNet::token`].
     pub token: Option<TokenName>,
+    /// How long it may take to show what was accepted.
+    pub settle: Duration,
 }
 
 /// The server's ways in.

@@ -65,7 +65,7 @@ fn a_node_alone_has_every_default() {
             },
             mqtt: Mqtt { broker: Broker::default(), keep_alive: Duration::from_secs(60) },
             flux: None,
-            audit: Audit { token: None },
+            audit: Audit { token: None, settle: Duration::from_secs(15) },
             queue: Queue { limit_bytes: 256 << 20, at_risk: Duration::from_secs(1) },
             modbus: Vec::new(),
             controls: Vec::new(),

@@ -14,6 +14,7 @@ mod instruct_node;
 mod instruct_pushed;
 mod modbus;
 mod outage;
+mod proof;
 mod quiet;
 mod readme;
 mod refresh;

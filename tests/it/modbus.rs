@@ -100,7 +100,7 @@ fn settings(bus: Bus) -> Settings {
             in_flight: 1,
             fallback_after: None,
         },
-        audit: Audit::default(),
+        audit: Audit { token: None, settle: Duration::from_secs(15) },
         queue: Queue { limit_bytes: 1 << 20, at_risk: SOON },
         modbus: vec![bus],
         controls: Vec::new(),

@@ -131,6 +131,28 @@ fn each_key_touches_what_uses_it_and_nothing_else() {
 }
 
 #[test]
+fn the_token_that_asks_is_the_uploaders_business_only_where_it_asks() {
+    let edits: [fn(&mut Settings); 3] = [
+        |s| s.audit.token = Some("audit".parse().expect("a name")),
+        |s| s.audit.settle = MINUTE,
+        |s| s.solarnet.token = "other".parse().expect("a name"),
+    ];
+    for (edit, otherwise) in edits.into_iter().zip([&[][..], &[], &["refresher"]]) {
+        for proof in [Proof::Answer, Proof::Query] {
+            let mut old = settings();
+            old.upload.proof = proof;
+            let mut new = old.clone();
+            edit(&mut new);
+            let asked = touched(&Changes::between(&old, &new)).contains(&"uploader".to_owned());
+            assert_eq!(asked, proof == Proof::Query);
+            if proof == Proof::Answer {
+                assert_eq!(touched(&Changes::between(&old, &new)), otherwise);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_bus_is_started_stopped_or_restarted_and_the_keys_say_why() {
     let old = settings();
     let mut new = old.clone();

@@ -26,7 +26,8 @@ use crate::{
     queue::{Claimed, Queue, QueueStat, Ranges, Row},
     solarin::cbor,
     upload::{
-        UploadStatus,
+        UploadError, UploadStatus,
+        bulk::{self, task::Exchange},
         proof::{self, Proof},
     },
 };
@@ -56,6 +57,18 @@ pub trait Spare: Send + Sync {
     ///
     /// If it cannot begin.
     fn run(&self, stop: CancellationToken) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// One that is made when it is needed.
+impl<E: Exchange, F> Spare for F
+where
+    F: Fn(CancellationToken) -> bulk::Uploader<E> + Send + Sync,
+{
+    type Error = UploadError;
+
+    async fn run(&self, stop: CancellationToken) -> Result<(), UploadError> {
+        self(stop).run().await
+    }
 }
 
 /// There is none.

@@ -98,9 +98,9 @@ impl Bench {
             let row = self.queue.remove(&seq).expect("acknowledged once");
             let key = (row.source.to_string(), row.unix_ms);
             let there = self.there.get(&key).expect("only what is there is acknowledged");
-            let replaced = self.queue.values().any(|later| later.key() == row.key());
+            let replaced = || self.queue.values().any(|later| later.key() == row.key());
             let same_batch = seqs.count() > 1;
-            assert!(*there == row.contents || replaced || same_batch, "{row:?}");
+            assert!(*there == row.contents || same_batch || replaced(), "{row:?}");
         }
     }
 
@@ -242,7 +242,7 @@ fn a_source_that_is_hidden_is_kept_and_told_and_the_others_are_proved() {
 
 #[test]
 fn trouble_loses_nothing_costs_few_requests_and_is_told_once() {
-    for (pause, most) in [(Pause::Trouble, 400), (Pause::Key, 130), (Pause::Person, 130)] {
+    for (pause, most) in [(Pause::Trouble, 400), (Pause::Key, 160), (Pause::Person, 160)] {
         let mut bench = Bench::new();
         bench.hand_over(1..5);
         bench.store_all();

@@ -270,7 +270,7 @@ fn tell(note: Note) {
             warn!(
                 event = "proof.unseen",
                 datum_count = rows,
-                source = &*source,
+                source_id = &*source,
                 at = %at.to_rfc3339(),
                 reason,
                 "datum not shown, they are sent again"
