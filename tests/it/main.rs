@@ -12,6 +12,8 @@ mod fairness;
 mod files;
 mod identity;
 mod instruct;
+mod instruct_node;
+mod instruct_pushed;
 mod modbus;
 mod mqtt;
 mod outage;
