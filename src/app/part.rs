@@ -281,12 +281,7 @@ fn auditing(
 }
 
 /// Starts to send what is in the queue.
-pub(super) fn uploader(
-    base: &Base,
-    settings: &Settings,
-    ways: Ways<'_>,
-    proof: Proof,
-) -> Task {
+pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: Proof) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
     let queue = base.queue.for_task(&pulse);
     if let Some(live) = ways.mqtt {

@@ -11,6 +11,7 @@ mod fairness;
 mod files;
 mod instruct;
 mod modbus;
+mod node;
 mod outage;
 mod proof;
 mod quiet;
