@@ -1,6 +1,7 @@
 //! Every integration test, one binary.
 
 mod audit;
+mod bulk;
 mod bundle;
 mod catalog;
 mod clock;

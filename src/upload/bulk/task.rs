@@ -316,7 +316,3 @@ impl<E: Exchange> Run<E> {
         self.status.publish(self.machine.needs_a_person(), waits_for, &self.parts.status);
     }
 }
-
-#[cfg(test)]
-#[path = "task_tests.rs"]
-mod tests;
