@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
-    Act, Authority, Fault, Misbehaviour, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site,
-    SolarIn, State, Table, Unit,
+    Act, Authority, Fault, InstructionState, Misbehaviour, NewInstruction, NodeCertificate,
+    NodeIdentity, Sim, Site, SolarIn, Table, Unit,
 };
 
 use crate::support::{
@@ -292,7 +292,10 @@ fn an_acknowledgement_that_fails_its_batch_holds_up_no_datum() {
     eventually("datum go on", || bench.arrived() >= before + 40);
     bench.sim.behave();
     eventually("and its end is heard", || {
-        bench.sim.instruction(id).is_some_and(|instruction| instruction.state == State::Completed)
+        bench
+            .sim
+            .instruction(id)
+            .is_some_and(|instruction| instruction.state == InstructionState::Completed)
     });
     bench.silence();
     bench.agent.until_nothing_waits();

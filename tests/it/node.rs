@@ -1,14 +1,17 @@
-//! The ways in that a certificate opens, end to end: whatever the network does, every reading that was taken
-//! arrives as it was read, and nothing is sent that the servers drop without a word.
+//! A node with a certificate, over all that it may live through: from its invitation to its renewed certificate, by
+//! either way in, and over a bad link. Every reading that was taken arrives as it was read, and nothing is sent
+//! that the servers drop without a word.
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{TimeDelta, Utc};
 use serde_json::Value;
-use solarnet_sim::{Act, Fault, InstructionState, Misbehaviour, NewInstruction, Site, Unit};
+use solarnet_sim::{
+    Fault, Instruction, InstructionState, NewInstruction, NodeCertificate, Site, Unit,
+};
 
 use crate::support::{
-    agent::{Agent, NODE, eventually, eventually_within, link, meter},
+    agent::{Agent, NODE, eventually, link, meter},
     ledger::Ledger,
     network::Network,
     wire::{Way, Wire},
@@ -16,9 +19,8 @@ use crate::support::{
 
 const METER: u8 = 1;
 const SOURCE: &str = "/site/meter";
-const BULK: &str = "/solarin/bulkCollector.do";
 
-/// A network, a meter, and an agent with a certificate that reads it five times a second.
+/// A network, a meter, and an agent that reads it five times a second and has no certificate yet.
 struct Bench {
     network: Network,
     site: Site,
@@ -26,16 +28,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(network: Network, via: &str) -> Self {
-        let config = network.config(via);
-        Self::with(network, &config)
-    }
-
     fn with(network: Network, config: &str) -> Self {
         let site = Site::start(vec![Unit::meter(METER)]).expect("a site");
         let units = link(&site) + &meter(METER, SOURCE, "200ms");
         let agent = Agent::new(&(config.to_owned() + &units));
-        network.give_certificate(&agent);
         Self { network, site, agent }
     }
 
@@ -55,8 +51,8 @@ impl Bench {
         self.site.set_fault(METER, Some(Fault::Silent));
         let readings = self.site.readings(METER);
         let settled = |status: &Value| {
-            let count = self.network.sim.ledger_count().datum;
-            status["queue"]["records"] == 0 && count >= readings as usize
+            let arrived = Ledger::of(&self.network.sim).readings(SOURCE).len();
+            status["queue"]["records"] == 0 && arrived >= readings as usize
         };
         let status = self.agent.status_when("everything arrived", settled);
         assert_eq!(status["queue"]["rejected"], 0);
@@ -68,65 +64,88 @@ impl Bench {
         status
     }
 
-    /// The ways that the accepted datum came by.
-    fn ways(&self) -> Vec<String> {
-        let ledger = self.network.sim.ledger().into_iter();
-        let mut ways: Vec<String> = ledger.map(|(_, entry)| entry.first_job).collect();
-        ways.sort();
-        ways.dedup();
-        ways
+    /// Did the newest datum come by this way?
+    fn newest_came_by(&self, way: &str) -> bool {
+        let ledger = self.network.sim.ledger();
+        let readings = ledger.iter().filter(|(key, _)| key.source == SOURCE);
+        readings.max_by_key(|(key, _)| key.ms).is_some_and(|(_, entry)| entry.first_job == way)
+    }
+
+    /// An instruction when it is Completed.
+    fn done(&self, id: i64) -> Instruction {
+        let instruction = || self.network.sim.instruction(id).expect("an instruction");
+        eventually("the instruction ends", || instruction().state.is_final());
+        assert_eq!(instruction().state, InstructionState::Completed);
+        instruction()
     }
 }
 
+/// Something that changes nothing at the site.
+fn restful() -> NewInstruction {
+    NewInstruction {
+        node: NODE,
+        topic: "LoggingSetLevel".to_owned(),
+        parameters: [("logger", "modbus"), ("level", "info")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        ..NewInstruction::default()
+    }
+}
+
+/// Association, MQTT, HTTPS while the broker is gone, a pushed instruction and one over HTTPS, and a renewal that is
+/// pushed through the broker; the daemon runs all the time.
 #[test]
-fn over_https_readings_arrive_exact_and_leave_the_queue_by_their_answers() {
-    let bench = Bench::new(Network::new(), "bulk");
+fn a_node_lives_from_its_invitation_to_its_renewed_certificate_without_a_restart() {
+    let network = Network::with_broker();
+    network.sim.set_instruction_queuing(TimeDelta::seconds(2));
+    let config = network.config("mqtt");
+    let config = config.replace("via = \"mqtt\"", "via = \"mqtt\"\nfallback_after = \"1s\"");
+    let config = config.replace("[instructions]", "[instructions]\nallow = [\"LoggingSetLevel\"]");
+    let bench = Bench::with(network, &(config + "\n[identity]\nrenew = true\n"));
+    let (sim, broker) = (&bench.network.sim, bench.network.broker());
     let daemon = bench.agent.start();
-    bench.arrived(20);
+    bench.read_on(3);
+    assert_eq!(sim.ledger_count().datum, 0, "it is no node yet");
+
+    let invitation = sim.invite(NODE, "user@example.com").expect("an invitation");
+    let file = bench.agent.private_file("invitation", &invitation.text);
+    let file = file.to_str().expect("text");
+    bench.agent.ask(&["identity", "associate", "--yes", "--invitation-file", file]);
+    bench.arrived(5);
+    let session = &broker.sessions()[0];
+    assert_eq!((session.client.as_str(), session.version, session.clean), ("123", 5, true));
+    let pushed = bench.done(sim.add_instruction(restful()));
+    assert!(pushed.history.iter().all(|(_, state)| *state != InstructionState::Queued));
+
+    broker.kill();
+    eventually("readings go over HTTPS", || bench.newest_came_by("bulk"));
+    let fetched = bench.done(sim.add_instruction(restful()));
+    assert!(fetched.history.iter().any(|(_, state)| *state == InstructionState::Queued));
+    broker.start_again().expect("the broker");
+    eventually("readings go over MQTT again", || bench.newest_came_by("mqtt"));
+
+    let now = Utc::now();
+    let day = TimeDelta::days(1);
+    let wanted = NodeCertificate::between(NODE, now - day * 700, now + day * 30);
+    let ending = bench.network.authority.issue_node(&wanted).expect("a certificate");
+    bench.network.import(&bench.agent, &ending);
+    eventually("it is renewed", || !daemon.events("identity.renewed").is_empty());
+    let renewal = (1..).map_while(|id| sim.instruction(id));
+    let renewal = renewal.filter(|one| one.topic == "RenewCertificate").last();
+    bench.done(renewal.expect("the instruction that brings it").id);
+    bench.read_on(5);
     bench.everything_arrived();
-    assert_eq!(bench.ways(), ["bulk"]);
-    assert_eq!(bench.network.sim.dropped(), []);
+    assert_eq!(sim.dropped(), []);
     assert!(daemon.stop().success());
 }
 
 #[test]
-fn no_answer_of_solarin_costs_a_reading() {
-    let bench = Bench::new(Network::new(), "bulk");
-    let _daemon = bench.agent.start();
-    bench.arrived(2);
-    let message = "Internal error".to_owned();
-    for act in [
-        Act::Status { status: 503 },
-        Act::ProxyPage { status: 502 },
-        Act::ProxyPage { status: 200 },
-        Act::Garbage,
-        Act::SuccessFalse { message },
-        Act::SuccessWithoutData,
-        Act::SuccessNonsense,
-        Act::BatchTransient { groups: 0 },
-        Act::BatchLosesEntries { entries: 1 },
-        Act::CutBefore,
-        Act::CutUpload { after: 10 },
-        Act::CutAfter,
-        Act::CutMidBody,
-        Act::Slow { ms: 3_000 },
-    ] {
-        bench.network.sim.misbehave(Misbehaviour::new(BULK, act).method("POST").times(1));
-    }
-    let begun = bench.network.sim.ledger_count().datum;
-    // One at a time, each after the agent has waited as long as it thinks fit.
-    eventually_within(Duration::from_secs(90), "all of it has happened", || {
-        bench.network.sim.ledger_count().datum > begun + 40
-    });
-    bench.everything_arrived();
-}
-
-#[test]
-fn a_link_that_is_slow_and_breaks_off_anywhere_costs_no_reading() {
+fn over_https_a_link_that_is_slow_and_breaks_off_anywhere_costs_no_reading() {
     let network = Network::new();
     let wire = Wire::to(network.solarin.address());
     let config = network.config_through(wire.address(), "bulk");
     let bench = Bench::with(network, &config);
+    bench.network.give_certificate(&bench.agent);
     let _daemon = bench.agent.start();
     wire.delay(Duration::from_millis(100));
     wire.throttle(Some(20_000));
@@ -147,84 +166,4 @@ fn a_link_that_is_slow_and_breaks_off_anywhere_costs_no_reading() {
     wire.hush(false);
     bench.everything_arrived();
     assert_eq!(bench.network.sim.dropped(), []);
-}
-
-#[test]
-fn over_mqtt_readings_arrive_exact() {
-    let bench = Bench::new(Network::with_broker(), "mqtt");
-    let daemon = bench.agent.start();
-    bench.arrived(20);
-    bench.everything_arrived();
-    assert_eq!(bench.ways(), ["mqtt"]);
-    assert_eq!(bench.network.sim.dropped(), []);
-    let session = &bench.network.broker().sessions()[0];
-    assert_eq!((session.client.as_str(), session.version, session.clean), ("123", 5, true));
-    assert!(daemon.stop().success());
-}
-
-#[test]
-fn a_broker_that_goes_away_and_comes_back_costs_no_reading() {
-    let bench = Bench::new(Network::with_broker(), "mqtt");
-    let _daemon = bench.agent.start();
-    bench.arrived(5);
-    bench.network.broker().stop();
-    bench.read_on(10);
-    bench.network.broker().start_again().expect("the broker");
-    bench.everything_arrived();
-    assert_eq!(bench.ways(), ["mqtt"]);
-}
-
-#[test]
-fn while_the_broker_is_silent_readings_go_over_https_and_over_mqtt_when_it_is_back() {
-    let network = Network::with_broker();
-    let config = network.config("mqtt");
-    let config = config.replace("via = \"mqtt\"", "via = \"mqtt\"\nfallback_after = \"1s\"");
-    let bench = Bench::with(network, &config);
-    let _daemon = bench.agent.start();
-    bench.arrived(3);
-    bench.network.broker().kill();
-    eventually("readings go over HTTPS", || bench.ways() == ["bulk", "mqtt"]);
-    bench.read_on(5);
-    bench.network.broker().start_again().expect("the broker");
-    let newest = || bench.network.sim.ledger().last().map(|(_, entry)| entry.first_job.clone());
-    eventually("readings go over MQTT again", || newest().is_some_and(|way| way == "mqtt"));
-    bench.everything_arrived();
-}
-
-/// It is pushed, lost, offered over HTTP, and pushed again when it is long done.
-#[test]
-fn an_instruction_is_obeyed_once_whichever_ways_it_comes() {
-    let network = Network::with_broker();
-    network.sim.set_instruction_queuing(TimeDelta::seconds(1));
-    let bench = Bench::new(network, "mqtt");
-    let _daemon = bench.agent.start();
-    bench.arrived(2);
-    let new = || NewInstruction {
-        node: NODE,
-        topic: "LoggingSetLevel".to_owned(),
-        parameters: [("logger", "modbus"), ("level", "info")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
-        ..NewInstruction::default()
-    };
-    let sim = &bench.network.sim;
-    let ended = |id: i64| {
-        eventually("it is over", || sim.instruction(id).is_some_and(|one| one.state.is_final()));
-    };
-    let pushed = sim.add_instruction(new());
-    ended(pushed);
-    let history = sim.instruction(pushed).expect("known").history;
-    assert!(history.iter().all(|(_, state)| *state != InstructionState::Queued), "{history:?}");
-
-    bench.network.broker().hold_pushes(true);
-    let lost = sim.add_instruction(new());
-    ended(lost);
-    bench.network.broker().hold_pushes(false);
-    let before = sim.instruction(lost).expect("known").state;
-    assert!(bench.network.broker().push(lost));
-    bench.read_on(5);
-    assert_eq!(sim.instruction(lost).expect("known").state, before);
-    bench.everything_arrived();
-    let failed = bench.network.sim.dropped();
-    assert_eq!(failed, []);
 }
