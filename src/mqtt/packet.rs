@@ -6,7 +6,7 @@
 //! | Packet | As it comes | What is added |
 //! | --- | --- | --- |
 //! | DISCONNECT | without reason (0 bytes) or with the reason alone (1 byte, as mosquitto sends it) | reason 0; no properties |
-//! | CONNACK of a broker without MQTT 5 | 2 bytes | no properties |
+//! | CONNACK of a broker without MQTT 5 | 2 bytes, 1 for "version refused" | no properties, 0x84 for the same |
 //!
 //! [`decode`] takes any bytes whatsoever and waits for no more than [`MAX_INCOMING`] of them.
 
@@ -26,6 +26,9 @@ pub const MAX_INCOMING: u32 = 1 << 20;
 /// Reason and properties' length, where a DISCONNECT has neither or only the first.
 const DISCONNECT: u8 = 0xE0;
 const CONNACK: u8 = 0x20;
+
+/// "Version refused" in MQTT 3.1.1 and in MQTT 5.
+const VERSION_REFUSED: (u8, u8) = (1, 0x84);
 
 /// What we send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,7 +216,10 @@ pub(super) fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malfor
     let mut frame = match (&frame[..], length) {
         (&[DISCONNECT, 0], _) => BytesMut::from(&[DISCONNECT, 2, 0, 0][..]),
         (&[DISCONNECT, 1, reason], _) => BytesMut::from(&[DISCONNECT, 2, reason, 0][..]),
-        (&[CONNACK, 2, flags, code], _) => BytesMut::from(&[CONNACK, 3, flags, code, 0][..]),
+        (&[CONNACK, 2, flags, code], _) => {
+            let code = if code == VERSION_REFUSED.0 { VERSION_REFUSED.1 } else { code };
+            BytesMut::from(&[CONNACK, 3, flags, code, 0][..])
+        }
         _ => frame,
     };
     let packet = Packet::read(&mut frame, None).map_err(|error| Malformed(error.to_string()))?;

@@ -117,7 +117,7 @@ mod tests {
         reconnect.useful();
         assert_eq!(wait(&mut reconnect, 640), secs(1));
         reconnect.connected(secs(700));
-        assert_eq!(wait(&mut reconnect, 700 + 16 * 10), secs(14), "useful once is not for ever");
+        assert_eq!(wait(&mut reconnect, 640 + 16 * 9), secs(9), "useful once is not for ever");
         reconnect.connected(secs(1000));
         assert_eq!(wait(&mut reconnect, 1000 + SETTLED.as_secs()), secs(1), "it stood for long");
     }

@@ -13,6 +13,7 @@ mod files;
 mod identity;
 mod instruct;
 mod modbus;
+mod mqtt;
 mod node;
 mod outage;
 mod proof;
