@@ -64,6 +64,11 @@ pub(super) enum LinkError {
         "another client with the ID of this node took the session over: two programs run with the same node's certificate, stop one of them"
     )]
     TakenOver,
+    /// It was closed again and again.
+    #[error(
+        "the broker closes the connection again and again soon after it let this node in: most likely another program runs with the same node's certificate, stop one of them; or the link breaks"
+    )]
+    Rival,
     /// The broker ended the session with a word.
     #[error("the broker ended the session: {0}")]
     Ended(Refusal),
@@ -90,6 +95,7 @@ impl LinkError {
             Self::Certificate(_) => "certificate_refused",
             Self::Refused(_) => "refused",
             Self::TakenOver => "taken_over",
+            Self::Rival => "rival",
             Self::Garbled(_) => "garbled",
         }
     }
@@ -107,6 +113,7 @@ impl LinkError {
             | Self::Dates(_)
             | Self::Refused(Refusal::TakenOver | Refusal::Other(_))
             | Self::Ended(_)
+            | Self::Rival
             | Self::Closed(_)
             | Self::Silent(_)
             | Self::Garbled(_) => false,

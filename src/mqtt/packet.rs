@@ -5,7 +5,7 @@
 //!
 //! | Packet | As it comes | What is added |
 //! | --- | --- | --- |
-//! | DISCONNECT | without reason (0 bytes) or with the reason alone (1 byte, as mosquitto sends it) | reason 0; no properties |
+//! | DISCONNECT | without reason (0 bytes) or with the reason alone (1 byte) | reason 0; no properties |
 //! | CONNACK of a broker without MQTT 5 | 2 bytes, 1 for "version refused" | no properties, 0x84 for the same |
 //!
 //! [`decode`] takes any bytes whatsoever and waits for no more than [`MAX_INCOMING`] of them.

@@ -19,6 +19,9 @@ const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(300);
 const AFTER_TAKEOVER: Duration = Duration::from_secs(60);
 
+/// Connections in a row that have to be closed without a word to suspect another client with our ID.
+const SUSPECT: u32 = 3;
+
 /// What is known of the connections so far.
 #[derive(Debug, Default)]
 pub(super) struct Reconnect {
@@ -29,6 +32,8 @@ pub(super) struct Reconnect {
     told: Vec<&'static str>,
     /// Whether a loss was told, or nothing yet, so that the next connection is worth a word.
     silent: bool,
+    /// Connections in a row that were closed without a word before they settled.
+    cut_short: u32,
     /// Since when there is no connection.
     down_since: Option<Duration>,
 }
@@ -53,6 +58,16 @@ impl Reconnect {
     /// The connection did what it is for.
     pub(super) fn useful(&mut self) {
         self.useful = true;
+    }
+
+    /// The broker closed it without a word. Says whether that happens again and again: to a broker that does not
+    /// say so, that is how two clients with one ID look.
+    pub(super) fn closed(&mut self, now: Duration) -> bool {
+        if let Some(since) = self.connected_at {
+            let settled = now.saturating_sub(since) >= SETTLED;
+            self.cut_short = if settled { 0 } else { self.cut_short.saturating_add(1) };
+        }
+        self.cut_short >= SUSPECT
     }
 
     /// There is no connection, or none any more; `kind` is of a fixed set, `jitter` a number from 0 to 1.
@@ -128,6 +143,19 @@ mod tests {
         reconnect.connected(secs(0));
         reconnect.useful();
         assert_eq!(reconnect.lost(secs(1), "taken_over", true, 0.5).wait, secs(60));
+    }
+
+    #[test]
+    fn a_broker_that_closes_without_a_word_again_and_again_leads_to_a_suspicion() {
+        let mut reconnect = Reconnect::default();
+        assert!(!reconnect.closed(secs(0)), "there was none");
+        for (now, suspected) in [(10, false), (20, false), (30, true), (40, true)] {
+            reconnect.connected(secs(now));
+            assert_eq!(reconnect.closed(secs(now + 5)), suspected, "{now}");
+            wait(&mut reconnect, now + 5);
+        }
+        reconnect.connected(secs(50));
+        assert!(!reconnect.closed(secs(50) + SETTLED));
     }
 
     #[test]

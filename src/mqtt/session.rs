@@ -12,7 +12,7 @@
 //! * Nothing that comes from the broker ends the task. What is not understood is told once and ends the
 //!   connection, an oversized packet included; a message whose content is not understood ends nothing.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -46,6 +46,9 @@ const UNSENT: usize = 64 * 1024;
 
 /// Between two looks for the broker's address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(60);
+
+/// Between two questions for the time, while nobody has told it.
+const TIME_EVERY: Duration = Duration::from_secs(15);
 
 /// Why a message did not reach the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,7 +170,7 @@ pub trait Deliver: Send {
 }
 
 /// What a session asks of the world beside its broker.
-pub trait Surroundings: Send {
+pub trait Surroundings: Send + Sync {
     /// Where the broker is, if the configuration does not say so.
     fn find_broker(&self) -> impl Future<Output = Result<BrokerUrl, String>> + Send;
 
@@ -206,7 +209,7 @@ pub struct Subscription {
 pub struct Session<S> {
     client: Client,
     tls: Tls,
-    surroundings: S,
+    surroundings: Arc<S>,
     subscription: Option<Subscription>,
     /// Changes when another certificate is to be shown.
     certificate: Option<watch::Receiver<u64>>,
@@ -252,7 +255,7 @@ impl<S: Surroundings> Session<S> {
         let session = Self {
             client,
             tls,
-            surroundings,
+            surroundings: Arc::new(surroundings),
             subscription: None,
             certificate: None,
             clock,
@@ -379,6 +382,8 @@ impl<S: Surroundings> Session<S> {
         }
         self.tell_connected(url);
         let mut requests = Vec::new();
+        let asking = ask_for_time(self.surroundings.clone(), self.clock.clone());
+        let mut asking = std::pin::pin!(asking);
         loop {
             while let Some(packet) = link.next()? {
                 self.take(packet, &mut link, &mut dialogue)?;
@@ -396,6 +401,7 @@ impl<S: Surroundings> Session<S> {
                     return Ok(End::NewCertificate);
                 }
                 done = link.turn() => done?,
+                () = &mut asking => {}
                 _ = self.requests.recv_many(&mut requests, room), if room > 0 => {
                     for request in requests.drain(..) {
                         send(request, self.began.elapsed(), terms, &mut link, &mut dialogue)?;
@@ -475,6 +481,10 @@ impl<S: Surroundings> Session<S> {
 
     /// Waits until it is time for the next attempt, or there is another certificate to try with.
     async fn wait_after(&mut self, error: LinkError) {
+        let error = match error {
+            LinkError::Closed(_) if self.reconnect.closed(self.now()) => LinkError::Rival,
+            error => error,
+        };
         let (kind, taken_over) = (error.kind(), error == LinkError::TakenOver);
         let lost = self.reconnect.lost(self.now(), kind, taken_over, fastrand::f64());
         self.tell_lost(&error, lost.tell);
@@ -617,6 +627,16 @@ async fn refusing<T>(requests: &mut mpsc::Receiver<Request>, work: impl Future<O
         done = work => done,
         done = refuse => done,
     }
+}
+
+/// A broker tells no time, and without one no reading is sent: somebody else is asked until it is known.
+/// Never ends, so that it can stand beside what does.
+async fn ask_for_time<S: Surroundings>(surroundings: Arc<S>, clock: Clock) {
+    while clock.trusted_now().is_none() {
+        surroundings.learn_time().await;
+        sleep(TIME_EVERY).await;
+    }
+    pending().await
 }
 
 /// When there is another certificate; never, if there is none that could change.

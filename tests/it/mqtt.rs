@@ -1,7 +1,12 @@
 //! Uploads over MQTT and the live feed: the real daemon against a real mosquitto with TLS, client certificates and
 //! rules for each node, and the server's collector behind it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
@@ -77,8 +82,7 @@ impl Bench {
 
     /// Puts a certificate where `identity import` would not.
     fn smuggle(&self, node: &NodeIdentity) {
-        let folder = self.agent.state_dir().join("credentials");
-        fs::create_dir_all(&folder).expect("a folder");
+        let folder = credentials(&self.agent);
         self.agent.private_file("smuggled", &(node.key_pem() + &node.chain_pem()));
         fs::rename(self.agent.path("smuggled"), folder.join("node.pem")).expect("moved");
     }
@@ -126,6 +130,13 @@ impl Bench {
         assert!(missing.is_empty(), "{missing:?} of {read}");
         assert_eq!(self.sim.dropped(), []);
     }
+}
+
+/// The folder of the store, as the agent makes it.
+fn credentials(agent: &Agent) -> PathBuf {
+    let folder = agent.state_dir().join("credentials");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).expect("a folder");
+    folder
 }
 
 fn error_of(status: &Value) -> &str {
@@ -245,7 +256,7 @@ fn a_certificate_that_the_broker_refuses_is_named_and_the_next_one_taken_up_at_o
     bench.import(&bench.issue(&NodeCertificate::around(NODE, now)));
     bench.fresh_readings_arrive();
     let connections = bench.wire.connections();
-    bench.import_over(&bench.issue(&NodeCertificate::around(NODE, now).rsa()));
+    bench.import(&bench.issue(&NodeCertificate::around(NODE, now).rsa()));
     eventually("it connects with the other one", || bench.wire.connections() > connections);
     eventually("and says so", || !daemon.events("mqtt.certificate_changed").is_empty());
     bench.fresh_readings_arrive();
@@ -253,12 +264,6 @@ fn a_certificate_that_the_broker_refuses_is_named_and_the_next_one_taken_up_at_o
 }
 
 impl Bench {
-    fn import_over(&self, node: &NodeIdentity) {
-        let text = node.chain_pem() + &node.key_pem();
-        let file = self.agent.private_file("node.pem", &text);
-        self.agent.ask(&["identity", "import", "--replace", file.to_str().expect("text")]);
-    }
-
     fn is_not_trusted(&self, edit: impl Fn(&str) -> String) {
         self.agent.configure(&edit(&self.config));
         let daemon = self.agent.start();
@@ -303,11 +308,10 @@ fn a_node_without_rights_at_the_broker_stops_and_keeps_everything() {
     let read = bench.site.readings(1);
     eventually("readings go on", || bench.site.readings(1) > read + 5);
     assert_eq!(daemon.events("upload.stopped").len(), 1);
-    assert_eq!(daemon.events("mqtt.subscription_refused").len(), 1);
     assert_eq!(daemon.events("upload.given_up"), [""; 0]);
     assert!(daemon.stop().success());
     let kept = committed(&bench.agent).len();
-    assert!(kept >= bench.site.readings(1) as usize - 1, "{kept}");
+    assert!(kept + 1 >= bench.site.readings(1) as usize, "{kept}");
     assert_eq!(bench.sim.ledger_count().datum, 0);
 }
 
@@ -320,6 +324,8 @@ fn what_is_no_instruction_is_told_once_and_ends_nothing() {
         assert!(bench.broker.publish("node/123/instr", garbage));
     }
     eventually("it is told", || !daemon.events("mqtt.message_garbled").is_empty());
+    // The other way is not taken before that.
+    bench.sim.set_instruction_queuing(TimeDelta::seconds(20));
     // Longer than we said that we take.
     assert!(bench.broker.publish("node/123/instr", &vec![0; 2 << 20]));
     bench.fresh_readings_arrive();
@@ -343,16 +349,16 @@ fn two_programs_with_one_certificate_are_told_of_each_other() {
     bench.fresh_readings_arrive();
     let other = Agent::new(&bench.config);
     fs::write(other.path("ca.pem"), bench.authority.pem()).expect("written");
-    let folder = other.state_dir().join("credentials");
-    fs::create_dir_all(&folder).expect("a folder");
+    let folder = credentials(&other);
     let stored = bench.agent.state_dir().join("credentials/node.pem");
     fs::copy(stored, folder.join("node.pem")).expect("copied");
     let _second = other.start();
     eventually("it is told", || {
-        !daemon.lines_with(&["event=\"mqtt.stopped\"", "error_kind=\"taken_over\""]).is_empty()
+        // This broker does not say why; others do.
+        !daemon.lines_with(&["event=\"mqtt.disconnected\"", "error_kind=\"rival\""]).is_empty()
     });
-    let status = bench.agent.status().expect("a status");
-    assert!(error_of(&status).contains("stop one of them"), "{}", error_of(&status));
+    let told = daemon.lines_with(&["error_kind=\"rival\""]);
+    assert!(told.iter().all(|line| line.contains("stop one of them")), "{told:?}");
 }
 
 #[test]
@@ -438,7 +444,7 @@ fn a_backlog_of_a_hundred_thousand_drains_through_the_window_in_bounded_memory()
     let (begun, mut most) = (std::time::Instant::now(), 0);
     eventually_within(Duration::from_secs(120), "the backlog is drained", || {
         most = most.max(daemon.resident_kib());
-        bench.sim.ledger_count().datum >= BACKLOG as u64
+        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= BACKLOG
     });
     println!("{BACKLOG} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
     // The queue maps nothing and the window is small: what grows is the allocator's slack.

@@ -98,12 +98,11 @@ impl Fallback {
 
     /// Something was seen while rows went over the broker; [`Fallback::way`] may be another one then.
     pub fn saw(&mut self, now: Duration, seen: Seen) -> Option<Note> {
-        let Some(after) = self.after else { return None };
+        let after = self.after?;
         match &mut self.state {
             State::Https(_) => None,
             State::Mqtt { owing_since } => {
-                let Some(late) = late(owing_since, now, seen, after) else { return None };
-                if late {
+                if late(owing_since, now, seen, after) {
                     let away = Away { since: now, trial: now, again: AGAIN.0 };
                     self.state = State::Https(away);
                     return Some(Note::Left);
@@ -116,7 +115,7 @@ impl Fallback {
                     self.state = State::Mqtt { owing_since: None };
                     return Some(Note::Back { away });
                 }
-                let late = late(owing_since, now, seen, TRIAL).unwrap_or(false);
+                let late = late(owing_since, now, seen, TRIAL);
                 if late || seen == Seen::Useless {
                     let again = (away.again * 2).min(AGAIN.1);
                     self.state = State::Https(Away { trial: now + away.again, again, ..*away });
@@ -148,21 +147,16 @@ impl Fallback {
     }
 }
 
-/// Whether the silence has lasted too long; `None` where there is none.
-fn late(
-    owing_since: &mut Option<Duration>,
-    now: Duration,
-    seen: Seen,
-    after: Duration,
-) -> Option<bool> {
+/// Whether the silence, if there is any, has lasted too long.
+fn late(owing_since: &mut Option<Duration>, now: Duration, seen: Seen, after: Duration) -> bool {
     match seen {
         Seen::Taken | Seen::Idle => {
             *owing_since = None;
-            None
+            false
         }
         Seen::Owing | Seen::Useless => {
             let since = *owing_since.get_or_insert(now);
-            Some(now.saturating_sub(since) >= after)
+            now.saturating_sub(since) >= after
         }
     }
 }
