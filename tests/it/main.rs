@@ -16,6 +16,7 @@ mod instruct_node;
 mod instruct_pushed;
 mod modbus;
 mod mqtt;
+mod node;
 mod outage;
 mod proof;
 mod quiet;
