@@ -43,6 +43,9 @@ const PROOFS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_sec
 /// The clock may be corrected at any time, so no wait is longer before the next look at it.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// Longest wait while the time is not known: what ends when is not known either.
+const TIMELESS: Duration = Duration::from_secs(2);
+
 /// One look at the clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -237,16 +240,17 @@ impl Machine {
     /// What to do.
     #[must_use]
     pub fn step(&self, moment: Moment) -> Step {
+        let longest = if moment.now.is_some() { LONGEST_WAIT } else { TIMELESS };
         let left = self.next.saturating_sub(moment.elapsed);
         if !left.is_zero() {
-            return Step::Wait(left.min(LONGEST_WAIT));
+            return Step::Wait(left.min(longest));
         }
         if self.renewed {
             return Step::Prove;
         }
         match (self.asks_at(moment.now), moment.now) {
             (Some(at), Some(now)) if at <= now => Step::Ask,
-            _ => Step::Wait(LONGEST_WAIT),
+            _ => Step::Wait(longest),
         }
     }
 

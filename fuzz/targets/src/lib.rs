@@ -9,6 +9,7 @@ mod cbor;
 mod config;
 mod control_request;
 mod file_answer;
+mod identity;
 mod instructions;
 mod modbus_answer;
 mod modbus_rtu;
@@ -38,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", config::check),
     ("control_request", control_request::check),
     ("file_answer", file_answer::check),
+    ("identity", identity::check),
     ("instructions", instructions::check),
     ("modbus_answer", modbus_answer::check),
     ("modbus_rtu", modbus_rtu::check),

@@ -138,7 +138,7 @@ fn a_renewed_one_is_proved_until_the_server_says_yes_or_no() {
 fn without_the_time_nothing_is_asked_for() {
     let machine = machine(true, 0);
     let blind = Moment { now: None, elapsed: DAY };
-    assert_eq!(machine.step(blind), Step::Wait(LONGEST_WAIT));
+    assert_eq!(machine.step(blind), Step::Wait(TIMELESS));
     assert_eq!(machine.condition(blind), Condition::TimeUnknown);
 }
 
