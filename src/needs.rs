@@ -101,6 +101,12 @@ impl Needs {
         Self { node: settings.node, sources, api_paths, audit_token }
     }
 
+    /// Whether there is anything for the token to do. With a certificate there may be nothing.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.api_paths.iter().any(|path| *path != POLICY_PATH)
+    }
+
     /// Of the token that only audits: a Data token suffices.
     #[must_use]
     pub fn of_audit(&self) -> Self {

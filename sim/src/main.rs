@@ -31,11 +31,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays SolarUser and SolarQuery over HTTP or HTTPS, and where asked SolarIn with its brokers and File Repository,
-    /// each on a port of its own.
+    /// Plays SolarUser and SolarQuery over HTTP or HTTPS, and where asked SolarIn with its brokers, and
+    /// File Repository, each on a port of its own.
     ///
     /// Examples: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json --file-repository
-    ///           solarnet-sim serve --seed sim/examples/seed.json --in-listen 127.0.0.1:8443 --in-files nodes --mqtt
+    ///           solarnet-sim serve --seed seed.json --in-listen 127.0.0.1:8443 --in-files nodes --mqtt
     #[command(verbatim_doc_comment)]
     Serve {
         /// Address to listen on; port 0 takes a free one, which is printed.

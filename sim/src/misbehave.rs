@@ -172,6 +172,16 @@ pub enum Act {
         /// How many; 0: no datum at all.
         groups: u8,
     },
+    /// The batch comes to an internal error over an element whose JSON holds all of these texts.
+    BatchFailsOver {
+        /// Parts of the element's JSON as it was sent, without blanks.
+        texts: Vec<String>,
+    },
+    /// An element whose JSON holds all of these texts is dropped without a word.
+    BatchSkips {
+        /// Parts of the element's JSON as it was sent, without blanks.
+        texts: Vec<String>,
+    },
     /// The job completes with `success` false and this message. No row is stored.
     JobFails {
         /// The status's message.
@@ -226,6 +236,8 @@ impl Act {
             | Self::BatchLosesEntries { .. }
             | Self::BatchDropsEntries { .. }
             | Self::BatchTransient { .. }
+            | Self::BatchFailsOver { .. }
+            | Self::BatchSkips { .. }
             | Self::JobFails { .. }
             | Self::JobMiscounts { .. }
             | Self::JobLosesRows { .. }

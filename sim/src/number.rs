@@ -1,17 +1,17 @@
-//! Numbers as texts: two that mean the same, and plain digits for what was written with an exponent.
+//! Numbers as texts: whether two mean the same, however they are written.
 
 use serde_json::Number;
 
 /// Digits without zeros at either end, and the power of ten behind them.
 #[derive(Debug, PartialEq, Eq)]
-struct Value<'a> {
+struct Value {
     negative: bool,
-    digits: std::borrow::Cow<'a, str>,
+    digits: String,
     exponent: i64,
 }
 
 /// `None` for an exponent that no number has.
-fn value(text: &str) -> Option<Value<'_>> {
+fn value(text: &str) -> Option<Value> {
     let (text, negative) = match text.strip_prefix('-') {
         Some(rest) => (rest, true),
         None => (text, false),
@@ -27,11 +27,7 @@ fn value(text: &str) -> Option<Value<'_>> {
     let exponent = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?;
     let exponent = exponent.checked_add(i64::try_from(dropped).ok()?)?;
     let zero = digits.is_empty();
-    Some(Value {
-        negative: negative && !zero,
-        digits: digits.into(),
-        exponent: if zero { 0 } else { exponent },
-    })
+    Some(Value { negative: negative && !zero, digits, exponent: if zero { 0 } else { exponent } })
 }
 
 /// Whether they mean the same.

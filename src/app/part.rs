@@ -29,7 +29,7 @@ use crate::{
         server::{Certificate, Server, Token},
     },
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
-    needs,
+    needs::{self, Needs},
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
@@ -267,6 +267,7 @@ fn auditing(
     let (status, shown) = watch::channel(refresh::Status::default());
     let refresher = Refresher {
         name: name.clone(),
+        needed: true,
         store: base.store.clone(),
         signer: signer.clone(),
         clock: base.clock.clone(),
@@ -283,7 +284,7 @@ fn auditing(
 /// Starts to send what is in the queue.
 pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: Proof) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
-    let queue = base.queue.for_task(&pulse);
+    let (queue, proof) = (base.queue.for_task(&pulse), proof.for_task(&pulse));
     if let Some(live) = ways.mqtt {
         let uploader = mqtt::Uploader {
             settings: settings.upload.clone(),
@@ -351,6 +352,7 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
     let (pulse, stop) = (base.pulses.of("refresher"), CancellationToken::new());
     let refresher = Refresher {
         name: settings.solarnet.token.clone(),
+        needed: Needs::of(settings).is_any(),
         store: base.store.clone(),
         signer: base.signer.clone(),
         clock: base.clock.clone(),

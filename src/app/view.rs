@@ -111,7 +111,10 @@ impl View {
 
     /// The token, the one of audits where it is another, and the certificate where there is one or should be.
     fn credentials(&self) -> Vec<Value> {
-        let mut all = vec![credential(&self.board.credential.borrow(), &self.signer)];
+        let working = self.board.credential.borrow();
+        let working = (working.missed || working.token_id.is_some())
+            .then(|| credential(&working, &self.signer));
+        let mut all: Vec<Value> = working.into_iter().collect();
         let auditing = self.board.auditing.borrow();
         all.extend(auditing.iter().map(|own| credential(&own.status.borrow(), &own.signer)));
         let identity = self.board.identity.borrow();

@@ -179,7 +179,21 @@ fn clock(clock: &Value) -> String {
     with(line, "system clock ahead by ms: ", &clock["ahead_ms"])
 }
 
+fn certificate(certificate: &Value) -> String {
+    let line = format!(
+        "certificate {}: ends {}; {}",
+        show(&certificate["subject"]),
+        show(&certificate["ends"]),
+        show(&certificate["because"]),
+    );
+    let line = with(line, "renewal asked for from ", &certificate["next_attempt"]);
+    with(line, "", &certificate["last_error"])
+}
+
 fn credential(credential: &Value) -> String {
+    if credential["certificate"].is_string() {
+        return certificate(credential);
+    }
     let line = format!(
         "{} ({}): key of {}, ends {}: {}",
         show(&credential["token"]),

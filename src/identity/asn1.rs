@@ -241,7 +241,7 @@ pub(super) fn integer(number: u32) -> Vec<u8> {
     element(INTEGER, &[sign, digits].concat())
 }
 
-/// The dotted form of an object identifier.
+/// The dotted form of an object identifier, of its first 32 numbers; real ones have a dozen.
 pub(super) fn dotted(oid: &[u8]) -> String {
     let (mut arcs, mut arc) = (Vec::new(), 0_u64);
     for byte in oid {
@@ -255,7 +255,7 @@ pub(super) fn dotted(oid: &[u8]) -> String {
             arcs.push(std::mem::take(&mut arc));
         }
     }
-    arcs.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
+    arcs.iter().take(32).map(u64::to_string).collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]

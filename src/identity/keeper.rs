@@ -78,10 +78,10 @@ pub enum LoadError {
 ///
 /// If there is one that cannot be used.
 pub fn load(store: &Store, slot: Slot) -> Result<Option<(NodeCertificate, Origin)>, LoadError> {
-    let Some((pem, origin, path)) = store.load_identity(slot)? else { return Ok(None) };
-    match NodeCertificate::from_pem(&pem) {
-        Ok(certificate) => Ok(Some((certificate, origin))),
-        Err(reason) => Err(LoadError::Unusable { path, reason }),
+    let Some(found) = store.load_identity(slot)? else { return Ok(None) };
+    match NodeCertificate::from_pem(&found.bytes) {
+        Ok(certificate) => Ok(Some((certificate, found.origin))),
+        Err(reason) => Err(LoadError::Unusable { path: found.path, reason }),
     }
 }
 
@@ -249,8 +249,8 @@ struct Work<C> {
     path: PathBuf,
     /// Why the store cannot be read, if it cannot.
     unreadable: Option<String>,
-    /// What the log says last.
-    reported: Option<(Condition, Option<String>)>,
+    /// What the log says last, and whether something stands against a renewal.
+    reported: Option<(Condition, bool)>,
     begun: Instant,
 }
 
@@ -382,6 +382,7 @@ impl<C: IdentityCalls> Work<C> {
             let _proving = self.parts.pulse.enter("proving a renewed certificate", self.patience());
             self.parts.calls.prove(&next).await
         };
+        let known = self.machine.trouble().is_some();
         let moment = self.moment();
         self.machine.proved(outcome.clone(), moment);
         match outcome {
@@ -392,7 +393,12 @@ impl<C: IdentityCalls> Work<C> {
                 Err(format!("the renewed certificate was given up: {error}"))
             }
             Err(Trouble::Passing(error)) => {
-                warn!(event = "identity.not_proved", error, "renewed certificate not proved yet");
+                if !known {
+                    warn!(
+                        event = "identity.not_proved",
+                        error, "renewed certificate not proved yet"
+                    );
+                }
                 Err(format!("the renewed certificate is kept and proved later: {error}"))
             }
         }
@@ -460,7 +466,8 @@ impl<C: IdentityCalls> Work<C> {
         let moment = self.moment();
         let condition = self.machine.condition(moment);
         let status = self.status(condition, moment);
-        let known = (condition, status.last_error.clone());
+        let ends = matches!(condition, Condition::Ends | Condition::EndsSoon);
+        let known = (condition, ends && status.last_error.is_some());
         if self.reported.as_ref() != Some(&known) {
             self.log(condition, &status);
             self.reported = Some(known);

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::domain::{ControlWrite, Instruction, InstructionId, InstructionState, SourceId};
 
-/// How old the server's word may be when something is done to a device (design 5.4.2).
+/// How old the server's word may be when something is done.
 pub const FRESH: Duration = Duration::from_secs(5);
 
 /// The longest that the server keeps an instruction that has not ended (its weekly purge).

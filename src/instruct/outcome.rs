@@ -313,6 +313,12 @@ mod tests {
             ]
         );
 
+        let parameters = serde_json::to_string(&told.parameters()).expect("JSON");
+        assert_eq!(
+            parameters,
+            r#"{"message":"before 0, wanted 1, after 1","before":0,"wanted":1,"after":1}"#
+        );
+
         let told = Told {
             outcome: InstructionState::Declined,
             before: None,

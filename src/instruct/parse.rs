@@ -216,19 +216,38 @@ mod tests {
         assert_eq!(names, [("/switch/1", "1"), ("x", "a"), ("x", "b")]);
     }
 
-    /// As in the protocol's vectors: a control, no parameters, a value in two pieces.
+    /// A control, no parameters, a value in two pieces; as JSON and as CBOR.
     #[test]
     fn messages_of_a_real_server_are_read() {
-        let texts = [
-            r#"{"id":12345,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"SetControlParameter","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing","parameters":[{"name":"/switch/1","value":"1"}]}"#,
-            r#"{"id":12347,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"SystemReboot","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing"}"#,
-            r#"{"id":12348,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"RenewCertificate","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing","parameters":[{"name":"Certificate","value":"-----BEGIN CERTIFICATE CHAIN-----\nAAAA"},{"name":"Certificate","value":"BBBB\n-----END CERTIFICATE CHAIN-----\n"}]}"#,
-        ];
-        for (text, parameters) in texts.into_iter().zip([1, 0, 2]) {
-            let parsed = instructions(&serde_json::from_str(text).expect("JSON"), node());
-            assert_eq!(parsed.skipped, [], "{text}");
-            assert_eq!(parsed.instructions[0].parameters.len(), parameters, "{text}");
-        }
+        let text = include_str!("../../tests/vectors/datum.json");
+        let vectors: Value = serde_json::from_str(text).expect("JSON");
+        let given = vectors["instructions"].as_array().expect("a list");
+        let counts: Vec<_> = given
+            .iter()
+            .map(|vector| {
+                let json = vector["json"].as_str().expect("text");
+                let cbor = hex::decode(vector["cbor_mqtt_hex"].as_str().expect("hex"));
+                let json = message(&serde_json::from_str(json).expect("JSON"), node());
+                let cbor = crate::solarin::cbor::decode(&cbor.expect("hex")).expect("CBOR");
+                assert_eq!(message(&cbor, node()), json);
+                assert_eq!(json.skipped, []);
+                json.instructions[0].parameters.len()
+            })
+            .collect();
+        assert_eq!(counts, [1, 0, 2]);
+    }
+
+    #[test]
+    fn a_message_of_any_length_costs_no_more_than_its_first_hundred() {
+        let many = json!({ "instructions": vec![whole(); 5000] });
+        let parsed = message(&many, node());
+        assert_eq!(parsed.instructions.len(), MOST);
+        assert_eq!(parsed.skipped.len(), 1);
+        let mut huge = whole();
+        huge["parameters"] = json!({ "a": "x".repeat(MOST_BYTES) });
+        let parsed = message(&json!([huge, whole()]), node());
+        assert_eq!(parsed.instructions.len(), 1);
+        assert!(parsed.skipped[0].reason.contains("65536 bytes"), "{:?}", parsed.skipped);
     }
 
     #[test]

@@ -40,7 +40,7 @@ const IDENTIFIER: &str = "solarnode-agent";
 const CRATE: &str = env!("CARGO_CRATE_NAME");
 
 /// The modules that can be given a level of their own. Not those of libraries: some would show secrets.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 26] = [
     "app",
     "audit",
     "cli",
@@ -50,8 +50,11 @@ const MODULES: [&str; 22] = [
     "domain",
     "file",
     "files",
+    "flux",
+    "identity",
     "instruct",
     "modbus",
+    "mqtt",
     "needs",
     "net",
     "observe",
@@ -60,6 +63,7 @@ const MODULES: [&str; 22] = [
     "queue",
     "reader",
     "refresh",
+    "solarin",
     "solarnet",
     "tokens",
     "upload",

@@ -1,6 +1,7 @@
 //! Every integration test, one binary.
 
 mod audit;
+mod bulk;
 mod bundle;
 mod catalog;
 mod clock;
@@ -11,8 +12,11 @@ mod fairness;
 mod files;
 mod identity;
 mod instruct;
+mod instruct_node;
+mod instruct_pushed;
 mod modbus;
 mod mqtt;
+mod node;
 mod outage;
 mod proof;
 mod quiet;

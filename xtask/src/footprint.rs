@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use crate::run::{cargo, root, run};
+use crate::run::{cargo, root, run, target};
 
 /// Rounds of which the medians are shown.
 const ROUNDS: usize = 3;
@@ -86,9 +86,7 @@ impl Bench {
             std::fs::remove_dir_all(&queue).map_err(|error| error.to_string())?;
         }
         let queue = queue.to_string_lossy();
-        let target =
-            std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), PathBuf::from);
-        let weigh = target.join("release/examples/weigh").to_string_lossy().into_owned();
+        let weigh = target().join("release/examples/weigh").to_string_lossy().into_owned();
         let script = root().join("spool/examples/weigh_sqlite.py").to_string_lossy().into_owned();
         let place = [&*queue, &self.device];
         let text = match peer {

@@ -6,18 +6,21 @@
 //!                                      without root: all but those that need it, which are named
 //! cargo xtask fuzz [--seconds N] [TARGET]   libFuzzer on one decoder of foreign bytes, or on all
 //! cargo xtask footprint queue          what the queue costs, measured beside SQLite (needs root)
+//! cargo xtask footprint peers [ARGS]   what the agent costs and loses beside ThingsBoard gateway, Node-RED and
+//!                                      collectd; ARGS are those of benches/peers/run.py
 //! cargo xtask docs                     writes the generated documentation anew
 //! ```
 
 mod footprint;
 mod fuzz;
+mod peers;
 mod run;
 mod tests;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask quickstart [--forever] | test [--without-root] | \
-     fuzz [--seconds N] [TARGET] | footprint queue | docs";
+     fuzz [--seconds N] [TARGET] | footprint queue | footprint peers [ARGS] | docs";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         ["test", "--without-root"] => tests::all(false),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["footprint", "queue"] => footprint::queue(),
+        ["footprint", "peers", rest @ ..] => peers::peers(rest),
         ["docs"] => run::docs(),
         _ => {
             eprintln!("{USAGE}");

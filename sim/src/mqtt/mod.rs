@@ -43,7 +43,7 @@ const POLL: Duration = Duration::from_millis(5);
 pub enum BrokerError {
     /// The program is not there.
     #[error("mosquitto cannot be run (package mosquitto)")]
-    Missing(#[source] io::Error),
+    NoMosquitto(#[source] io::Error),
     /// It ended, or does not listen.
     #[error("mosquitto does not serve; it says: {0}")]
     Silent(String),
@@ -269,7 +269,7 @@ fn serve(folder: &std::path::Path, plain: SocketAddr) -> Result<Child, BrokerErr
     };
     // It is not on the path of ordinary users.
     let child = run("mosquitto").or_else(|_| run("/usr/sbin/mosquitto"));
-    let mut child = child.map_err(BrokerError::Missing)?;
+    let mut child = child.map_err(BrokerError::NoMosquitto)?;
     let end = Instant::now() + PATIENCE;
     loop {
         if TcpStream::connect(plain).is_ok() && child.try_wait()?.is_none() {

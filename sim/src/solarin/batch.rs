@@ -97,6 +97,13 @@ impl World {
         let mut listed = Vec::new();
         let mut posted = Vec::new();
         each_element(&body, |element| {
+            match act {
+                Some(Act::BatchFailsOver { texts }) if holds(&element, texts) => {
+                    return Err("an element that was to fail".to_owned());
+                }
+                Some(Act::BatchSkips { texts }) if holds(&element, texts) => return Ok(()),
+                _ => {}
+            }
             if is_status(&element) {
                 listed.push(self.apply_status(node, &element, now)?);
             } else if element.get("__type__").is_some_and(Value::is_string) {
@@ -250,6 +257,11 @@ pub(crate) fn state_of(status: &Value) -> Result<State, String> {
     let named = [&status["state"], &status["status"]].into_iter().find_map(Value::as_str);
     let named = named.unwrap_or_default();
     State::named(named).ok_or_else(|| format!("no instruction state {named:?}"))
+}
+
+fn holds(element: &Value, texts: &[String]) -> bool {
+    let json = element.to_string();
+    texts.iter().all(|text| json.contains(text))
 }
 
 fn is_status(element: &Value) -> bool {

@@ -9,6 +9,7 @@ use rcgen::{
 };
 
 use super::openssl::{self, OpensslError};
+use crate::random;
 use crate::tls::{Authority, TlsError, set_validity};
 
 /// 0.9.2342.19200300.100.1.1
@@ -150,6 +151,8 @@ impl Authority {
             let uid = DnType::CustomDnType(UID.to_vec());
             params.distinguished_name.push(uid, wanted.node.to_string());
         }
+        // Not made of the key, as rcgen has it: a renewed certificate has the key of the one before.
+        params.serial_number = Some(random::bytes::<16>().to_vec().into());
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 pub enum OpensslError {
     /// Not installed, or not to be talked to.
     #[error("the openssl command cannot be run (package openssl)")]
-    Command(#[from] io::Error),
+    NoOpenssl(#[from] io::Error),
     /// It says no.
     #[error("openssl refuses: {0}")]
     Refused(String),

@@ -26,7 +26,10 @@ pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> 
         needs: &needs,
         create: "token create --for-config".to_owned(),
     };
-    let mut problems = of(path, settings, &worker, now);
+    let mut problems = Vec::new();
+    if needs.is_any() {
+        problems.extend(of(path, settings, &worker, now));
+    }
     let asks = settings.upload.proof == Proof::Query;
     if let Some(name) = needs.audit_token.as_ref().filter(|_| asks) {
         let (key, needs) = ("audit.token", &needs.of_audit());

@@ -119,7 +119,7 @@ impl Associate {
     ) -> Result<Record, Failure> {
         let invitation = association.invitation;
         let kept = context.store().load_identity(Slot::Association).or_store_exit()?;
-        if let Some(record) = kept.and_then(|(kept, ..)| Record::from_bytes(&kept, invitation)) {
+        if let Some(record) = kept.and_then(|kept| Record::from_bytes(&kept.bytes, invitation)) {
             writeln!(streams.err, "this invitation was taken up before; the rest is done now")?;
             return Ok(record);
         }

@@ -34,6 +34,16 @@ pub enum Slot {
     Association,
 }
 
+/// A file that was there.
+pub struct Found {
+    /// What is in it. Wiped on drop.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Who put it there.
+    pub origin: Origin,
+    /// Where.
+    pub path: PathBuf,
+}
+
 impl Store {
     /// The file of the node's certificate.
     #[must_use]
@@ -45,26 +55,22 @@ impl Store {
         })
     }
 
-    /// Reads the node's certificate: from the store, else, for [`Slot::Current`], from what systemd passed. The path
-    /// is where it was found.
+    /// Reads the node's certificate: from the store, else, for [`Slot::Current`], from what systemd passed.
     ///
     /// # Errors
     ///
     /// As [`Store::load`].
-    pub fn load_identity(
-        &self,
-        slot: Slot,
-    ) -> Result<Option<(Zeroizing<Vec<u8>>, Origin, PathBuf)>, StoreError> {
+    pub fn load_identity(&self, slot: Slot) -> Result<Option<Found>, StoreError> {
         let path = self.identity_path(slot);
         if self.open_folder()?.is_some()
             && let Some(bytes) = read(&path, MAX_BYTES, |file| refuse_wide(&path, file, 0o600))?
         {
-            return Ok(Some((bytes, Origin::Store, path)));
+            return Ok(Some(Found { bytes, origin: Origin::Store, path }));
         }
         let passed = self.passed.as_ref().filter(|_| slot == Slot::Current);
         let Some(path) = passed.map(|folder| folder.join(PASSED)) else { return Ok(None) };
         let bytes = read(&path, MAX_BYTES, |_| Ok(()))?;
-        Ok(bytes.map(|bytes| (bytes, Origin::Passed, path)))
+        Ok(bytes.map(|bytes| Found { bytes, origin: Origin::Passed, path }))
     }
 
     /// Puts in a certificate in place of the one in that slot.

@@ -83,6 +83,8 @@ pub enum Step {
     Send(Ranges),
     /// Tell which of these rows belong together by source: [`Machine::split`].
     Split(Ranges),
+    /// Ask for nothing but the time: [`Machine::asked`].
+    Ask,
     /// Nothing before this moment, or before rows or another certificate arrive.
     Wait(Option<Duration>),
 }
@@ -166,6 +168,8 @@ pub struct Machine {
     claim_not_before: Duration,
     odd_told: bool,
     refusal: Option<String>,
+    /// Rows wait that nobody can claim before the time is known.
+    timeless: bool,
 }
 
 impl Machine {
@@ -189,7 +193,13 @@ impl Machine {
             claim_not_before: Duration::ZERO,
             odd_told: false,
             refusal: None,
+            timeless: false,
         }
+    }
+
+    /// Whether rows wait that nobody can claim before the time is known.
+    pub fn set_timeless(&mut self, timeless: bool) {
+        self.timeless = timeless;
     }
 
     /// Why uploads wait, for people.
@@ -219,6 +229,9 @@ impl Machine {
         }
         if let Some(trouble) = self.trouble.as_ref().filter(|trouble| now < trouble.until) {
             return (Vec::new(), Step::Wait(Some(trouble.until)));
+        }
+        if self.timeless {
+            return (Vec::new(), Step::Ask);
         }
         if let Some(stopped) = &mut self.stopped
             && !stopped.looking
@@ -372,6 +385,30 @@ impl Machine {
                 }
             },
         }
+    }
+
+    /// The answer to [`Step::Ask`]: whether the time is known now.
+    pub fn asked(
+        &mut self,
+        now: Duration,
+        jitter: f64,
+        result: Result<bool, Failed>,
+    ) -> Vec<Effect> {
+        let failed = match result {
+            Ok(true) => return self.well(now, |_| true),
+            Ok(false) => Failed {
+                kind: "no_time",
+                next: Next::Retry { not_before: None },
+                not_before: None,
+                text: "the server does not say which time it is".to_owned(),
+            },
+            // There was nothing in it to refuse.
+            Err(failed) if failed.next == Next::Content => {
+                Failed { next: Next::Retry { not_before: None }, ..failed }
+            }
+            Err(failed) => failed,
+        };
+        self.fails(now, jitter, failed)
     }
 
     /// Another certificate is in use: what was refused may pass now.

@@ -191,6 +191,7 @@ fn a_batch_of_which_nothing_is_named_does_not_hold_up_others_for_ever() {
             }
             Step::Wait(_) => {}
             Step::Split(seqs) => machine.split(vec![seqs]),
+            Step::Ask => panic!("the time is known"),
         }
     }
     assert_eq!(given_up, [1]);
@@ -243,7 +244,7 @@ fn while_everything_is_refused_nothing_is_given_up_and_a_person_is_told_once() {
                 machine.claimed(secs(now), &rows([]), false);
                 effects
             }
-            Step::Wait(_) => effects,
+            Step::Wait(_) | Step::Ask => effects,
         };
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::GiveUp { .. })));
         let stopped = |e: &&Effect| matches!(e, Effect::Note(Note::Stopped { .. }));
@@ -278,6 +279,28 @@ fn a_server_that_names_a_time_is_not_asked_before() {
     let not_before = Some(secs(100));
     machine.sent(secs(1), 0.5, went([1]), Err(Failed { not_before, ..unreachable() }));
     assert_eq!(machine.next(secs(50), 0.5, None).1, Step::Wait(Some(secs(100))));
+}
+
+#[test]
+fn while_no_row_has_a_time_the_server_is_asked_for_it_ever_more_rarely() {
+    let mut machine = with([]);
+    machine.set_timeless(true);
+    let mut asked = 0;
+    for now in 0..3600 {
+        match machine.next(secs(now), 0.5, None).1 {
+            Step::Ask => {
+                asked += 1;
+                let result = if now < 1800 { Err(unreachable()) } else { Ok(false) };
+                machine.asked(secs(now), 0.5, result);
+            }
+            step => assert!(matches!(step, Step::Wait(Some(_))), "{step:?}"),
+        }
+    }
+    assert!((20..200).contains(&asked), "{asked} times in an hour");
+    machine.identity_changed(secs(3600));
+    assert_eq!(machine.next(secs(9999), 0.5, None).1, Step::Ask);
+    let effects = machine.asked(secs(9999), 0.5, Ok(true));
+    assert!(matches!(effects[..], [Effect::Note(Note::Resumed { .. })]), "{effects:?}");
 }
 
 #[test]
@@ -400,6 +423,7 @@ proptest! {
                     };
                     effects.extend(machine.sent(now, 0.5, sent, result));
                 }
+                Step::Ask => panic!("the time is known"),
                 Step::Wait(None) => {
                     if unclaimed == 0 && later == 0 { break }
                 }

@@ -148,12 +148,14 @@ impl<E: Exchange> Run<E> {
         loop {
             let now = self.began.elapsed();
             let waiting = self.waiting(now);
+            self.machine.set_timeless(self.is_timeless());
             let (effects, step) = self.machine.next(now, fastrand::f64(), waiting);
             self.apply(effects).await;
             match step {
                 Step::Claim => self.claim().await,
                 Step::Split(seqs) => self.split(seqs).await,
                 Step::Send(seqs) => self.send(seqs).await,
+                Step::Ask => self.ask().await,
                 Step::Wait(until) => {
                     self.publish();
                     if self.wait(until).await.is_none() {
@@ -260,6 +262,21 @@ impl<E: Exchange> Run<E> {
         self.apply(effects).await;
     }
 
+    /// Nothing is said; every answer teaches the clock.
+    async fn ask(&mut self) {
+        let result = match self.parts.solarin.exchange(&[]).await {
+            Ok(_) => Ok(!self.is_timeless()),
+            Err(error) => Err(self.failed(&error)),
+        };
+        let effects = self.machine.asked(self.began.elapsed(), fastrand::f64(), result);
+        self.apply(effects).await;
+    }
+
+    /// Whether readings wait that have no time, and get none before a server was heard. They are not claimed.
+    fn is_timeless(&self) -> bool {
+        self.stat.borrow().unplaced > 0 && self.parts.clock.trusted_now().is_none()
+    }
+
     fn failed(&mut self, error: &InError) -> Failed {
         let next = error.next();
         let not_before = match next {
@@ -308,15 +325,9 @@ impl<E: Exchange> Run<E> {
     }
 
     fn publish(&mut self) {
-        // Readings without a time are not claimed, so no call fails that would say why they wait.
-        let unplaced = self.stat.borrow().unplaced > 0;
-        let timeless = || (unplaced && self.parts.clock.trusted_now().is_none()).then_some(NO_TIME);
+        let timeless = || self.is_timeless().then_some(NO_TIME);
         let no_room = || (!self.parts.proof.has_room()).then_some(proof::NO_ROOM);
         let waits_for = self.machine.waits_for().or_else(timeless).or_else(no_room);
         self.status.publish(self.machine.needs_a_person(), waits_for, &self.parts.status);
     }
 }
-
-#[cfg(test)]
-#[path = "task_tests.rs"]
-mod tests;

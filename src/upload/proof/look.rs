@@ -15,8 +15,8 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    machine::{Found, Held},
     task::beside_runtime,
+    terms::{Found, Held},
 };
 use crate::{
     audit::{

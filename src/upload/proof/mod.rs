@@ -20,19 +20,26 @@
 pub mod look;
 pub mod machine;
 pub mod task;
+pub mod terms;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::queue::{Queue, Ranges};
+use crate::{
+    pulse::{Bound, Pulse},
+    queue::{Queue, Ranges},
+};
 
-pub use machine::Limits;
 pub use task::{Prover, Status};
+pub use terms::Limits;
 
 /// Rows that wait for SolarQuery before no more are claimed.
 pub const MOST: u64 = 20_000;
 
 /// What uploads wait for where there is no room ([`Proof::has_room`]).
 pub const NO_ROOM: &str = "SolarQuery has not shown yet what was uploaded";
+
+/// What an uploader's pulse shows meanwhile.
+const WAITING: &str = "waiting for the prover";
 
 /// Calls that wait for the prover, which never takes long to hear.
 const CALLS: usize = 16;
@@ -42,6 +49,7 @@ const CALLS: usize = 16;
 pub struct Proof {
     queue: Queue,
     asked: Option<Asked>,
+    pulse: Pulse,
 }
 
 /// The end of the prover that uploaders hold.
@@ -70,7 +78,14 @@ impl Proof {
     /// Takes the word of the way in.
     #[must_use]
     pub fn at_once(queue: Queue) -> Self {
-        Self { queue, asked: None }
+        Self { queue, asked: None, pulse: Pulse::unheard() }
+    }
+
+    /// The same for an uploader, whose pulse shows when it waits.
+    #[must_use]
+    pub fn for_task(&self, pulse: &Pulse) -> Self {
+        let queue = self.queue.for_task(pulse);
+        Self { queue, pulse: pulse.clone(), ..self.clone() }
     }
 
     /// Wants more than that: the [`Prover`] that is made of the other end.
@@ -79,7 +94,7 @@ impl Proof {
         let (asks, asked) = mpsc::channel(CALLS);
         let (publish, waiting) = watch::channel(0);
         (
-            Self { queue, asked: Some(Asked { asks, waiting }) },
+            Self { queue, asked: Some(Asked { asks, waiting }), pulse: Pulse::unheard() },
             Told { asks: asked, waiting: publish },
         )
     }
@@ -89,6 +104,7 @@ impl Proof {
     /// for before they are sent again.
     pub async fn begin(&self, known: Ranges) {
         let Some(asked) = &self.asked else { return self.queue.release_all().await };
+        let _waiting = self.pulse.enter(WAITING, Bound::Open);
         let (done, is_done) = oneshot::channel();
         // The prover ends after the uploaders, or takes the daemon down with it.
         drop(asked.asks.send(Ask::Begin { known, done }).await);
@@ -105,8 +121,11 @@ impl Proof {
     pub async fn handed_over(&self, seqs: Ranges) {
         match &self.asked {
             None => self.queue.acknowledge(seqs).await,
-            // As in `begin`; they stay claimed until the next uploader begins.
-            Some(asked) => drop(asked.asks.send(Ask::HandedOver(seqs)).await),
+            Some(asked) => {
+                let _waiting = self.pulse.enter(WAITING, Bound::Open);
+                // As in `begin`; they stay claimed until the next uploader begins.
+                drop(asked.asks.send(Ask::HandedOver(seqs)).await);
+            }
         }
     }
 }

@@ -19,7 +19,8 @@ use super::{
     super::retry::Pause,
     Ask, Told,
     look::{self, LookError},
-    machine::{Effect, Failed, Held, Limits, Machine, Note, Step},
+    machine::Machine,
+    terms::{Effect, Failed, Held, Limits, Note, Step},
 };
 use crate::{
     audit::{
