@@ -134,13 +134,11 @@ impl InError {
             }
             None => self.cause.name().replace('_', " "),
         };
-        for part in
-            [self.detail.as_deref().map(|d| (": ", d)), self.cause.remedy().map(|r| ("; ", r))]
-        {
-            if let Some((before, part)) = part {
-                text.push_str(before);
-                text.push_str(part);
-            }
+        let parts =
+            [self.detail.as_deref().map(|d| (": ", d)), self.cause.remedy().map(|r| ("; ", r))];
+        for (before, part) in parts.into_iter().flatten() {
+            text.push_str(before);
+            text.push_str(part);
         }
         text
     }

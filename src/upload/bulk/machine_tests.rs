@@ -400,7 +400,7 @@ proptest! {
                     prop_assert!(asked.iter().all(|seq| open.contains(seq)), "{asked:?} of {open:?}");
                     let act = acts.next().unwrap_or_else(|| { troubled = false; Act::Well });
                     let mut sent = Sent { seqs, ..Sent::default() };
-                    if matches!(act, Act::Dropped) && asked[0] % 7 == 0 {
+                    if matches!(act, Act::Dropped) && asked[0].is_multiple_of(7) {
                         sent.seqs.remove(asked[0]..=asked[0]);
                         sent.gone.insert(asked[0]..=asked[0]);
                         open.remove(&asked[0]);
