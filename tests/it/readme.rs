@@ -32,6 +32,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("systemd-sysusers", "makes a user on this machine; its file is tried below"),
     ("systemd-tmpfiles", "makes folders on this machine"),
     ("systemctl daemon-reload", "there need not be a systemd here"),
+    (
+        "systemctl enable --now solarnode-agent-reboot.path",
+        "`tests/it/systemd.rs` does, in a box of its own",
+    ),
     ("journalctl", "there need not be a journal here"),
     ("tar -C /var/lib", "the state is elsewhere here"),
 ];
@@ -239,7 +243,9 @@ fn every_block_of_toml_and_json_is_right() {
                     fs::write(&path, block.text).expect("written");
                     let loaded =
                         config::load(&path).unwrap_or_else(|error| panic!("{at}: {error}"));
-                    assert_eq!(loaded.warnings, [], "{at}");
+                    // A block may show a part that reads nothing.
+                    let others = |problem: &&Problem| problem.key != "modbus";
+                    assert_eq!(loaded.warnings.iter().find(others), None, "{at}");
                 }
                 "json" => {
                     let value = serde_json::from_str::<serde_json::Value>(block.text);
