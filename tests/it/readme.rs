@@ -17,8 +17,9 @@ use std::{
     time::Duration,
 };
 
+use chrono::Utc;
 use document::{Shown, blocks, shown};
-use solarnet_sim::{Seed, Sim, Site, Unit};
+use solarnet_sim::{Authority, NodeCertificate, Seed, Sim, Site, Unit};
 use solarnode_agent::config;
 
 use crate::support::agent::{Agent, Daemon, eventually_within};
@@ -95,6 +96,12 @@ impl Place {
         place.agent.configure(&quick);
         place.agent.private_file("secret.txt", "not-a-real-secret-edge0001\n");
         place.agent.private_file("manager.txt", "not-a-real-secret-manager1\n");
+        let authority = Authority::new().expect("an authority");
+        let node = NodeCertificate::around(123, Utc::now());
+        let node = authority.issue_node(&node).expect("a certificate");
+        fs::create_dir(place.agent.path("nodes")).expect("a folder");
+        place.agent.private_file("nodes/node-123.pem", &node.chain_pem());
+        place.agent.private_file("nodes/node-123.key", &node.key_pem());
         place
     }
 
@@ -244,8 +251,8 @@ fn every_block_of_toml_and_json_is_right() {
                     let loaded =
                         config::load(&path).unwrap_or_else(|error| panic!("{at}: {error}"));
                     // A block may show a part that reads nothing.
-                    let others = |problem: &&Problem| problem.key != "modbus";
-                    assert_eq!(loaded.warnings.iter().find(others), None, "{at}");
+                    let other = loaded.warnings.iter().find(|warning| warning.key != "modbus");
+                    assert_eq!(other, None, "{at}");
                 }
                 "json" => {
                     let value = serde_json::from_str::<serde_json::Value>(block.text);
