@@ -1,7 +1,7 @@
 //! How much of a serial bus the agent uses, and whether it keeps the silence between frames.
 //!
-//! The real task of a bus reads one unit of 50 registers as fast as the line allows, over a pseudo-terminal that is
-//! paced like a line of 9,600, 19,200 and 115,200 baud. The line measures: the share is the least time of an
+//! The real task of a bus reads two units of 50 registers as fast as the line allows (while one is read the other
+//! falls due), over a pseudo-terminal that is paced like a line of 9,600, 19,200 and 115,200 baud. The line measures: the share is the least time of an
 //! exchange (request, 3.5 characters, answer, 3.5 characters) over the time from one request to the next, the
 //! median of all; a request that came before its 3.5 characters of silence were over is a violation.
 //!
@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const REGISTERS: u16 = 50;
+const UNITS: [u8; 2] = [1, 2];
 
 fn main() -> ExitCode {
     let seconds = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10);
@@ -42,8 +43,8 @@ fn main() -> ExitCode {
 /// Prints a line of the table; gives the number of violations.
 fn measure(baud: u32, length: Duration) -> u64 {
     let words: Vec<u16> = (0..REGISTERS).collect();
-    let unit = SimUnit::new(1).with(SimTable::Holding, 0, &words);
-    let site = Site::start(vec![unit]).expect("a site");
+    let unit = |id| SimUnit::new(id).with(SimTable::Holding, 0, &words);
+    let site = Site::start(UNITS.map(unit).into()).expect("a site");
     let folder = tempfile::tempdir().expect("a folder");
     let line = site.serial_line(&folder.path().join("line"), baud).expect("a line");
     let serial = Serial { port: line.path().to_owned(), baud, parity: Parity::None, stop_bits: 1 };
@@ -88,7 +89,7 @@ fn measure(baud: u32, length: Duration) -> u64 {
     report.early
 }
 
-/// One unit with one block of registers, which is always due.
+/// Units with one block of registers each; one of them is always due.
 fn bus(serial: Serial) -> Bus {
     let property = |address| Property {
         name: format!("p{address}"),
@@ -105,9 +106,9 @@ fn bus(serial: Serial) -> Bus {
         invalid: Vec::new(),
         tags: Vec::new(),
     };
-    let unit = Unit {
-        id: 1,
-        source: "/bench".parse().expect("a source ID"),
+    let unit = |id| Unit {
+        id,
+        source: format!("/bench/{id}").parse().expect("a source ID"),
         every: Duration::from_millis(1),
         phase: Phase::Spread,
         max_registers: 125,
@@ -124,6 +125,6 @@ fn bus(serial: Serial) -> Bus {
         link: Link::Serial(serial),
         pause: Duration::ZERO,
         connect_timeout: Duration::from_secs(1),
-        units: vec![unit],
+        units: UNITS.map(unit).into(),
     }
 }

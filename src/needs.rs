@@ -12,7 +12,10 @@ use serde::Serialize;
 
 use crate::{
     audit,
-    config::Settings,
+    config::{
+        Settings,
+        settings::{Proof, Via},
+    },
     credential::Credential,
     domain::{NodeId, SourceId, TokenKind, TokenName},
     instruct,
@@ -52,27 +55,56 @@ pub struct Stop {
     pub because: String,
 }
 
+/// Whether a configuration needs a node's certificate.
+#[must_use]
+pub fn certificate(settings: &Settings) -> bool {
+    let by_upload = match settings.upload.via {
+        Via::Import => false,
+        Via::Bulk => true,
+        // A broker without TLS, as on a machine of one's own, is shown nothing.
+        Via::Mqtt => settings.mqtt.broker.url.as_ref().is_none_or(|url| url.secure),
+    };
+    let by_feed = settings.flux.as_ref().is_some_and(|flux| {
+        let url = flux.broker.url.as_ref();
+        url.is_none_or(|url| url.secure)
+    });
+    by_upload || by_feed
+}
+
 impl Needs {
     /// Of this configuration.
     #[must_use]
     pub fn of(settings: &Settings) -> Self {
         let units = settings.modbus.iter().flat_map(|bus| &bus.units);
         let mut sources: BTreeSet<SourceId> = units.map(|unit| unit.source.clone()).collect();
-        let mut api_paths = upload::import::http::API_PATHS.to_vec();
+        let mut api_paths = Vec::new();
         let instructions = &settings.instructions;
+        // With a certificate, neither datum nor instructions go through a call that a token signs.
+        if settings.upload.via == Via::Import {
+            api_paths.extend(upload::import::http::API_PATHS);
+            api_paths.extend(instruct::API_PATHS.into_iter().filter(|_| instructions.enabled));
+        }
         if instructions.enabled {
-            api_paths.extend(instruct::API_PATHS);
             // Every outcome becomes a datum.
             sources.extend(settings.controls.iter().map(|control| control.id.clone()));
             sources.extend(instructions.result_source.clone());
         }
         let mut audit_token = settings.audit.token.clone();
-        if audit_token.take_if(|name| *name == settings.solarnet.token).is_some() {
+        let audits = audit_token.take_if(|name| *name == settings.solarnet.token).is_some();
+        if audits || (audit_token.is_none() && settings.upload.proof == Proof::Query) {
             api_paths.extend(audit::query::API_PATHS);
         }
+        // The address of each file becomes a datum.
+        sources.extend(settings.files.iter().filter_map(|folder| folder.source.clone()));
         // Without this one the node is dead after a week.
         api_paths.push(POLICY_PATH);
         Self { node: settings.node, sources, api_paths, audit_token }
+    }
+
+    /// Whether there is anything for the token to do. With a certificate there may be nothing.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.api_paths.iter().any(|path| *path != POLICY_PATH)
     }
 
     /// Of the token that only audits: a Data token suffices.

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the integration tests need and cargo does not bring: mbpoll, socat, libfaketime, systemd's tools (to judge
-# the unit and to boot it), loop devices and ext4 (to fill them and cut their power), strace (to let a sync fail), and
+# Installs what the integration tests need and cargo does not bring: mbpoll, socat, libfaketime, openssl (PKCS#12 stores),
+# mosquitto, systemd's tools (to judge the unit and to boot it), loop devices and ext4 (to fill them and cut their power), strace (to let a sync fail), and
 # pymodbus with pyserial in a virtual environment below target/test-tools. Safe to run again; as root, or with sudo at hand.
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,6 +17,8 @@ missing=
 command -v mbpoll >/dev/null || missing="$missing mbpoll"
 command -v socat >/dev/null || missing="$missing socat"
 ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
+command -v openssl >/dev/null || missing="$missing openssl"
+command -v mosquitto >/dev/null || missing="$missing mosquitto"
 command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
 command -v strace >/dev/null || missing="$missing strace"
 command -v losetup >/dev/null || missing="$missing mount"

@@ -15,6 +15,7 @@ use crate::policy::flux::{Actor, Session};
 use crate::request::Incoming;
 use crate::seed;
 use crate::server::Orders;
+use crate::solarin::identity::IDENTITY_KEY;
 use crate::world::World;
 use crate::world::token::{Token, TokenKind};
 
@@ -99,6 +100,8 @@ fn call(world: &mut World, orders: &Orders, request: &Incoming) -> Result<Value,
             let now = world.clock.now();
             Ok(world.instructions.add(new, now).to_json())
         }
+        ("GET", "/dropped") => Ok(world.dropped.iter().map(|dropped| dropped.to_json()).collect()),
+        ("POST", "/invitation") => invite(world, &body()?),
         ("GET", "/jobs") => Ok(world.jobs.all().into_iter().map(|job| job.to_json()).collect()),
         ("GET", "/tokens") => {
             let now = world.clock.now();
@@ -117,6 +120,23 @@ fn call(world: &mut World, orders: &Orders, request: &Incoming) -> Result<Value,
             None => Err(Complaint(404, "no such call; the README lists them".to_owned())),
         },
     }
+}
+
+/// An invitation's text, for the device that is to become this node.
+fn invite(world: &mut World, body: &Value) -> Result<Value, Complaint> {
+    let node = body["nodeId"].as_i64().filter(|id| world.nodes.contains_key(id));
+    let (Some(node), Some(user)) = (node, body["username"].as_str()) else {
+        let expected = "expected {\"nodeId\": a node of the seed, \"username\": a text}";
+        return Err(expected.to_owned().into());
+    };
+    let invitation = world.invite(node, user);
+    let invitation = invitation.ok_or_else(|| "there is no SolarIn to lead to".to_owned())?;
+    Ok(json!({
+        "text": invitation.text,
+        "identityKey": IDENTITY_KEY,
+        "securityPhrase": invitation.security_phrase,
+        "expiration": crate::time::write(invitation.expires),
+    }))
 }
 
 fn issue(world: &mut World, body: &Value) -> Result<Value, Complaint> {

@@ -91,6 +91,16 @@ impl Refusal {
         Self { status: 404, code: None, message: Some("Not found".to_owned()) }
     }
 
+    pub(crate) fn wrong_method(method: &str) -> Self {
+        let message = format!("Request method '{method}' is not supported");
+        Self { status: 405, code: None, message: Some(message) }
+    }
+
+    pub(crate) fn wrong_media_type() -> Self {
+        let message = "Content-Type is not supported".to_owned();
+        Self { status: 415, code: None, message: Some(message) }
+    }
+
     /// The server fell over.
     pub(crate) fn internal() -> Self {
         Self { status: 500, code: None, message: Some("Internal error".to_owned()) }

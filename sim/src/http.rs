@@ -20,6 +20,7 @@ use crate::reading::Reading;
 use crate::reply::{Cut, Parts, Reply};
 use crate::request::Incoming;
 use crate::server::Orders;
+use crate::solarin::verify::Peer;
 use crate::world::World;
 
 /// The world, shared between the server's thread and its handles.
@@ -30,13 +31,23 @@ pub(crate) fn lock(world: &Shared) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Behind which door a connection stands: who calls, and who answers.
+#[derive(Debug, Clone)]
+pub(crate) enum Door {
+    /// SolarUser and SolarQuery; tokens sign each request.
+    Tokens,
+    /// SolarIn; the connection has a certificate, or none.
+    Certificates(Peer),
+}
+
 /// Serves one connection until it ends.
 pub(crate) async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     world: Shared,
     orders: Orders,
+    door: Door,
 ) {
-    let service = hyper::service::service_fn(|request| respond(&world, &orders, request));
+    let service = hyper::service::service_fn(|request| respond(&world, &orders, &door, request));
     let mut http = hyper::server::conn::http1::Builder::new();
     // The date is the simulator's, or missing on demand.
     http.auto_date_header(false);
@@ -48,6 +59,7 @@ pub(crate) async fn connection(
 async fn respond(
     world: &Shared,
     orders: &Orders,
+    door: &Door,
     request: Request<HyperBody>,
 ) -> Result<Response<Reply>, Cut> {
     let (head, body) = request.into_parts();
@@ -72,7 +84,7 @@ async fn respond(
     let switch = lock(world).switches.take(&incoming.method, incoming.path());
     let act = switch.as_ref().map(|switch| &switch.act);
     let cut = |incoming: &Incoming| {
-        remember(world, incoming, None);
+        remember(world, door, incoming, None);
         Err(Cut)
     };
     if act == Some(&Act::CutBefore) {
@@ -82,13 +94,13 @@ async fn respond(
     if read_body(&mut incoming, body, reading).await.is_err() {
         return cut(&incoming);
     }
-    let answer = process(world, &incoming, switch.as_ref());
+    let answer = process(world, door, &incoming, switch.as_ref());
     match act {
         Some(Act::Slow { ms }) => tokio::time::sleep(Duration::from_millis(*ms)).await,
         Some(Act::CutAfter) => return cut(&incoming),
         _ => {}
     }
-    remember(world, &incoming, Some(answer.status));
+    remember(world, door, &incoming, Some(answer.status));
     let mut now = lock(world).clock.now();
     if let Some(Act::WrongDate { offset_ms }) = act {
         now += TimeDelta::milliseconds(*offset_ms);
@@ -116,13 +128,22 @@ async fn read_body(
 }
 
 /// The answer, or what the switch puts in its place.
-fn process(world: &Shared, incoming: &Incoming, switch: Option<&Misbehaviour>) -> Answer {
+fn process(
+    world: &Shared,
+    door: &Door,
+    incoming: &Incoming,
+    switch: Option<&Misbehaviour>,
+) -> Answer {
     let mut world = lock(world);
+    let answer = |world: &mut World, act: Option<&Act>| match door {
+        Door::Tokens => world.answer(incoming, act),
+        Door::Certificates(peer) => world.answer_node(incoming, peer, act),
+    };
     let Some(switch) = switch.filter(|switch| switch.act.replaces_answer()) else {
-        return world.answer(incoming, switch.map(|switch| &switch.act));
+        return answer(&mut world, switch.map(|switch| &switch.act));
     };
     if switch.processed {
-        world.answer(incoming, None);
+        answer(&mut world, None);
     }
     match &switch.act {
         Act::TooMany { retry_after_ms } => {
@@ -146,7 +167,7 @@ fn process(world: &Shared, incoming: &Incoming, switch: Option<&Misbehaviour>) -
     }
 }
 
-fn remember(world: &Shared, incoming: &Incoming, status: Option<u16>) {
+fn remember(world: &Shared, door: &Door, incoming: &Incoming, status: Option<u16>) {
     let claimed = incoming.header("authorization").and_then(|text| {
         let (_, rest) = text.split_once("Credential=")?;
         rest.split(',').next()
@@ -158,6 +179,10 @@ fn remember(world: &Shared, incoming: &Incoming, status: Option<u16>) {
         path: incoming.path().to_owned(),
         query: incoming.target.split_once('?').map_or(String::new(), |(_, q)| q.to_owned()),
         token: claimed.map(str::to_owned),
+        node: match door {
+            Door::Tokens => None,
+            Door::Certificates(peer) => peer.claimed(),
+        },
         status,
     };
     world.remember(seen);

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::{Map, Number, Value, json};
 
-use crate::time;
+use crate::stream::{Kind, Streams};
+use crate::{number, time};
 
 /// The samples of one datum, numbers exactly as they were written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +24,19 @@ pub struct Datum {
 }
 
 impl Datum {
+    /// Whether the values are the same, however their numbers are written.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |mine: &BTreeMap<String, Number>, others: &BTreeMap<String, Number>| {
+            mine.len() == others.len()
+                && mine.iter().zip(others).all(|((name, value), (other, text))| {
+                    name == other && number::is_same(value, text)
+                })
+        };
+        same(&self.i, &other.i)
+            && same(&self.a, &other.a)
+            && (&self.s, &self.t) == (&other.s, &other.t)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.i.is_empty() && self.a.is_empty() && self.s.is_empty() && self.t.is_empty()
     }
@@ -72,9 +86,9 @@ pub struct Entry {
     pub accepts: u32,
     /// How often its content differed from the one before.
     pub changes: u32,
-    /// The job that brought it first.
+    /// The job that brought it first; `bulk` and `mqtt` are the ways in without one.
     pub first_job: String,
-    /// The job that brought it last.
+    /// The job, or the way, that brought it last.
     pub last_job: String,
     /// When it was accepted first, by the simulator's clock.
     pub accepted: DateTime<Utc>,
@@ -104,21 +118,45 @@ pub struct LedgerCount {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     rows: BTreeMap<Key, Entry>,
+    /// Those of locations, whose IDs stand where those of nodes stand in `rows`.
+    locations: BTreeMap<Key, Entry>,
+    pub(crate) streams: Streams,
 }
 
 impl Ledger {
     pub(crate) fn accept(&mut self, key: Key, datum: Datum, job: &str, now: DateTime<Utc>) {
-        match self.rows.get_mut(&key) {
+        self.accept_of(Kind::Node, key, datum, job, now);
+    }
+
+    /// The ID of a location's datum stands where that of a node stands.
+    pub(crate) fn accept_of(
+        &mut self,
+        kind: Kind,
+        key: Key,
+        datum: Datum,
+        job: &str,
+        now: DateTime<Utc>,
+    ) {
+        self.streams.extend(kind, key.node, &key.source, &datum);
+        let rows = match kind {
+            Kind::Node => &mut self.rows,
+            Kind::Location => &mut self.locations,
+        };
+        match rows.get_mut(&key) {
             Some(entry) => {
                 entry.accepts += 1;
-                entry.changes += u32::from(entry.datum != datum);
+                entry.changes += u32::from(!entry.datum.is_same(&datum));
                 entry.datum = datum;
                 job.clone_into(&mut entry.last_job);
             }
             None => {
-                self.rows.insert(key, Entry::new(datum, job, now));
+                rows.insert(key, Entry::new(datum, job, now));
             }
         }
+    }
+
+    pub(crate) fn location(&self, key: &Key) -> Option<&Entry> {
+        self.locations.get(key)
     }
 
     /// Loses a datum, as a server must not.
@@ -153,6 +191,8 @@ pub struct Seen {
     pub query: String,
     /// The token ID that it claimed, verified or not.
     pub token: Option<String>,
+    /// The node that a certificate named, whatever is to be thought of it.
+    pub node: Option<i64>,
     /// The status of the answer; `None` when the connection was cut instead.
     pub status: Option<u16>,
 }
@@ -165,6 +205,7 @@ impl Seen {
             "path": self.path,
             "query": self.query,
             "token": self.token,
+            "node": self.node,
             "status": self.status,
         })
     }

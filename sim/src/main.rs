@@ -1,5 +1,6 @@
 //! `solarnet-sim`: the simulated servers and site, by hand, and the quickstart.
 
+mod nodes;
 mod quickstart;
 
 use std::io::{self, Write};
@@ -11,10 +12,11 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use nodes::Nodes;
 use serde_json::{Map, Value, json};
 use solarnet_sim::{
     Authority, Certificate, FileRepository, FileToken, Identity, Profile, Seed, SeedError, Sim,
-    Site, StartError, Unit, Versions,
+    Site, SolarInError, StartError, Unit, Versions,
 };
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,9 +31,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays SolarUser and SolarQuery over HTTP or HTTPS, and File Repository on a port of its own where asked.
+    /// Plays SolarUser and SolarQuery over HTTP or HTTPS, and where asked SolarIn with its brokers, and
+    /// File Repository, each on a port of its own.
     ///
-    /// Example: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json --file-repository
+    /// Examples: solarnet-sim serve --listen 127.0.0.1:8080 --seed sim/examples/seed.json --file-repository
+    ///           solarnet-sim serve --seed seed.json --in-listen 127.0.0.1:8443 --in-files nodes --mqtt
+    #[command(verbatim_doc_comment)]
     Serve {
         /// Address to listen on; port 0 takes a free one, which is printed.
         #[arg(long, default_value = "127.0.0.1:0")]
@@ -41,6 +46,8 @@ enum Command {
         seed: PathBuf,
         #[command(flatten)]
         tls: Tls,
+        #[command(flatten)]
+        nodes: Nodes,
         /// Plays File Repository too, as this generation of it: V2A, V2B or V3. Its address and the token of its
         /// administrator are printed.
         #[arg(
@@ -94,7 +101,8 @@ enum Command {
 /// With `--tls`: which certificate is shown.
 #[derive(clap::Args)]
 struct Tls {
-    /// Serve HTTPS; the new authority's certificate is written here, for the agent's `solarnet.ca_file`.
+    /// Serve HTTPS; the new authority's certificate is written here, for the agent's `solarnet.ca_file`. It is SolarIn's
+    /// as well.
     #[arg(long, value_name = "CA_FILE")]
     tls: Option<PathBuf>,
     /// The certificate's first instant, as 2026-11-22T10:00:00Z; else 30 days ago.
@@ -121,7 +129,7 @@ enum TlsVersion {
 
 impl Tls {
     /// Makes the certificate, and tells who is to trust it.
-    fn identity(self) -> anyhow::Result<Option<Identity>> {
+    fn identity(self, authority: &Authority) -> anyhow::Result<Option<Identity>> {
         let Some(path) = self.tls else { return Ok(None) };
         let usual = Certificate::around(Utc::now());
         let wanted = Certificate {
@@ -134,7 +142,6 @@ impl Tls {
                 Some(TlsVersion::V13) => Versions::Tls13,
             },
         };
-        let authority = Authority::new()?;
         let identity = authority.issue(&wanted)?;
         std::fs::write(&path, authority.pem())
             .with_context(|| format!("cannot write the authority to {}", path.display()))?;
@@ -156,9 +163,9 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Serve { listen, seed, tls, file_repository, file_repository_listen } => {
+        Command::Serve { listen, seed, tls, nodes, file_repository, file_repository_listen } => {
             let files = file_repository.map(|profile| (profile, file_repository_listen));
-            serve(listen, &seed, tls, files)
+            serve(listen, &seed, tls, nodes, files)
         }
         Command::Site { listen, meters, relays, serial, baud } => {
             site(listen, &meters, &relays, serial.map(|path| (path, baud)))
@@ -180,7 +187,11 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.is::<SeedError>() {
         return 78;
     }
-    match error.downcast_ref() {
+    let start = error.downcast_ref().or_else(|| match error.downcast_ref()? {
+        SolarInError::Start(error) => Some(error),
+        SolarInError::Tls(_) => None,
+    });
+    match start {
         Some(StartError::Bind { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
@@ -194,15 +205,18 @@ fn serve(
     listen: SocketAddr,
     seed: &std::path::Path,
     tls: Tls,
+    nodes: Nodes,
     files: Option<(Profile, SocketAddr)>,
 ) -> anyhow::Result<()> {
     let end = End::watch()?;
     let seed = Seed::load(seed)?;
-    let sim = match tls.identity()? {
+    let authority = Authority::new()?;
+    let sim = match tls.identity(&authority)? {
         None => Sim::start_at(seed, listen)?,
         Some(identity) => Sim::start_tls(seed, listen, identity)?,
     };
     announce(&format!("listening on {}", sim.url()))?;
+    let nodes = nodes.start(&sim, &authority, announce)?;
     let files = files.map(|(profile, listen)| FileRepository::start_at(profile, listen));
     let files = files.transpose()?;
     if let Some(files) = &files {
@@ -213,6 +227,7 @@ fn serve(
         ))?;
     }
     end.wait();
+    drop(nodes);
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 //! Acts come in three kinds. Some replace the answer (`status`, `proxy_page`, …): the request is *not*
 //! processed unless the switch says `processed`. Some process it and spoil the answer (`slow`,
 //! `cut_after`, `refresh_wrong_key`, …). Those named `job_…` attach to the import job that the request
-//! creates and act later.
+//! creates and act later; those named `batch_…` are for SolarIn's `bulkCollector.do`.
 
 use std::collections::VecDeque;
 
@@ -156,6 +156,32 @@ pub enum Act {
     ReplayInstruction,
     /// Instruction lists are empty, whatever there is; so instructions arrive late.
     HoldInstruction,
+    /// The batch is a success, its last datum are neither stored nor listed.
+    BatchLosesEntries {
+        /// How many.
+        entries: usize,
+    },
+    /// The batch is a success and lists every datum, and the first ones are not stored.
+    BatchDropsEntries {
+        /// How many.
+        entries: usize,
+    },
+    /// The batch is a success, and storing ended after so many of its groups (stream datum, node datum, location
+    /// datum), as when the database is in trouble. Nothing of the others is stored or listed.
+    BatchTransient {
+        /// How many; 0: no datum at all.
+        groups: u8,
+    },
+    /// The batch comes to an internal error over an element whose JSON holds all of these texts.
+    BatchFailsOver {
+        /// Parts of the element's JSON as it was sent, without blanks.
+        texts: Vec<String>,
+    },
+    /// An element whose JSON holds all of these texts is dropped without a word.
+    BatchSkips {
+        /// Parts of the element's JSON as it was sent, without blanks.
+        texts: Vec<String>,
+    },
     /// The job completes with `success` false and this message. No row is stored.
     JobFails {
         /// The status's message.
@@ -207,6 +233,11 @@ impl Act {
             | Self::DuplicateInstruction
             | Self::ReplayInstruction
             | Self::HoldInstruction
+            | Self::BatchLosesEntries { .. }
+            | Self::BatchDropsEntries { .. }
+            | Self::BatchTransient { .. }
+            | Self::BatchFailsOver { .. }
+            | Self::BatchSkips { .. }
             | Self::JobFails { .. }
             | Self::JobMiscounts { .. }
             | Self::JobLosesRows { .. }

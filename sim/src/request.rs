@@ -7,6 +7,8 @@ use crate::auth::canonical;
 
 /// Largest body that SolarUser's filter reads: 20 MB.
 const SOLARUSER_BODY: usize = 20 * 1024 * 1024;
+/// Largest body that SolarIn reads. The application sets none; a proxy before it may.
+const SOLARIN_BODY: usize = 20 * 1024 * 1024;
 /// Largest body that SolarQuery's filter reads.
 const SOLARQUERY_BODY: usize = 65_535;
 
@@ -47,7 +49,11 @@ impl Incoming {
     }
 
     pub(crate) fn body_limit(&self) -> usize {
-        if self.context() == "/solaruser" { SOLARUSER_BODY } else { SOLARQUERY_BODY }
+        match self.context() {
+            "/solaruser" => SOLARUSER_BODY,
+            "/solarin" => SOLARIN_BODY,
+            _ => SOLARQUERY_BODY,
+        }
     }
 
     fn media_type(&self) -> String {

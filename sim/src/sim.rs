@@ -1,19 +1,23 @@
 //! The simulator as a handle: starts the servers on a thread of their own, so that any test can use it,
 //! and asks or changes the world behind them.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
-use crate::http::{self, Shared, lock};
+use crate::http::{self, Door, Shared, lock};
 use crate::ledger::{Entry, Key, LedgerCount, Seen};
 use crate::misbehave::Misbehaviour;
 use crate::policy::Policy;
 use crate::rate::RateLimit;
 use crate::seed::Seed;
 use crate::server::{Server, StartError};
+use crate::solarin::associate::Invitation;
+use crate::solarin::batch::Dropped;
+use crate::stream::{Kind, Stream};
 use crate::tls::Identity;
 use crate::world::World;
 use crate::world::instruction::{Instruction, NewInstruction, State};
@@ -39,6 +43,13 @@ impl std::fmt::Debug for IssuedToken {
 /// Locks what is shown. It is replaced whole, so poison is of no matter.
 fn lock_identity(identity: &Mutex<Identity>) -> MutexGuard<'_, Identity> {
     identity.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn set_url(urls: &mut BTreeMap<String, String>, service: &str, url: &str) {
+    match url {
+        "" => drop(urls.remove(service)),
+        url => drop(urls.insert(service.to_owned(), url.to_owned())),
+    }
 }
 
 /// Running servers. Dropping the handle stops them.
@@ -69,7 +80,7 @@ impl Sim {
         let world = Shared::new(seed.grow().into());
         let served = world.clone();
         let server = Server::start("solarnet-sim", address, move |stream, orders| {
-            http::connection(stream, served.clone(), orders)
+            http::connection(stream, served.clone(), orders, Door::Tokens)
         })?;
         Ok(Self { world, server, identity: None })
     }
@@ -94,7 +105,7 @@ impl Sim {
             async move {
                 // An error is a client that does not like the certificate.
                 if let Ok(stream) = accepted.await {
-                    http::connection(stream, world, orders).await;
+                    http::connection(stream, world, orders, Door::Tokens).await;
                 }
             }
         })?;
@@ -129,6 +140,10 @@ impl Sim {
         format!("{}/solarquery", self.url())
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.world
+    }
+
     /// The world, with everything done that is due.
     fn world<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
         let mut world = lock(&self.world);
@@ -152,6 +167,28 @@ impl Sim {
     pub fn entry(&self, node: i64, source: &str, ms: i64) -> Option<Entry> {
         let key = Key { node, source: source.to_owned(), ms };
         self.world(|world| world.ledger.rows().get(&key).cloned())
+    }
+
+    /// One datum of a location.
+    pub fn location_entry(&self, location: i64, source: &str, ms: i64) -> Option<Entry> {
+        let key = Key { node: location, source: source.to_owned(), ms };
+        self.world(|world| world.ledger.location(&key).cloned())
+    }
+
+    /// What nodes sent in vain without being told, oldest first, and why a batch was an internal error. Empty
+    /// after the run of an agent that does everything right.
+    pub fn dropped(&self) -> Vec<Dropped> {
+        self.world(|world| world.dropped.clone())
+    }
+
+    /// The stream of a node's source, which the first datum makes.
+    pub fn stream(&self, node: i64, source: &str) -> Option<Stream> {
+        self.world(|world| world.ledger.streams.get(Kind::Node, node, source).cloned())
+    }
+
+    /// Puts a stream in place, for one whose ID has to be a certain one.
+    pub fn put_stream(&self, stream: Stream) {
+        self.world(|world| world.ledger.streams.put(stream));
     }
 
     /// Loses a datum that was accepted, as a server must not; false when there is none.
@@ -218,6 +255,16 @@ impl Sim {
         })
     }
 
+    /// How long an instruction is `Queuing`, pushed over MQTT, before it is `Queued`.
+    pub fn set_instruction_queuing(&self, queuing: TimeDelta) {
+        self.world(|world| world.instructions.queuing = queuing);
+    }
+
+    /// Takes a message as the broker's collector does, without a broker.
+    pub fn take_message(&self, topic: &str, payload: &[u8]) {
+        self.world(|world| world.take_message(topic, payload));
+    }
+
     /// An instruction as it stands, with every state that was written.
     pub fn instruction(&self, id: i64) -> Option<Instruction> {
         self.world(|world| world.instructions.get(id).cloned())
@@ -229,6 +276,31 @@ impl Sim {
             let now = world.clock.now();
             world.instructions.set_state(id, state, now);
         });
+    }
+
+    /// Invites a device to become a node; `None` while there is no SolarIn that it could be led to.
+    pub fn invite(&self, node: i64, username: &str) -> Option<Invitation> {
+        self.world(|world| world.invite(node, username))
+    }
+
+    /// How long a renewed certificate, or that of a new node, takes.
+    pub fn set_issuing_delay(&self, delay: TimeDelta) {
+        self.world(|world| world.network.issuing = delay);
+    }
+
+    /// Names a service in the network identity document; an empty URL takes it out.
+    pub fn set_network_url(&self, service: &str, url: &str) {
+        self.world(|world| set_url(&mut world.network.urls, service, url));
+    }
+
+    /// Names a service in the answer of `pub/config`; an empty URL takes it out.
+    pub fn set_service_url(&self, service: &str, url: &str) {
+        self.world(|world| set_url(&mut world.network.service_urls, service, url));
+    }
+
+    /// All nodes, in order.
+    pub fn nodes(&self) -> Vec<i64> {
+        self.world(|world| world.nodes.keys().copied().collect())
     }
 
     /// Issues a token of an account in the seed, without a call. A policy that is no object is none.

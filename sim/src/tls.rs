@@ -10,13 +10,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::{self, ConfigBuilder, ServerConfig, WantsVerifier};
+
+use crate::solarin::openssl::OpensslError;
 
 /// Why there is no certificate, or none that a server can show.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum TlsError {
     /// It cannot be served.
     #[error("the certificate cannot be served")]
     Server(#[from] rustls::Error),
+    /// An RSA key is not to be had.
+    #[error("the key cannot be made")]
+    Openssl(#[from] OpensslError),
 }
 
 /// Which versions of TLS a server speaks.
@@ -102,7 +107,8 @@ impl Identity {
 }
 
 /// An authority that nobody knows yet.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+#[derive(Clone)]
+pub struct Authority(Arc<CertifiedIssuer<'static, KeyPair>>);
 
 impl std::fmt::Debug for Authority {
     /// Without the key.
@@ -126,7 +132,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self(CertifiedIssuer::self_signed(params, key)?))
+        Ok(Self(Arc::new(CertifiedIssuer::self_signed(params, key)?)))
     }
 
     /// Its own certificate, for who is to trust it.
@@ -135,35 +141,67 @@ impl Authority {
         self.0.pem()
     }
 
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.0
+    }
+
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.0.der().clone()
+    }
+
     /// Issues a certificate.
     ///
     /// # Errors
     ///
     /// If a name is not one, or a date has no place in a certificate.
     pub fn issue(&self, wanted: &Certificate) -> Result<Identity, TlsError> {
+        let Shown { certificate, key } = self.certify(wanted)?;
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let config = speaking(wanted.versions)?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)?;
+        Ok(Identity(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    pub(crate) fn certify(&self, wanted: &Certificate) -> Result<Shown, TlsError> {
         let mut params = CertificateParams::new(wanted.names.clone())?;
         params.distinguished_name.push(DnType::CommonName, "solarnet-sim");
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let epoch = rcgen::date_time_ymd(1970, 1, 1);
-        let since = |at: DateTime<Utc>| Duration::from_secs(at.timestamp().try_into().unwrap_or(0));
-        params.not_before = epoch + since(wanted.from);
-        params.not_after = epoch + since(wanted.until);
+        set_validity(&mut params, wanted.from, wanted.until);
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.0)?;
-        let versions: &[_] = match wanted.versions {
-            Versions::Both => &[&TLS12, &TLS13],
-            Versions::Tls12 => &[&TLS12],
-            Versions::Tls13 => &[&TLS13],
-        };
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(versions)?
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-            )?;
-        Ok(Identity(TlsAcceptor::from(Arc::new(config))))
+        Ok(Shown { certificate: params.signed_by(&key, self.issuer())?, key })
     }
+}
+
+/// What a server shows, and the key that belongs to it.
+pub(crate) struct Shown {
+    pub(crate) certificate: rcgen::Certificate,
+    pub(crate) key: KeyPair,
+}
+
+/// From when until when, in whole seconds, never before 1970.
+pub(crate) fn set_validity(
+    params: &mut CertificateParams,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since = |at: DateTime<Utc>| Duration::from_secs(at.timestamp().try_into().unwrap_or(0));
+    params.not_before = epoch + since(from);
+    params.not_after = epoch + since(until);
+}
+
+/// The beginning of a server's configuration.
+pub(crate) fn speaking(
+    versions: Versions,
+) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, rustls::Error> {
+    let versions: &[_] = match versions {
+        Versions::Both => &[&TLS12, &TLS13],
+        Versions::Tls12 => &[&TLS12],
+        Versions::Tls13 => &[&TLS13],
+    };
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
 }

@@ -6,9 +6,9 @@
 //!  modbus, units, properties            stops, starts or restarts that bus
 //!  control                              restarts its bus and the instructor
 //!  instructions                         restarts the instructor
-//!  upload                               restarts the uploader
+//!  upload, and audit where it asks      restarts the uploader
 //!  upload.via                           restarts all that reach the server
-//!  identity                             restarts the keeper of the certificate
+//!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
 //!  mqtt                                 restarts the broker's session and the two that use it
 //!  flux                                 starts, stops or restarts the live feed
 //!  queue                                adjusts the queue, which stays open
@@ -31,7 +31,9 @@ use serde::Serialize;
 use crate::{
     config::{
         Settings,
-        settings::{Bus, Control, Flux, Identity, Instructions, Mqtt, Queue, SolarNet, Upload},
+        settings::{
+            Audit, Bus, Control, Flux, Identity, Instructions, Mqtt, Proof, Queue, SolarNet, Upload,
+        },
     },
     domain::SourceId,
 };
@@ -108,8 +110,7 @@ impl Changes {
             upload,
             mqtt,
             flux,
-            // Only a command asks, which reads it itself.
-            audit: _,
+            audit,
             queue,
             modbus,
             controls,
@@ -165,6 +166,16 @@ impl Changes {
             ("upload.fallback_after", *fallback_after != new.upload.fallback_after),
         ]);
         changes.add(Part::Uploader, How::Restart, uploads);
+        // Otherwise only a command asks, which reads the file itself.
+        if *proof == Proof::Query && new.upload.proof == Proof::Query {
+            let Audit { token: asking, settle } = audit;
+            let asks = differing([
+                ("audit.token", *asking != new.audit.token),
+                ("audit.settle", *settle != new.audit.settle),
+                ("solarnet.token", *token != new.solarnet.token),
+            ]);
+            changes.add(Part::Uploader, How::Restart, asks);
+        }
         let way_in = differing([("upload.via", *via != new.upload.via)]);
         let asks = differing([("upload.proof", *proof != new.upload.proof)]);
         changes.add(Part::Refresher, How::Restart, asks);
@@ -175,6 +186,9 @@ impl Changes {
         }
         changes.feed(flux.as_ref(), new.flux.as_ref());
         changes.add(Part::Instructor, How::Restart, instructing(instructions, &new.instructions));
+        // It also says whether a renewed certificate is taken.
+        let renewal = differing([("identity.renew", identity.renew != new.identity.renew)]);
+        changes.add(Part::Instructor, How::Restart, renewal);
         let token = differing([("solarnet.token", *token != new.solarnet.token)]);
         changes.add(Part::Refresher, How::Restart, token);
         let of_files = differing([
@@ -266,13 +280,14 @@ fn differing<const N: usize>(keys: [(&str, bool); N]) -> Vec<String> {
 }
 
 fn instructing(old: &Instructions, new: &Instructions) -> Vec<String> {
-    let Instructions { enabled, poll_fastest, poll_slowest, max_age, result_source } = old;
+    let Instructions { enabled, poll_fastest, poll_slowest, max_age, result_source, allow } = old;
     differing([
         ("instructions.enabled", *enabled != new.enabled),
         ("instructions.poll_fastest", *poll_fastest != new.poll_fastest),
         ("instructions.poll_slowest", *poll_slowest != new.poll_slowest),
         ("instructions.max_age", *max_age != new.max_age),
         ("instructions.result_source", *result_source != new.result_source),
+        ("instructions.allow", *allow != new.allow),
     ])
 }
 

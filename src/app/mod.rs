@@ -4,19 +4,21 @@
 //!  open: state folder, control socket, clock, store, client, queue     (an error here: no start)
 //!  spawn: buses, instructor │ uploader, refresher, control │ queue
 //!  ready ── until asked to stop, or a task ends on its own
-//!  stop:   first the front    then the back                  last     (within the grace period)
+//!  stop:   first the front    then the back, then the brokers   last     (within the grace period)
 //! ```
 //!
 //! The order of stopping is the order of the data: who stores datum stops first, the queue last, so
 //! what was read is committed. A task that ends on its own takes the daemon down: systemd starts it
 //! again, and what is on disk is always enough to go on from.
 
+mod brokers;
 mod change;
 mod ends;
 mod error;
 mod part;
 mod rehearse;
 mod reload;
+mod services;
 mod task;
 mod view;
 
@@ -39,19 +41,24 @@ use tracing::{error, info};
 use crate::{
     clock::Clock,
     config::{Settings, settings},
-    credential::{Signer, Store},
+    credential::{Signer, Store, store::identity::Slot},
     domain::{Chain, Datum},
+    identity::{self, Identity, Installer},
+    instruct::Inbox,
     modbus::Plans,
-    observe::{control::ControlSocket, systemd, watchdog::Watchdog},
+    observe::{control::ControlSocket, log::Levels, systemd, watchdog::Watchdog},
     pulse::{Bound, Pulse, Pulses},
     queue::{self, Queue},
+    solarin::SolarIn,
     solarnet::Api,
 };
 
+use brokers::{IdleSession, Live};
 pub use error::AppError;
-use part::{Base, Bus, IdleBus, QueueThread};
+use part::{Base, Bus, IdleBus, QueueThread, Ways};
 pub use rehearse::rehearse;
 use reload::Configuration;
+use services::Services;
 use task::{Task, finish_all};
 use view::{Board, View};
 
@@ -73,15 +80,22 @@ struct Daemon {
     view: Arc<View>,
     pulse: Pulse,
     api: Api,
+    solarin: SolarIn,
     _watchdog: Watchdog,
     /// Who produces datum: the buses, by name, and the instructor.
     buses: BTreeMap<String, Bus>,
     instructor: Task,
     /// Who sends them on, and who answers questions.
     uploader: Task,
+    /// Who asks SolarQuery for what was sent, where that is configured.
+    proving: Vec<Task>,
     refresher: Task,
     files: Task,
+    identity: Task,
     control: Task,
+    /// What those two use: they end after them. `None` where there is no such broker.
+    mqtt: Option<Live>,
+    flux: Option<Live>,
     /// Who keeps on disk what was learnt about the time.
     keeper: Task,
     queue: QueueThread,
@@ -96,6 +110,17 @@ pub struct Beginning {
     pub settings: Settings,
     /// The folder of credentials that systemd passed.
     pub passed_credentials: Option<PathBuf>,
+    /// What is logged.
+    pub levels: Levels,
+}
+
+/// Why the daemon ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Asked,
+    /// An instruction asked for a restart.
+    ToRestart,
 }
 
 /// Runs the daemon until `shutdown`, and stops it within the grace period. Each `hangup` is a reload.
@@ -107,24 +132,24 @@ pub async fn run(
     beginning: Beginning,
     hangup: Signal,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), AppError> {
+) -> Result<Ended, AppError> {
     let mut daemon = Daemon::start(beginning)?;
     systemd::ready();
     systemd::status(&daemon.view.line());
     info!(event = "agent.started", version = env!("CARGO_PKG_VERSION"), "agent started");
 
     let pulse = daemon.pulse.clone();
-    let lost = pulse.watched(daemon.until(hangup, shutdown)).await;
+    let ended = pulse.watched(daemon.until(hangup, shutdown)).await;
     systemd::stopping();
     let stopped = daemon.stop().await;
-    match lost {
-        Some(lost) => {
+    match ended {
+        Err(lost) => {
             error!(event = "agent.task_lost", error = %Chain(&lost), "task lost, stopping");
             Err(lost)
         }
-        None => {
+        Ok(ended) => {
             info!(event = "agent.stopped", clean = stopped.is_ok(), "agent stopped");
-            stopped
+            stopped.map(|()| ended)
         }
     }
 }
@@ -142,6 +167,11 @@ impl Daemon {
         // What is wrong with the store, if anything, is the refresher's to say.
         let stored = store.load(&settings.solarnet.token, clock.signing_now().date_naive());
         let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
+        let identity = Identity::new();
+        // Likewise the keeper's.
+        let certificate = identity::keeper::load(&store, Slot::Current).ok().flatten();
+        identity.replace(certificate.map(|(certificate, _)| certificate));
+        let (installer, arrivals) = Installer::channel();
         let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
         let (queue, worker) =
             Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
@@ -151,14 +181,34 @@ impl Daemon {
         let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
         let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
         let plans = Plans::open(&settings.state_dir, sources);
-        let base =
-            Base { clock, store, signer, queue, datum, board, pulses, credential_changed, plans };
+        let services =
+            Services::new(&settings.control_socket, clock.boot(), beginning.levels, installer);
+        let (inbox_sender, inbox) = Inbox::channel();
+        let base = Base {
+            clock,
+            store,
+            signer,
+            queue,
+            datum,
+            board,
+            pulses,
+            credential_changed,
+            identity,
+            identity_changed: Arc::default(),
+            arrivals,
+            plans,
+            inbox,
+            inbox_sender,
+            services,
+        };
 
         let api = part::api(&base, &settings.solarnet)?;
+        let solarin = part::solarin(&base, &settings.solarnet)?;
         let idle = |bus: &settings::Bus| {
             Ok((bus.name.clone(), IdleBus::new(&base, bus, &settings.controls)?))
         };
         let idle: Vec<_> = settings.modbus.iter().map(idle).collect::<Result<_, AppError>>()?;
+        let (mqtt, flux) = (brokers::mqtt(&base, &settings)?, brokers::flux(&base, &settings)?);
         let view = Arc::new(View {
             clock: base.clock.clone(),
             board: base.board.clone(),
@@ -166,16 +216,24 @@ impl Daemon {
             pulses: base.pulses.clone(),
             signer: base.signer.clone(),
             credential_changed: base.credential_changed.clone(),
+            identity_changed: base.identity_changed.clone(),
         });
         let thread = QueueThread::start(worker, &base.pulses)?;
         let buses = idle.into_iter().map(|(name, bus)| (name, bus.start()));
         let buses: BTreeMap<String, Bus> = buses.collect();
         part::show_buses(&base.board, &settings, &buses);
+        let mqtt = mqtt.map(IdleSession::start);
+        let ways = Ways { api: &api, solarin: &solarin, mqtt: mqtt.as_ref() };
+        let (proof, proving) = part::proof(&base, &settings, &api);
         Ok(Self {
-            instructor: part::instructor(&base, &settings, &api, &buses),
-            uploader: part::uploader(&base, &settings, &api),
+            instructor: part::instructor(&base, &settings, ways, &buses),
+            uploader: part::uploader(&base, &settings, ways, proof),
+            proving,
+            mqtt,
+            flux: flux.map(|idle| idle.start_feed(&base, &settings)),
             refresher: part::refresher(&base, &settings, &api),
             files: part::files(&base, &settings, &api),
+            identity: part::keeper_of_identity(&base, &settings),
             control: part::control(&base, socket, view.clone()),
             keeper: part::keeper(&base),
             queue: thread,
@@ -183,27 +241,34 @@ impl Daemon {
             _watchdog: watchdog,
             buses,
             api,
+            solarin,
             view,
             base,
         })
     }
 
-    /// Until asked to stop (`None`), or until a task is lost.
+    /// Until asked to stop or to start again, or until a task is lost, which is the error.
     async fn until(
         &mut self,
         mut hangup: Signal,
         shutdown: impl Future<Output = ()>,
-    ) -> Option<AppError> {
-        let mut shutdown = std::pin::pin!(shutdown);
+    ) -> Result<Ended, AppError> {
+        let restart = self.base.services.restart_asked();
+        let mut shutdown = std::pin::pin!(async {
+            tokio::select! {
+                () = shutdown => Ended::Asked,
+                () = restart => Ended::ToRestart,
+            }
+        });
         let mut renew = tokio::time::interval(STATUS_EVERY);
         let mut shown = String::new();
         loop {
             let _waiting = self.pulse.enter("watching over the others", TICK);
             tokio::select! {
-                () = &mut shutdown => return None,
-                lost = self.lost() => return Some(lost),
+                ended = &mut shutdown => return Ok(ended),
+                lost = self.lost() => return Err(lost),
                 Some(()) = hangup.recv() => tokio::select! {
-                    () = &mut shutdown => return None,
+                    ended = &mut shutdown => return Ok(ended),
                     () = self.reload() => {}
                 },
                 _ = renew.tick() => {
@@ -225,10 +290,13 @@ impl Daemon {
             &mut self.uploader,
             &mut self.refresher,
             &mut self.files,
+            &mut self.identity,
             &mut self.control,
             &mut self.keeper,
         ];
-        let mut tasks: Vec<&mut Task> = buses.chain(others).collect();
+        let brokers = [&mut self.mqtt, &mut self.flux].into_iter().flatten();
+        let brokers = brokers.flat_map(|live| &mut live.tasks).chain(&mut self.proving);
+        let mut tasks: Vec<&mut Task> = buses.chain(others).chain(brokers).collect();
         let any = poll_fn(|context| {
             let lost = tasks.iter_mut().map(|task| task.poll_lost(context)).find(|p| p.is_ready());
             lost.unwrap_or(std::task::Poll::Pending)
@@ -251,12 +319,16 @@ impl Daemon {
             &mut self.uploader,
             &mut self.refresher,
             &mut self.files,
+            &mut self.identity,
             &mut self.control,
             &mut self.keeper,
         ];
+        let last = [&mut self.mqtt, &mut self.flux].into_iter().flatten();
+        let last = last.flat_map(|live| &mut live.tasks);
         let tasks = async {
             finish_all(front).await;
-            finish_all(back).await;
+            finish_all(back.into_iter().chain(&mut self.proving)).await;
+            finish_all(last).await;
         };
         within_grace(tasks, self.queue.finish()).await
     }

@@ -2,29 +2,45 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use chrono::TimeDelta;
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    brokers::Live,
     ends::{Buses, Outcomes},
+    services::Services,
     task::Task,
-    view::{Board, View},
+    view::{Auditing, Board, View},
 };
 use crate::{
     clock::Clock,
-    config::{Settings, settings},
+    config::{
+        Settings,
+        settings::{self, Via},
+    },
     credential::{Signer, Store},
-    domain::Datum,
+    domain::{Datum, NodeTopic, TokenName},
     files::{self, FileUploader},
-    instruct::Instructor,
+    identity::{Arrivals, Identity, Keeper, calls::Calls, renewal::Terms},
+    instruct::{
+        Inbox, Instructor,
+        server::{Certificate, Server, Token},
+    },
     modbus::{self, BusStatus, Carrier, PlanError, Plans, Poller, WriteJob, ring::Recorded},
+    needs::{self, Needs},
     net::{Net, NetError},
     observe::control::ControlSocket,
     pulse::{Bound, During, Pulse, Pulses},
     queue::{Queue, QueueError, Worker},
-    refresh::Refresher,
+    refresh::{self, Refresher},
+    solarin::SolarIn,
     solarnet::Api,
-    upload::import::Uploader,
+    upload::{
+        bulk, import, mqtt,
+        proof::{self, Proof, Prover},
+    },
 };
 
 /// Writes waiting for one bus; the instructor waits beyond.
@@ -42,8 +58,26 @@ pub(super) struct Base {
     pub(super) board: Board,
     pub(super) pulses: Pulses,
     pub(super) credential_changed: Arc<Notify>,
+    /// Who this node is to servers that want to see a certificate.
+    pub(super) identity: Identity,
+    pub(super) identity_changed: Arc<Notify>,
+    /// Renewed certificates.
+    pub(super) arrivals: Arrivals,
     /// What units taught about their registers.
     pub(super) plans: Plans,
+    /// Instructions that arrive unasked.
+    pub(super) inbox: Inbox,
+    pub(super) inbox_sender: mpsc::Sender<Value>,
+    /// What instructions may ask of the node itself.
+    pub(super) services: Services,
+}
+
+/// By which ways the server can be reached.
+#[derive(Clone, Copy)]
+pub(super) struct Ways<'a> {
+    pub(super) api: &'a Api,
+    pub(super) solarin: &'a SolarIn,
+    pub(super) mqtt: Option<&'a Live>,
 }
 
 /// The client that calls the server.
@@ -54,6 +88,17 @@ pub(super) struct Base {
 pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, NetError> {
     let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, base.clock.clone())?;
     Ok(Api::new(solarnet, net, base.clock.clone(), base.signer.clone()))
+}
+
+/// The client that reaches the server with the node's certificate, if there is one by then.
+///
+/// # Errors
+///
+/// If it cannot be made as configured.
+pub(super) fn solarin(base: &Base, solarnet: &settings::SolarNet) -> Result<SolarIn, NetError> {
+    let identity = Arc::new(base.identity.clone());
+    let (changed, clock) = (base.identity.changed(), base.clock.clone());
+    SolarIn::new(solarnet, identity, changed, clock, base.inbox_sender.clone())
 }
 
 /// A bus that is made and does nothing yet.
@@ -117,21 +162,49 @@ pub(super) fn show_buses(board: &Board, settings: &Settings, buses: &BTreeMap<St
 pub(super) fn instructor(
     base: &Base,
     settings: &Settings,
-    api: &Api,
+    ways: Ways<'_>,
     buses: &BTreeMap<String, Bus>,
 ) -> Task {
-    let (pulse, stop) = (base.pulses.of("instructor"), CancellationToken::new());
+    let (pulse, node) = (base.pulses.of("instructor"), settings.node);
+    match settings.upload.via {
+        Via::Import => {
+            let server = Token { caller: ways.api.for_task(&pulse), node };
+            instructor_of(server, base, settings, pulse, buses)
+        }
+        Via::Bulk | Via::Mqtt => {
+            let broker = ways.mqtt.map(|live| live.handle.for_task(&pulse));
+            let server = Certificate { solarin: ways.solarin.for_task(&pulse), broker, node };
+            instructor_of(server, base, settings, pulse, buses)
+        }
+    }
+}
+
+fn instructor_of<S: Server + 'static>(
+    server: S,
+    base: &Base,
+    settings: &Settings,
+    pulse: Pulse,
+    buses: &BTreeMap<String, Bus>,
+) -> Task {
+    let stop = CancellationToken::new();
+    let mut instructions = settings.instructions.clone();
+    if settings.identity.renew {
+        // Whoever renews is sent the new certificate that way.
+        instructions.allow.insert(NodeTopic::RenewCertificate);
+    }
     let end = |control: &settings::Control| {
         buses.get(&control.bus).map(|bus| (control.id.clone(), bus.writes.clone()))
     };
     let instructor = Instructor {
-        caller: api.for_task(&pulse),
+        server,
+        inbox: base.inbox.clone(),
+        services: base.services.clone(),
         actuator: Buses(settings.controls.iter().filter_map(end).collect()),
         results: Outcomes(base.queue.for_task(&pulse)),
         time: base.clock.clone(),
         node: settings.node,
         controls: settings.controls.clone(),
-        settings: settings.instructions.clone(),
+        settings: instructions,
         state_dir: settings.state_dir.clone(),
         status: base.board.instructions.clone(),
         pulse: pulse.clone(),
@@ -140,15 +213,103 @@ pub(super) fn instructor(
     Task::spawn(&pulse, stop, instructor.run())
 }
 
+/// What becomes of rows that the server took, and who sees to it beside the uploader.
+pub(super) fn proof(base: &Base, settings: &Settings, api: &Api) -> (Proof, Vec<Task>) {
+    if settings.upload.proof == settings::Proof::Answer {
+        base.board.proof.send_replace(None);
+        base.board.auditing.send_replace(None);
+        return (Proof::at_once(base.queue.clone()), Vec::new());
+    }
+    let own = settings.audit.token.as_ref().filter(|name| **name != settings.solarnet.token);
+    let own = own.map(|name| auditing(base, name, settings, api));
+    let (api, signer, mut tasks) = match own {
+        Some((api, own, refresher)) => {
+            let signer = own.signer.clone();
+            base.board.auditing.send_replace(Some(own));
+            (api, signer, vec![refresher])
+        }
+        None => {
+            base.board.auditing.send_replace(None);
+            (api.clone(), base.signer.clone(), Vec::new())
+        }
+    };
+    let (pulse, stop) = (base.pulses.of("prover"), CancellationToken::new());
+    let queue = base.queue.for_task(&pulse);
+    let (proof, told) = Proof::by_query(queue.clone());
+    let prover = Prover {
+        node: settings.node,
+        limits: proof::Limits { every: settings.upload.every, settle: settings.audit.settle },
+        told,
+        caller: api.for_task(&pulse),
+        queue,
+        clock: base.clock.clone(),
+        key_changed: signer.changed(),
+        status: base.board.proof.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    tasks.push(Task::spawn_sure(&pulse, stop, prover.run()));
+    (proof, tasks)
+}
+
+/// Calls as the token of audits, whose key is kept alive. Its calls have a pace of their own, as the server's
+/// limit is one for each token.
+fn auditing(
+    base: &Base,
+    name: &TokenName,
+    settings: &Settings,
+    api: &Api,
+) -> (Api, Auditing, Task) {
+    let (pulse, stop) = (base.pulses.of("refresher of the audit"), CancellationToken::new());
+    let (signer, changed) = (Signer::new(None), Arc::new(Notify::new()));
+    let net = api.net().clone();
+    let api = Api::new(&settings.solarnet, net, base.clock.clone(), signer.clone());
+    let (status, shown) = watch::channel(refresh::Status::default());
+    let refresher = Refresher {
+        name: name.clone(),
+        needed: true,
+        store: base.store.clone(),
+        signer: signer.clone(),
+        clock: base.clock.clone(),
+        calls: api.for_task(&pulse),
+        reload: changed.clone(),
+        status,
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    let task = Task::spawn_sure(&pulse, stop, refresher.run());
+    (api, Auditing { status: shown, signer, changed }, task)
+}
+
 /// Starts to send what is in the queue.
-pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
+pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: Proof) -> Task {
     let (pulse, stop) = (base.pulses.of("uploader"), CancellationToken::new());
-    let uploader = Uploader {
+    let (queue, proof) = (base.queue.for_task(&pulse), proof.for_task(&pulse));
+    if let Some(live) = ways.mqtt {
+        let uploader = mqtt::Uploader {
+            settings: settings.upload.clone(),
+            broker: live.handle.clone(),
+            spare: bulk_uploads(base, settings, ways, proof.clone(), &pulse),
+            queue,
+            proof,
+            clock: base.clock.clone(),
+            status: base.board.upload.clone(),
+            pulse: pulse.clone(),
+            stop: stop.clone(),
+        };
+        return Task::spawn(&pulse, stop, uploader.run());
+    }
+    if settings.upload.via != Via::Import {
+        let uploader = bulk_uploads(base, settings, ways, proof, &pulse)(stop.clone());
+        return Task::spawn(&pulse, stop, uploader.run());
+    }
+    let uploader = import::Uploader {
         node: settings.node,
         settings: settings.upload.clone(),
         state_dir: settings.state_dir.clone(),
-        caller: api.for_task(&pulse),
-        queue: base.queue.for_task(&pulse),
+        caller: ways.api.for_task(&pulse),
+        queue,
+        proof,
         clock: base.clock.clone(),
         key_changed: base.signer.changed(),
         status: base.board.upload.clone(),
@@ -158,11 +319,40 @@ pub(super) fn uploader(base: &Base, settings: &Settings, api: &Api) -> Task {
     Task::spawn(&pulse, stop, uploader.run())
 }
 
+/// Makes uploaders that send over HTTPS with the node's certificate.
+fn bulk_uploads(
+    base: &Base,
+    settings: &Settings,
+    ways: Ways<'_>,
+    proof: Proof,
+    pulse: &Pulse,
+) -> impl Fn(CancellationToken) -> bulk::Uploader<SolarIn> + Send + Sync + 'static {
+    let (node, upload) = (settings.node, settings.upload.clone());
+    let (state_dir, solarin) = (settings.state_dir.clone(), ways.solarin.for_task(pulse));
+    let (queue, clock) = (base.queue.for_task(pulse), base.clock.clone());
+    let identity_changed = base.identity.changed();
+    let (status, pulse) = (base.board.upload.clone(), pulse.clone());
+    move |stop| bulk::Uploader {
+        node,
+        settings: upload.clone(),
+        state_dir: state_dir.clone(),
+        solarin: solarin.clone(),
+        queue: queue.clone(),
+        proof: proof.clone(),
+        clock: clock.clone(),
+        identity_changed: identity_changed.clone(),
+        status: status.clone(),
+        pulse: pulse.clone(),
+        stop,
+    }
+}
+
 /// Starts to keep the signing key alive.
 pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
     let (pulse, stop) = (base.pulses.of("refresher"), CancellationToken::new());
     let refresher = Refresher {
         name: settings.solarnet.token.clone(),
+        needed: Needs::of(settings).is_any(),
         store: base.store.clone(),
         signer: base.signer.clone(),
         clock: base.clock.clone(),
@@ -173,6 +363,37 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
         stop: stop.clone(),
     };
     Task::spawn_sure(&pulse, stop, refresher.run())
+}
+
+/// Starts to keep the node's certificate.
+pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
+    let (pulse, stop) = (base.pulses.of("identity"), CancellationToken::new());
+    let (solarnet, upload) = (&settings.solarnet, base.board.upload.clone());
+    let keeper = Keeper {
+        node: settings.node,
+        needed: needs::certificate(settings),
+        terms: Terms {
+            allowed: settings.identity.renew,
+            before: TimeDelta::from_std(settings.identity.renew_before).unwrap_or(TimeDelta::MAX),
+        },
+        store: base.store.clone(),
+        state_dir: settings.state_dir.clone(),
+        identity: base.identity.clone(),
+        clock: base.clock.clone(),
+        calls: Calls {
+            in_url: solarnet.in_url.clone(),
+            ca_file: solarnet.ca_file.clone(),
+            timeout: solarnet.timeout,
+            clock: base.clock.clone(),
+        },
+        reload: base.identity_changed.clone(),
+        arrivals: base.arrivals.clone(),
+        contact: Box::new(move || upload.borrow().last_success),
+        status: base.board.identity.clone(),
+        pulse: pulse.clone(),
+        stop: stop.clone(),
+    };
+    Task::spawn_sure(&pulse, stop, keeper.run())
 }
 
 /// Starts to upload files, where any are configured.

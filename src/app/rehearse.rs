@@ -1,9 +1,9 @@
 //! What `check` and a reload try before anything is touched.
 
-use super::AppError;
+use super::{AppError, brokers};
 use crate::{
     clock::Clock,
-    config::Settings,
+    config::{Settings, settings::Via},
     modbus::{self, Poller},
     net::Net,
 };
@@ -16,6 +16,18 @@ pub fn rehearse(settings: &Settings) -> Vec<(String, AppError)> {
     let mut failed = Vec::new();
     if let Err(error) = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone()) {
         failed.push(("solarnet.ca_file".to_owned(), error.into()));
+    }
+    let brokers = [
+        ("mqtt", (settings.upload.via == Via::Mqtt).then_some(&settings.mqtt.broker)),
+        ("flux", settings.flux.as_ref().map(|flux| &flux.broker)),
+    ];
+    for (table, broker) in brokers.into_iter().filter_map(|(table, b)| Some((table, b?))) {
+        // The authorities that all share were tried.
+        if broker.ca_file.is_some()
+            && let Err(error) = brokers::tls(table, settings, broker, clock.clone(), None)
+        {
+            failed.push((format!("{table}.ca_file"), error.into()));
+        }
     }
     for (index, bus) in settings.modbus.iter().enumerate() {
         let (channels, wire) = (modbus::Channels::unconnected(), modbus::wire(bus));

@@ -26,8 +26,9 @@ use tracing::{error, info, warn};
 
 use super::{
     AppError, Daemon,
+    brokers::{self, IdleSession},
     change::{Changes, How, Part, Shown},
-    part::{self, IdleBus},
+    part::{self, IdleBus, Ways},
     rehearse::rehearse,
     task::finish_all,
 };
@@ -37,6 +38,7 @@ use crate::{
     instruct::ACT_LIMIT,
     observe::systemd,
     pulse::Bound,
+    solarin::SolarIn,
     solarnet::Api,
 };
 
@@ -136,10 +138,11 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
 }
 
 /// What takes the place of what is stopped, built before that.
-#[derive(Debug)]
 struct Replacement {
-    api: Option<Api>,
+    api: Option<(Api, SolarIn)>,
     buses: Vec<(String, IdleBus)>,
+    mqtt: Option<IdleSession>,
+    flux: Option<IdleSession>,
 }
 
 impl Daemon {
@@ -199,7 +202,11 @@ impl Daemon {
     }
 
     fn build(&self, changes: &Changes, new: &Settings) -> Result<Replacement, AppError> {
-        let api = changes.client.then(|| part::api(&self.base, &new.solarnet)).transpose()?;
+        let both = || {
+            let api = part::api(&self.base, &new.solarnet)?;
+            Ok::<_, AppError>((api, part::solarin(&self.base, &new.solarnet)?))
+        };
+        let api = changes.client.then(both).transpose()?;
         let begins = |name: &String| {
             let how = changes.of(&Part::Bus(name.clone()));
             matches!(how, Some(How::Start | How::Restart))
@@ -209,7 +216,11 @@ impl Daemon {
             .iter()
             .filter(|bus| begins(&bus.name))
             .map(|bus| Ok((bus.name.clone(), IdleBus::new(&self.base, bus, &new.controls)?)));
-        Ok(Replacement { api, buses: buses.collect::<Result<_, AppError>>()? })
+        let buses = buses.collect::<Result<_, AppError>>()?;
+        let begins = |part: Part| changes.of(&part).is_some();
+        let mqtt = if begins(Part::Mqtt) { brokers::mqtt(&self.base, new)? } else { None };
+        let flux = if begins(Part::Flux) { brokers::flux(&self.base, new)? } else { None };
+        Ok(Replacement { api, buses, mqtt, flux })
     }
 
     async fn stop_changed(&mut self, changes: &Changes) {
@@ -223,15 +234,25 @@ impl Daemon {
             (Part::Uploader, &mut self.uploader),
             (Part::Refresher, &mut self.refresher),
             (Part::Files, &mut self.files),
+            (Part::Identity, &mut self.identity),
         ];
         finish_all(others.into_iter().filter(|(part, _)| ends(part)).map(|(_, task)| task)).await;
+        if ends(&Part::Uploader) {
+            finish_all(&mut self.proving).await;
+        }
+        for (part, live) in [(Part::Mqtt, &mut self.mqtt), (Part::Flux, &mut self.flux)] {
+            if ends(&part) {
+                finish_all(live.iter_mut().flat_map(|live| &mut live.tasks)).await;
+                *live = None;
+            }
+        }
         self.buses.retain(|name, _| !ends(&Part::Bus(name.clone())));
     }
 
     async fn start_changed(&mut self, changes: &Changes, new: &Settings, replacement: Replacement) {
         let changes = |part: Part| changes.of(&part).is_some();
-        if let Some(api) = replacement.api {
-            self.api = api;
+        if let Some((api, solarin)) = replacement.api {
+            (self.api, self.solarin) = (api, solarin);
         }
         if changes(Part::Queue) {
             self.base.queue.adjust(new.queue.clone()).await;
@@ -240,14 +261,29 @@ impl Daemon {
             self.buses.insert(name, bus.start());
         }
         part::show_buses(&self.base.board, new, &self.buses);
+        if changes(Part::Mqtt) {
+            self.mqtt = replacement.mqtt.map(IdleSession::start);
+        }
+        if changes(Part::Flux) {
+            self.flux = replacement.flux.map(|idle| idle.start_feed(&self.base, new));
+        }
         if changes(Part::Instructor) {
-            self.instructor = part::instructor(&self.base, new, &self.api, &self.buses);
+            let (api, solarin) = (&self.api, &self.solarin);
+            let ways = Ways { api, solarin, mqtt: self.mqtt.as_ref() };
+            self.instructor = part::instructor(&self.base, new, ways, &self.buses);
         }
         if changes(Part::Uploader) {
-            self.uploader = part::uploader(&self.base, new, &self.api);
+            let (api, solarin) = (&self.api, &self.solarin);
+            let ways = Ways { api, solarin, mqtt: self.mqtt.as_ref() };
+            let (proof, proving) = part::proof(&self.base, new, &self.api);
+            self.uploader = part::uploader(&self.base, new, ways, proof);
+            self.proving = proving;
         }
         if changes(Part::Refresher) {
             self.refresher = part::refresher(&self.base, new, &self.api);
+        }
+        if changes(Part::Identity) {
+            self.identity = part::keeper_of_identity(&self.base, new);
         }
         if changes(Part::Files) {
             self.files = part::files(&self.base, new, &self.api);

@@ -10,14 +10,16 @@ use tokio::sync::{Notify, watch};
 use super::reload::{Configuration, Preview};
 use crate::{
     clock::{Clock, Trust},
+    config::settings::Via,
     credential::Signer,
-    files, instruct,
+    files, flux, identity, instruct,
     modbus::{self, BusStatus, Recorder, ring},
+    mqtt,
     observe::control::{Answers, Ask},
     pulse::{Pulses, Sample},
     queue::QueueStat,
     refresh,
-    upload::UploadStatus,
+    upload::{UploadStatus, proof},
 };
 
 /// Where the parts publish how they stand.
@@ -28,9 +30,18 @@ pub(super) struct Board {
     /// Every bus that runs, in the order of the configuration.
     pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
     pub(super) upload: watch::Sender<UploadStatus>,
+    /// `None` where SolarQuery is not asked.
+    pub(super) proof: watch::Sender<Option<proof::Status>>,
     pub(super) credential: watch::Sender<refresh::Status>,
+    pub(super) identity: watch::Sender<identity::keeper::Status>,
+    /// Where the daemon asks SolarQuery with a token of its own.
+    pub(super) auditing: watch::Sender<Option<Auditing>>,
     pub(super) instructions: watch::Sender<instruct::Status>,
     pub(super) files: watch::Sender<files::Status>,
+    /// The session with SolarNetwork's broker, and that of the live feed.
+    pub(super) mqtt: watch::Sender<mqtt::Status>,
+    pub(super) flux_broker: watch::Sender<mqtt::Status>,
+    pub(super) flux: watch::Sender<flux::Status>,
     /// What passes on the buses.
     pub(super) frames: Recorder,
 }
@@ -42,12 +53,27 @@ impl Board {
             config: watch::Sender::new(config),
             buses: watch::Sender::default(),
             upload: watch::Sender::default(),
+            proof: watch::Sender::default(),
             credential: watch::Sender::default(),
+            identity: watch::Sender::default(),
+            auditing: watch::Sender::default(),
             instructions: watch::Sender::default(),
             files: watch::Sender::default(),
+            mqtt: watch::Sender::default(),
+            flux_broker: watch::Sender::default(),
+            flux: watch::Sender::default(),
             frames: Recorder::new(ring::BYTES),
         }
     }
+}
+
+/// The token of audits, in use.
+#[derive(Debug, Clone)]
+pub(super) struct Auditing {
+    pub(super) status: watch::Receiver<refresh::Status>,
+    pub(super) signer: Signer,
+    /// Wakes its refresher.
+    pub(super) changed: Arc<Notify>,
 }
 
 /// Answers what is asked over the control socket.
@@ -60,6 +86,8 @@ pub(super) struct View {
     pub(super) signer: Signer,
     /// Wakes the refresher: the credential store was changed.
     pub(super) credential_changed: Arc<Notify>,
+    /// Wakes the keeper of the certificate: its file was changed.
+    pub(super) identity_changed: Arc<Notify>,
 }
 
 impl View {
@@ -69,22 +97,51 @@ impl View {
             "version": env!("CARGO_PKG_VERSION"),
             "sources": self.sources(),
             "queue": *self.queue.borrow(),
-            "upload": *self.board.upload.borrow(),
+            "upload": self.upload(),
             "clock": self.clock_status(),
-            "credentials": [self.credential()],
+            "credentials": self.credentials(),
             "instructions": *self.board.instructions.borrow(),
             "files": *self.board.files.borrow(),
+            "mqtt": self.mqtt(),
+            "flux": self.flux(),
             "config": *self.board.config.borrow(),
             "tasks": self.tasks(),
         })
     }
 
-    fn credential(&self) -> Value {
-        let mut credential = json!(*self.board.credential.borrow());
-        credential["accepted"] = json!(self.signer.accepted());
-        let leaving = self.signer.leaving();
-        credential["leaving"] = leaving.iter().map(ToString::to_string).collect();
-        credential
+    /// The token, the one of audits where it is another, and the certificate where there is one or should be.
+    fn credentials(&self) -> Vec<Value> {
+        let working = self.board.credential.borrow();
+        let working = (working.missed || working.token_id.is_some())
+            .then(|| credential(&working, &self.signer));
+        let mut all: Vec<Value> = working.into_iter().collect();
+        let auditing = self.board.auditing.borrow();
+        all.extend(auditing.iter().map(|own| credential(&own.status.borrow(), &own.signer)));
+        let identity = self.board.identity.borrow();
+        all.extend(identity.is_of_interest().then(|| json!(*identity)));
+        all
+    }
+
+    fn upload(&self) -> Value {
+        let mut upload = json!(*self.board.upload.borrow());
+        upload["proof"] = json!(*self.board.proof.borrow());
+        upload
+    }
+
+    /// `null` where datum take another way.
+    fn mqtt(&self) -> Value {
+        let wanted = self.board.config.borrow().settings.upload.via == Via::Mqtt;
+        if wanted { json!(*self.board.mqtt.borrow()) } else { Value::Null }
+    }
+
+    /// `null` where there is to be none.
+    fn flux(&self) -> Value {
+        if self.board.config.borrow().settings.flux.is_none() {
+            return Value::Null;
+        }
+        let mut flux = json!(*self.board.flux.borrow());
+        flux["broker"] = json!(*self.board.flux_broker.borrow());
+        flux
     }
 
     fn sources(&self) -> Vec<Value> {
@@ -139,6 +196,13 @@ impl View {
     }
 }
 
+fn credential(status: &refresh::Status, signer: &Signer) -> Value {
+    let mut credential = json!(status);
+    credential["accepted"] = json!(signer.accepted());
+    credential["leaving"] = signer.leaving().iter().map(ToString::to_string).collect();
+    credential
+}
+
 impl Answers for View {
     async fn answer(&self, ask: Ask) -> Value {
         match ask {
@@ -150,6 +214,13 @@ impl Answers for View {
             }
             Ask::CredentialChanged => {
                 self.credential_changed.notify_one();
+                if let Some(own) = &*self.board.auditing.borrow() {
+                    own.changed.notify_one();
+                }
+                json!({ "ok": true })
+            }
+            Ask::IdentityChanged => {
+                self.identity_changed.notify_one();
                 json!({ "ok": true })
             }
         }

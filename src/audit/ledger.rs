@@ -117,6 +117,12 @@ impl Ledger {
         self.complete_from
     }
 
+    /// The numbers of the rows that were counted last.
+    #[must_use]
+    pub fn counted(&self) -> &Ranges {
+        &self.counted
+    }
+
     /// What is not in the files of the days yet.
     #[must_use]
     pub fn recent(&self) -> &Hours<Entry> {
@@ -149,10 +155,7 @@ impl Ledger {
         }
         let whole = fresh == open.seqs && !open.uncertain;
         self.counted.extend(&open.seqs);
-        while self.counted.iter().count() > MAX_RANGES {
-            let Some(oldest) = self.counted.iter().next() else { break };
-            self.counted.remove(oldest);
-        }
+        self.counted.keep_last(MAX_RANGES);
         self.put(&open.tallies, now_secs, whole);
     }
 

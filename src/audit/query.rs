@@ -6,10 +6,13 @@
 //! So a source of which nothing is shown is asked for alone (hidden, that is refused), and rows that look
 //! like aggregates are not taken for datum.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet, HashSet},
+};
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     compare::Shown,
@@ -20,7 +23,7 @@ use crate::{
     credential::Credential,
     domain::NodeId,
     policy::Aggregation,
-    solarnet::{Application, Call, CallAs, CallError, Cause, Method, Priority},
+    solarnet::{Answer, Application, Call, CallAs, CallError, Cause, Method, Priority},
 };
 
 /// Path of the call below SolarQuery's base.
@@ -37,7 +40,7 @@ pub const API_PATHS: [&str; 1] = ["/datum/list"];
 pub const PAGE: u64 = 1000;
 
 /// Sources of one call: their names fit into an address.
-const SOURCES: usize = 40;
+pub const SOURCES: usize = 40;
 
 /// Rows that are expected in one slice: a server counts through all pages before the one it is asked for.
 const SLICE_ROWS: u64 = 20_000;
@@ -86,6 +89,61 @@ pub fn one(node: NodeId) -> Call {
         query: query.map(|(name, value)| (name.to_owned(), value)).into(),
         body: None,
     }
+}
+
+/// Asks for a page of some sources' datum, from the first minute on and before the second: see [`minute_text`].
+#[must_use]
+pub fn page(
+    node: NodeId,
+    sources: &[impl Borrow<str>],
+    (from, to): (String, String),
+    offset: u64,
+    max: u64,
+) -> Call {
+    let query = [
+        ("nodeId", node.to_string()),
+        ("sourceIds", sources.join(",")),
+        ("startDate", from),
+        ("endDate", to),
+        ("offset", offset.to_string()),
+        ("max", max.to_string()),
+    ];
+    Call {
+        application: Application::Query,
+        priority: Priority::Bulk,
+        method: Method::Get,
+        path: PATH.to_owned(),
+        query: query.map(|(name, value)| (name.to_owned(), value)).into(),
+        body: None,
+    }
+}
+
+/// The rows of a page, and how many there are on all pages, where the server tells.
+///
+/// # Errors
+///
+/// If something else than SolarQuery answered.
+pub fn rows_of(answer: &Answer) -> Result<(&[Value], Option<u64>), CallError> {
+    let results = answer.data["results"].as_array().ok_or_else(|| no_results(PATH))?;
+    Ok((results, answer.data["totalResults"].as_u64()))
+}
+
+/// Source and time of a row, if it can be one that we sent: datum of ours have milliseconds, one with more
+/// is another writer's.
+#[must_use]
+pub fn key_of(row: &Map<String, Value>) -> Option<(&str, i64)> {
+    let source = row.get("sourceId").and_then(Value::as_str)?;
+    let created = row.get("created").and_then(created)?;
+    let ours = created.timestamp_subsec_nanos().is_multiple_of(1_000_000);
+    ours.then(|| (source, created.timestamp_millis()))
+}
+
+/// Whether a row looks like an aggregate: it has a minimum and a maximum beside a value.
+#[must_use]
+pub fn is_aggregate(row: &Map<String, Value>) -> bool {
+    row.keys().any(|name| {
+        row.contains_key(&format!("{name}_min")) && row.contains_key(&format!("{name}_max"))
+    })
 }
 
 /// A run of hours and sources that one series of pages is asked for.
@@ -138,23 +196,11 @@ impl Wanted<'_> {
     }
 
     fn page(&self, slice: &Slice, offset: u64, max: u64) -> Call {
-        let mut query = vec![
-            ("nodeId".to_owned(), self.node.to_string()),
-            ("sourceIds".to_owned(), slice.sources.join(",")),
-            ("startDate".to_owned(), hour_text(slice.hours.0)),
-            ("endDate".to_owned(), hour_text(slice.hours.1)),
-            ("offset".to_owned(), offset.to_string()),
-            ("max".to_owned(), max.to_string()),
-        ];
-        query.extend(self.level.map(|l| ("aggregation".to_owned(), l.name().to_owned())));
-        Call {
-            application: Application::Query,
-            priority: Priority::Bulk,
-            method: Method::Get,
-            path: PATH.to_owned(),
-            query,
-            body: None,
-        }
+        let hours = (hour_text(slice.hours.0), hour_text(slice.hours.1));
+        let mut call = page(self.node, &slice.sources, hours, offset, max);
+        let level = self.level.map(|l| ("aggregation".to_owned(), l.name().to_owned()));
+        call.query.extend(level);
+        call
     }
 
     /// Asks for everything. `raised` is whether the policy is known to show aggregates.
@@ -214,13 +260,12 @@ impl Wanted<'_> {
         let mut offset = 0;
         loop {
             let answer = calls.call_as(credential, self.page(slice, offset, PAGE)).await?;
-            let results = answer.data["results"].as_array().ok_or_else(|| no_results(PATH))?;
+            let (results, total) = rows_of(&answer)?;
             let before = seen.len();
             for row in results {
                 rows.take(row, &mut seen);
             }
             offset += results.len() as u64;
-            let total = answer.data["totalResults"].as_u64();
             let news = seen.len() > before || total.is_some();
             if results.is_empty() || total.is_some_and(|total| offset >= total) || !news {
                 return Ok(());
@@ -254,19 +299,12 @@ impl Rows {
     /// Takes a row, unless it is no datum of ours: of another time than we send, or read before.
     fn take(&mut self, row: &Value, seen: &mut HashSet<(String, i64)>) {
         let Some(row) = row.as_object() else { return };
-        let source = row.get("sourceId").and_then(Value::as_str);
-        let created = row.get("created").and_then(created);
-        let (Some(source), Some(created)) = (source, created) else { return };
-        let unix_ms = created.timestamp_millis();
-        // Datum have milliseconds; one with more is another writer's.
-        let ours = created.timestamp_subsec_nanos().is_multiple_of(1_000_000);
-        if !ours || !seen.insert((source.to_owned(), unix_ms)) {
+        let Some((source, unix_ms)) = key_of(row) else { return };
+        if !seen.insert((source.to_owned(), unix_ms)) {
             return;
         }
         self.on_minutes = (self.tallies.is_empty() || self.on_minutes) && unix_ms % 60_000 == 0;
-        self.aggregate |= row.keys().any(|name| {
-            row.contains_key(&format!("{name}_min")) && row.contains_key(&format!("{name}_max"))
-        });
+        self.aggregate |= is_aggregate(row);
         tally::add(&mut self.tallies, source, unix_ms, &Content::shown(row));
     }
 }
@@ -283,10 +321,17 @@ fn created(value: &Value) -> Option<DateTime<Utc>> {
     }
 }
 
-/// The beginning of an hour as `startDate` and `endDate` take it, in UTC.
+/// The beginning of an hour as `startDate` and `endDate` take it.
 fn hour_text(hour: i64) -> String {
-    let begin = hour.checked_mul(HOUR_MS).and_then(DateTime::from_timestamp_millis);
-    begin.unwrap_or_default().format("%Y-%m-%dT%H:%M").to_string()
+    minute_text(hour.saturating_mul(HOUR_MS))
+}
+
+/// The minute that a time lies in, as `startDate` and `endDate` take it, in UTC: every version of SolarQuery
+/// reads minutes.
+#[must_use]
+pub fn minute_text(unix_ms: i64) -> String {
+    let time = DateTime::from_timestamp_millis(unix_ms);
+    time.unwrap_or_default().format("%Y-%m-%dT%H:%M").to_string()
 }
 
 fn no_results(path: &str) -> CallError {

@@ -29,7 +29,7 @@ use crate::{
     net::Net,
     policy::{Aggregation, Policy, Request},
     solarnet::{Api, CallError, Cause, Next},
-    upload::import::store as sent,
+    upload::store as sent,
 };
 
 /// Compare what SolarNetwork accepted with what it shows now, and list every gap

@@ -1,7 +1,7 @@
 //! How a command ended, as an exit code that scripts and systemd act on.
 //!
-//! The codes are those of `sysexits.h`; the unit's `RestartPreventExitStatus=64 77 78` relies on
-//! them.
+//! The codes are those of `sysexits.h`; the unit's `RestartPreventExitStatus=64 77 78` and
+//! `RestartForceExitStatus=75` rely on them.
 
 use std::fmt;
 
@@ -25,6 +25,8 @@ pub enum Exit {
     Software = 70,
     /// A disk failed.
     Io = 74,
+    /// An instruction asked for a restart: systemd starts it again.
+    Restart = 75,
     /// A file or port is not ours to open, or the server refused.
     NoPermission = 77,
     /// The configuration is wrong.

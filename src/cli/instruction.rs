@@ -14,6 +14,7 @@ use crate::{
         journal::{self, Contents, JournalError},
         outcome::{Code, readable},
         record::Record,
+        server::Way,
     },
 };
 
@@ -97,15 +98,20 @@ fn list(contents: &Contents, json: bool, out: &mut impl Write) -> Result<Exit, F
     } else if contents.records.is_empty() && contents.damaged.is_empty() {
         writeln!(out, "no instructions")?;
     } else {
-        writeln!(out, "{:>12}  {:<9}  {:<20}  {:<32}  OUTCOME", "ID", "STATE", "WHEN", "WHAT")?;
+        writeln!(
+            out,
+            "{:>12}  {:<9}  {:<20}  {:<5}  {:<32}  OUTCOME",
+            "ID", "STATE", "WHEN", "BY", "WHAT"
+        )?;
         for record in contents.records.values() {
             let when = record.ended.or(record.execution_date).or(record.started);
             writeln!(
                 out,
-                "{:>12}  {:<9}  {:<20}  {:<32}  {}",
+                "{:>12}  {:<9}  {:<20}  {:<5}  {:<32}  {}",
                 record.id,
                 record.state.told().name(),
                 when.map(shown).unwrap_or_default(),
+                record.way.map_or("", Way::name),
                 what(record),
                 record.message.as_deref().map(readable).unwrap_or_default(),
             )?;
@@ -142,6 +148,7 @@ fn show(
         ("instruction", Some(record.id.to_string())),
         ("topic", Some(readable(&record.topic))),
         ("state", Some(record.state.told().name().to_owned())),
+        ("came by", record.way.map(|way| way.name().to_owned())),
         ("given", record.instruction_date.map(shown)),
         ("to be done at", record.execution_date.map(shown)),
         ("not after", record.not_after.map(shown)),
@@ -153,6 +160,7 @@ fn show(
         ("after", record.after.map(plain)),
         ("code", record.code.map(|code: Code| code.name().to_owned())),
         ("message", record.message.as_deref().map(readable)),
+        ("result", record.result.as_ref().map(ToString::to_string)),
         ("result stored", yes(record.reported).filter(|_| ended)),
         ("server knows", yes(record.acknowledged).filter(|_| ended)),
     ];
@@ -200,6 +208,8 @@ mod tests {
             ended: Some("2026-11-22T12:00:00Z".parse().expect("a date")),
             code: Some(Code::Limit),
             message: Some("2 is outside the 0 to 1 allowed".to_owned()),
+            way: Some(Way::Mqtt),
+            result: Some(serde_json::json!(["/relay"])),
             ..record
         };
         journal.put(record).await.expect("put");
@@ -221,8 +231,8 @@ mod tests {
         let (exit, text) = run(dir.path(), &["list"]).expect("a list");
         assert_eq!(exit, Exit::Ok);
         let line = text.lines().nth(1).expect("a line");
-        let words: Vec<_> = line.split_whitespace().take(6).collect();
-        assert_eq!(words, ["7", "Declined", "2026-11-22T12:00:00Z", "/relay", "=", "2"]);
+        let words: Vec<_> = line.split_whitespace().take(7).collect();
+        assert_eq!(words, ["7", "Declined", "2026-11-22T12:00:00Z", "mqtt", "/relay", "=", "2"]);
         assert!(line.ends_with("2 is outside the 0 to 1 allowed"), "{line}");
     }
 
@@ -244,7 +254,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         journal(dir.path()).await;
         let (_, text) = run(dir.path(), &["show", "7"]).expect("an instruction");
-        assert!(text.contains("code           limit\n"), "{text}");
+        for line in
+            ["code           limit\n", "came by        mqtt\n", "result         [\"/relay\"]\n"]
+        {
+            assert!(text.contains(line), "{text}");
+        }
         let failure = run(dir.path(), &["show", "8"]).expect_err("unknown");
         assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.error.to_string().contains("instruction 8"), "{:#}", failure.error);

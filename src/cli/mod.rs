@@ -10,6 +10,7 @@ mod daemon;
 pub mod exit;
 pub mod files;
 mod generate;
+pub mod identity;
 pub mod instruction;
 pub mod queue;
 pub mod read;
@@ -53,6 +54,7 @@ pub enum Command {
     Read(read::Read),
     Status(status::Status),
     Token(token::Token),
+    Identity(identity::Identity),
     Files(files::Files),
     Queue(queue::Queue),
     Instruction(instruction::Instruction),
@@ -86,6 +88,15 @@ impl Cli {
                     confirm: &mut terminal::confirm,
                 };
                 token.run(&mut streams, || token_context(&config), token::connect)
+            }
+            Command::Identity(identity) => {
+                let mut streams = token::Streams {
+                    input: &mut terminal::Input::default(),
+                    out: &mut stdout(),
+                    err: &mut stderr(),
+                    confirm: &mut terminal::confirm,
+                };
+                identity.run(&mut streams, &identity_context(&config)?)
             }
             Command::Files(files) => {
                 let mut streams = token::Streams {
@@ -127,6 +138,18 @@ fn files_context(config: &Path) -> Result<files::Context, Failure> {
         ca_file: solarnet.ca_file.clone(),
         timeout: solarnet.timeout,
         state_dir: local.state_dir,
+    })
+}
+
+/// What `identity` needs of the configuration.
+fn identity_context(config: &Path) -> Result<identity::IdentityContext, Failure> {
+    let local = config::load_local(config)?;
+    Ok(identity::IdentityContext {
+        solarnet: local.solarnet()?.clone(),
+        state_dir: local.state_dir,
+        control_socket: local.control_socket,
+        node: local.node,
+        identity: config::load(config).ok().map(|loaded| loaded.settings.identity),
     })
 }
 

@@ -7,7 +7,7 @@ use tracing::{level_filters::LevelFilter, warn};
 
 use super::{Exit, Failure, OrExit};
 use crate::{
-    app::{self, AppError, Beginning},
+    app::{self, AppError, Beginning, Ended},
     config::{self, Service},
     observe::{control::BindError, log},
     queue::QueueError,
@@ -35,7 +35,7 @@ impl Run {
     /// If it cannot start, or stops for another reason than being asked.
     pub fn run(self, path: &Path) -> Result<Exit, Failure> {
         let service = Service::read();
-        log::start(self.log, service.logs_to_journal);
+        let levels = log::start(self.log, service.logs_to_journal);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // A hangup would end the process; from here on it is a reload, after the start at the earliest.
         let hangup = {
@@ -50,6 +50,7 @@ impl Run {
             file: path.to_owned(),
             settings: loaded.settings,
             passed_credentials: service.credentials,
+            levels,
         };
         let done = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate())?;
@@ -64,8 +65,14 @@ impl Run {
         })?;
         // Blocking work that was abandoned at the end of the grace period is not waited for.
         runtime.shutdown_background();
-        let exit = done.as_ref().err().map_or(Exit::Ok, exit_of);
-        done.or_exit(exit).map(|()| Exit::Ok)
+        match done {
+            Ok(Ended::Asked) => Ok(Exit::Ok),
+            Ok(Ended::ToRestart) => Ok(Exit::Restart),
+            Err(error) => {
+                let exit = exit_of(&error);
+                Err(error).or_exit(exit)
+            }
+        }
     }
 }
 

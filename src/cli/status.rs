@@ -123,6 +123,7 @@ fn upload(upload: &Value) -> Vec<String> {
         show(&upload["last_success"]),
     );
     let mut lines = vec![line];
+    lines.extend(proof(&upload["proof"]));
     if upload["state"] == "ok" {
         return lines;
     }
@@ -132,6 +133,20 @@ fn upload(upload: &Value) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Where SolarQuery is asked as well.
+fn proof(proof: &Value) -> Option<String> {
+    proof.as_object()?;
+    let line = format!(
+        "proof by query: {}; {} shown since the start, {} not yet, {} sent again, last {}",
+        show(&proof["state"]),
+        show(&proof["shown"]),
+        show(&proof["waiting"]),
+        show(&proof["sent_again"]),
+        show(&proof["last_shown"]),
+    );
+    Some(with(line, "waits: ", &proof["waits_for"]))
 }
 
 fn files(files: &Value) -> Vec<String> {
@@ -164,7 +179,21 @@ fn clock(clock: &Value) -> String {
     with(line, "system clock ahead by ms: ", &clock["ahead_ms"])
 }
 
+fn certificate(certificate: &Value) -> String {
+    let line = format!(
+        "certificate {}: ends {}; {}",
+        show(&certificate["subject"]),
+        show(&certificate["ends"]),
+        show(&certificate["because"]),
+    );
+    let line = with(line, "renewal asked for from ", &certificate["next_attempt"]);
+    with(line, "", &certificate["last_error"])
+}
+
 fn credential(credential: &Value) -> String {
+    if credential["certificate"].is_string() {
+        return certificate(credential);
+    }
     let line = format!(
         "{} ({}): key of {}, ends {}: {}",
         show(&credential["token"]),

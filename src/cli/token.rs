@@ -268,7 +268,7 @@ impl<T> OrStoreExit<T> for Result<T, StoreError> {
     }
 }
 
-fn store_exit(error: &StoreError) -> Exit {
+pub(super) fn store_exit(error: &StoreError) -> Exit {
     match error {
         StoreError::TooWide { .. } | StoreError::NotAllowed { .. } => Exit::NoPermission,
         StoreError::Corrupt { .. } | StoreError::CorruptRepositoryToken { .. } => Exit::Data,

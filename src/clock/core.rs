@@ -69,6 +69,12 @@ pub struct Core {
 }
 
 impl Core {
+    /// Which boot this is.
+    #[must_use]
+    pub fn boot(&self) -> BootId {
+        self.boot
+    }
+
     /// Knows the anchors of earlier boots, and of this one if the daemon was restarted within it.
     #[must_use]
     pub fn new(boot: BootId, anchors: BTreeMap<BootId, DateTime<Utc>>) -> Self {

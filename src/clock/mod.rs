@@ -246,6 +246,12 @@ impl Clock {
         }
     }
 
+    /// Which boot of the machine this is.
+    #[must_use]
+    pub fn boot(&self) -> BootId {
+        self.lock().core.boot()
+    }
+
     /// A clock that has been told nothing and keeps no file, for commands that ask a server once:
     /// it takes the server's word.
     #[must_use]

@@ -1,10 +1,16 @@
 //! What the daemon runs on: every value here was checked, none is ever checked again.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use rust_decimal::Decimal;
 
-use crate::domain::{BrokerUrl, Kind, NodeId, Pattern, SourceId, TokenName};
+use crate::domain::{
+    BrokerUrl, Kind, NodeId, NodeTopic, OperatingState, Pattern, SourceId, TokenName,
+};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,10 +172,12 @@ pub struct Broker {
 }
 
 /// How the server is asked whether it has what it accepted.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// The token that asks, by its name in the credential store; `None` is that of [`SolarNet::token`].
     pub token: Option<TokenName>,
+    /// How long it may take to show what was accepted.
+    pub settle: Duration,
 }
 
 /// The server's ways in.
@@ -450,6 +458,10 @@ pub struct Control {
     pub settle: Duration,
     /// What is allowed.
     pub allow: Allow,
+    /// The value that each operating state stands for.
+    pub states: BTreeMap<OperatingState, Decimal>,
+    /// The value that each signal stands for.
+    pub signals: BTreeMap<String, Decimal>,
 }
 
 /// The limits of a control.
@@ -476,4 +488,6 @@ pub struct Instructions {
     pub max_age: Duration,
     /// The source of result datum of instructions that name no control.
     pub result_source: Option<SourceId>,
+    /// What they may ask of the node itself.
+    pub allow: BTreeSet<NodeTopic>,
 }

@@ -1,6 +1,10 @@
 //! Whole configurations, from files to settings.
 
-use std::{fs, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
 
 use rust_decimal::Decimal;
 use tempfile::TempDir;
@@ -61,7 +65,7 @@ fn a_node_alone_has_every_default() {
             },
             mqtt: Mqtt { broker: Broker::default(), keep_alive: Duration::from_secs(60) },
             flux: None,
-            audit: Audit { token: None },
+            audit: Audit { token: None, settle: Duration::from_secs(15) },
             queue: Queue { limit_bytes: 256 << 20, at_risk: Duration::from_secs(1) },
             modbus: Vec::new(),
             controls: Vec::new(),
@@ -71,6 +75,7 @@ fn a_node_alone_has_every_default() {
                 poll_slowest: Duration::from_secs(30),
                 max_age: Duration::from_secs(900),
                 result_source: None,
+                allow: BTreeSet::new(),
             },
             repository: None,
             files: Vec::new(),
@@ -217,6 +222,8 @@ fn every_key_of_a_control_arrives() {
                 max: decimal("100.5"),
                 every: Duration::from_secs(60),
             },
+            states: BTreeMap::new(),
+            signals: BTreeMap::new(),
         }]
     );
 }
@@ -295,4 +302,32 @@ fn a_file_that_is_not_ours_is_told_from_one_that_is_wrong() {
     assert!(error(io::ErrorKind::PermissionDenied).is_permission());
     assert!(!error(io::ErrorKind::NotFound).is_permission());
     assert!(!ConfigError::Invalid(Vec::new()).is_permission());
+}
+
+#[test]
+fn values_of_states_and_signals_lie_within_the_limits_of_their_control() {
+    let control = |more: &str| {
+        let text = format!(
+            "{NODE}\n[[modbus]]\nname = \"a\"\ntcp = \"192.0.2.7\"\n[[control]]\nid = \"/c\"\n\
+             write = {{ modbus = \"a\", unit = 1, table = \"coil\", address = 0 }}\n\
+             allow = {{ min = 0, max = 1 }}\n{more}"
+        );
+        let (_dir, path) = folder(&text);
+        load_in(&path, &user()).map(|loaded| loaded.settings.controls[0].clone())
+    };
+    let good = control("states = { Normal = 1, Standby = 0 }\nsignals = { \"open it\" = 1 }");
+    let good = good.expect("a control");
+    let names: Vec<_> = good.states.iter().map(|(state, value)| (state.name(), *value)).collect();
+    assert_eq!(names, [("Normal", Decimal::ONE), ("Standby", Decimal::ZERO)]);
+    assert_eq!(good.signals.keys().collect::<Vec<_>>(), ["open it"]);
+    for (bad, key) in [
+        ("states = { Normal = 2 }", "control[0].states"),
+        ("states = { normal = 1 }", "control[0].states"),
+        ("states = { Normal = \"on\" }", "control[0].states"),
+        ("signals = { \" x\" = 1 }", "control[0].signals"),
+        ("signals = [1]", "control[0].signals"),
+    ] {
+        let problems = control(bad).expect_err(bad).to_string();
+        assert!(problems.contains(key), "{bad}: {problems}");
+    }
 }

@@ -28,6 +28,7 @@
 //!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
+pub mod identity;
 pub mod repository;
 
 use std::{

@@ -16,6 +16,37 @@ pub struct ControlWrite {
     pub value: Decimal,
 }
 
+/// What a device is to do, as SolarNetwork names and numbers it.
+///
+/// # Source
+///
+/// solarnetwork-common, `DeviceOperatingState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperatingState(u8);
+
+impl OperatingState {
+    /// Every state's name, in the order of the codes 0 to 8.
+    pub const NAMES: [&'static str; 9] = [
+        "Unknown", "Normal", "Starting", "Standby", "Shutdown", "Fault", "Disabled", "Recovery",
+        "Override",
+    ];
+
+    /// The state of that name, whatever its case, or of that code.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let named = Self::NAMES.iter().position(|name| name.eq_ignore_ascii_case(text));
+        let code = named.or_else(|| text.parse().ok().filter(|code| *code < Self::NAMES.len()))?;
+        u8::try_from(code).ok().map(Self)
+    }
+
+    /// SolarNetwork's name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES[usize::from(self.0)]
+    }
+}
+
 /// A write that reached the device, with what the device said around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteReport {

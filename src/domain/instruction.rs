@@ -64,6 +64,50 @@ impl InstructionState {
     }
 }
 
+/// Topics that ask something of the node itself and not of a control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeTopic {
+    /// Another level for log lines.
+    LoggingSetLevel,
+    /// The agent starts again.
+    SystemRestart,
+    /// The machine starts again.
+    SystemReboot,
+    /// An inventory of the node.
+    SystemConfiguration,
+    /// A new certificate for the node.
+    RenewCertificate,
+}
+
+impl NodeTopic {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::LoggingSetLevel,
+        Self::SystemRestart,
+        Self::SystemReboot,
+        Self::SystemConfiguration,
+        Self::RenewCertificate,
+    ];
+
+    /// SolarNetwork's spelling.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LoggingSetLevel => "LoggingSetLevel",
+            Self::SystemRestart => "SystemRestart",
+            Self::SystemReboot => "SystemReboot",
+            Self::SystemConfiguration => "SystemConfiguration",
+            Self::RenewCertificate => "RenewCertificate",
+        }
+    }
+
+    /// The topic of that spelling.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.name() == name)
+    }
+}
+
 /// One parameter. Names may repeat: long values arrive in pieces of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {

@@ -15,9 +15,9 @@ mod token;
 
 pub use broker::{BrokerUrl, InvalidBrokerUrl};
 pub use chain::Chain;
-pub use control::{ControlWrite, WriteError, WriteReport};
+pub use control::{ControlWrite, OperatingState, WriteError, WriteReport};
 pub use datum::{BootId, Datum, Kind, Samples, Stamp};
 pub use files::{Pattern, is_file_tag};
 pub use id::{InvalidId, NodeId, SourceId, TokenId, TokenName};
-pub use instruction::{Instruction, InstructionId, InstructionState, Parameter};
+pub use instruction::{Instruction, InstructionId, InstructionState, NodeTopic, Parameter};
 pub use token::TokenKind;

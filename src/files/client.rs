@@ -67,6 +67,7 @@ fn reason(error: &SendError) -> &str {
     match error {
         SendError::CertificateDates(reason)
         | SendError::Tls(reason)
+        | SendError::OwnCertificate(reason)
         | SendError::Unreachable(reason)
         | SendError::Content(reason) => reason,
     }

@@ -7,7 +7,8 @@
 //! 3. The time cannot be trusted: hold. Nothing acts and nothing ends.
 //! 4. It was begun here and not ended, or the server says so and the journal does not know it: it
 //!    may have happened, which is its end.
-//! 5. The topic is not one of ours, or its parameters make no order: declined.
+//! 5. The topic is not one of ours or not allowed, or its parameters make no order ([`super::topic`]):
+//!    declined.
 //! 6. It expired, or is too old: declined.
 //! 7. It is for later: wait.
 //! 8. Too soon after the last write: declined.
@@ -22,41 +23,20 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rust_decimal::Decimal;
 
 use super::{
     outcome::{Code, Refusal, readable},
     parse,
     state::{Ending, State},
+    topic::{CANCEL, EXECUTION_DATE, Order, Request, Rules, order, refusal},
 };
-use crate::{
-    config::settings::{Control, Table},
-    domain::{ControlWrite, Instruction, InstructionId, InstructionState, SourceId, number::plain},
-};
+use crate::domain::{ControlWrite, Instruction, InstructionId, InstructionState, SourceId};
 
-/// How old the server's word may be when something is done to a device (design 5.4.2).
+/// How old the server's word may be when something is done.
 pub const FRESH: Duration = Duration::from_secs(5);
 
 /// The longest that the server keeps an instruction that has not ended (its weekly purge).
 pub const KEPT: TimeDelta = TimeDelta::days(120);
-
-/// Sets a control.
-pub const SET: &str = "SetControlParameter";
-/// Cancels an instruction that waits.
-pub const CANCEL: &str = "CancelInstruction";
-
-/// Parameters that say something about the instruction itself and not what to do.
-const ABOUT: [&str; 3] = [EXECUTION_DATE, "parentInstructionId", "parentInstructorId"];
-const EXECUTION_DATE: &str = "executionDate";
-
-/// What the configuration allows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rules {
-    /// What may be set.
-    pub controls: Vec<Control>,
-    /// How old an instruction without an expiry may be.
-    pub max_age: Duration,
-}
 
 /// Everything that decides.
 #[derive(Debug, Clone, Copy)]
@@ -99,14 +79,9 @@ pub enum Decision {
     ViewAgain,
     /// Write to a device.
     Act(ControlWrite),
+    /// Do what is asked of the node itself.
+    Serve(Request),
     /// Cancel that one.
-    Cancel(InstructionId),
-}
-
-/// What an instruction asks for, understood and allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Order<'a> {
-    Set { control: &'a SourceId, value: Decimal, every: Duration },
     Cancel(InstructionId),
 }
 
@@ -155,15 +130,14 @@ pub fn decide(case: &Case<'_>) -> Decision {
     }
     match order {
         Order::Cancel(id) => Decision::Cancel(id),
-        Order::Set { control, value, every } => {
-            if let Some(refusal) = too_soon(control, every, case.last_writes, now) {
+        Order::Write { write, every } => {
+            if let Some(refusal) = too_soon(&write.control, every, case.last_writes, now) {
                 return Decision::Decline(refusal);
             }
-            if case.seen_ago > FRESH {
-                return Decision::ViewAgain;
-            }
-            Decision::Act(ControlWrite { control: control.clone(), value })
+            if case.seen_ago > FRESH { Decision::ViewAgain } else { Decision::Act(write) }
         }
+        Order::Ask(_) if case.seen_ago > FRESH => Decision::ViewAgain,
+        Order::Ask(request) => Decision::Serve(request),
     }
 }
 
@@ -180,16 +154,6 @@ pub fn not_after(instruction: &Instruction, max_age: Duration) -> Option<DateTim
     let from = due.unwrap_or(instruction.instruction_date);
     let age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
     Some(from.checked_add_signed(age).unwrap_or(DateTime::<Utc>::MAX_UTC))
-}
-
-/// The control that an instruction names, and the value, as far as they can be understood.
-#[must_use]
-pub fn target(instruction: &Instruction, rules: &Rules) -> Option<(SourceId, Option<Decimal>)> {
-    if instruction.topic != SET {
-        return None;
-    }
-    let (control, text) = named_control(instruction, rules).ok()?;
-    Some((control.id.clone(), value(text, control).ok()))
 }
 
 /// When an instruction is to be carried out, if it says so.
@@ -214,84 +178,6 @@ pub fn execution_date(instruction: &Instruction) -> Result<Option<DateTime<Utc>>
         return Err(refusal(Code::Parameters, message));
     }
     Ok(Some(due))
-}
-
-fn refusal(code: Code, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: message.into() }
-}
-
-fn order<'a>(instruction: &Instruction, rules: &'a Rules) -> Result<Order<'a>, Refusal> {
-    match instruction.topic.as_str() {
-        SET => {
-            let (control, text) = named_control(instruction, rules)?;
-            let value = value(text, control)?;
-            let allow = &control.allow;
-            if value < allow.min || value > allow.max {
-                let (min, max, value) = (plain(allow.min), plain(allow.max), plain(value));
-                let message = format!("{value} is outside the {min} to {max} allowed");
-                return Err(refusal(Code::Limit, message));
-            }
-            Ok(Order::Set { control: &control.id, value, every: allow.every })
-        }
-        CANCEL => {
-            let id = only_parameter(instruction)?;
-            let number = id.value.trim().parse().ok().filter(|n| *n > 0);
-            match number.filter(|_| id.name == "id") {
-                Some(number) => Ok(Order::Cancel(InstructionId(number))),
-                None => {
-                    let message = "the one parameter must be `id`, the ID of an instruction";
-                    Err(refusal(Code::Parameters, message))
-                }
-            }
-        }
-        other => {
-            let other = readable(other);
-            let message = format!("this node knows {SET} and {CANCEL}, not `{other}`");
-            Err(refusal(Code::UnknownTopic, message))
-        }
-    }
-}
-
-/// The parameter that is not about the instruction itself, if there is exactly one.
-fn only_parameter(instruction: &Instruction) -> Result<&crate::domain::Parameter, Refusal> {
-    let mut given = instruction.parameters.iter().filter(|p| !ABOUT.contains(&p.name.as_str()));
-    match (given.next(), given.next()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => Err(refusal(Code::Parameters, "it has no parameter; one is needed")),
-        (Some(_), Some(_)) => {
-            Err(refusal(Code::Parameters, "it has several parameters; one is allowed"))
-        }
-    }
-}
-
-fn named_control<'a, 'i>(
-    instruction: &'i Instruction,
-    rules: &'a Rules,
-) -> Result<(&'a Control, &'i str), Refusal> {
-    let one = only_parameter(instruction)?;
-    let control = rules.controls.iter().find(|c| c.id.as_str() == one.name).ok_or_else(|| {
-        let name = readable(&one.name);
-        refusal(Code::UnknownControl, format!("no control `{name}` is configured on this node"))
-    })?;
-    Ok((control, &one.value))
-}
-
-/// A coil takes on and off in words; everything else takes plain decimal numbers, exactly.
-fn value(text: &str, control: &Control) -> Result<Decimal, Refusal> {
-    let text = text.trim();
-    let word = match text.to_ascii_lowercase().as_str() {
-        "true" | "on" | "yes" => Some(Decimal::ONE),
-        "false" | "off" | "no" => Some(Decimal::ZERO),
-        _ => None,
-    };
-    let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.'));
-    let number = Decimal::from_str_exact(text).ok().filter(|_| plain);
-    let coil = control.register.table == Table::Coil;
-    let value = if coil { word.or(number) } else { number };
-    value.ok_or_else(|| {
-        let wanted = if coil { "on or off, or 1 or 0" } else { "a plain decimal number" };
-        refusal(Code::Value, format!("the value must be {wanted}, not `{}`", readable(text)))
-    })
 }
 
 fn late(

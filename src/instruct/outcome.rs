@@ -1,7 +1,6 @@
 //! What came of an instruction, in words, as a code, and as a datum.
 //!
-//! A token cannot write results into an instruction, so every outcome also becomes a datum (design
-//! 5.4.1): of the control's source, otherwise of the configured `result_source`, otherwise none.
+//! A token cannot write results into an instruction, so every outcome also becomes a datum: of the control's source, otherwise of the configured `result_source`, otherwise none.
 //!
 //! | Property | | |
 //! | --- | --- | --- |
@@ -12,12 +11,17 @@
 //! | `outcome` | `s` | `Completed` or `Declined` |
 //! | `message` | `s` | what happened, for people |
 //! | `code` | `s` | what happened, for programs: one of [`Code`]; absent when all went well |
+//! | `result` | `s` | what was asked for, as JSON; cut where it is very long |
+//!
+//! With a certificate the acknowledgement itself carries the same, as result parameters ([`Told::parameters`]):
+//! `message`, `code`, `before`, `wanted`, `after`, `result`.
 //!
 //! This file is pure.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::state::Event;
 use crate::domain::{
@@ -33,9 +37,13 @@ pub enum Code {
     UnknownTopic,
     /// Too few, too many or unreadable parameters.
     Parameters,
+    /// The node knows it, and its configuration does not allow it.
+    NotAllowed,
     /// The parameter names no configured control.
     UnknownControl,
-    /// The value is not a number (or, for a coil, not on or off).
+    /// The node knows the topic and not the service that it names.
+    UnknownService,
+    /// The value is not a number (for a coil: not on or off), no state or signal of the control, or no level.
     Value,
     /// The value is outside `allow.min` to `allow.max`.
     Limit,
@@ -57,7 +65,9 @@ pub enum Code {
     Refused,
     /// The device took the write and shows another value.
     NotTaken,
-    /// The write may have happened; nobody knows.
+    /// What was asked of the node itself did not work.
+    Failed,
+    /// It may have happened; nobody knows.
     MayHaveHappened,
     /// The server held a final state that is not from this node.
     EndedElsewhere,
@@ -70,7 +80,9 @@ impl Code {
         match self {
             Self::UnknownTopic => "unknown_topic",
             Self::Parameters => "parameters",
+            Self::NotAllowed => "not_allowed",
             Self::UnknownControl => "unknown_control",
+            Self::UnknownService => "unknown_service",
             Self::Value => "value",
             Self::Limit => "limit",
             Self::Expired => "expired",
@@ -82,6 +94,7 @@ impl Code {
             Self::NoAnswer => "no_answer",
             Self::Refused => "refused",
             Self::NotTaken => "not_taken",
+            Self::Failed => "failed",
             Self::MayHaveHappened => "may_have_happened",
             Self::EndedElsewhere => "ended_elsewhere",
         }
@@ -182,7 +195,30 @@ pub struct Told<'a> {
     pub message: Option<&'a str>,
     /// For programs.
     pub code: Option<Code>,
+    /// The answer, where something was asked for.
+    pub result: Option<&'a Value>,
 }
+
+impl Told<'_> {
+    /// The result parameters of the final acknowledgement: always all of them.
+    #[must_use]
+    pub fn parameters(&self) -> Map<String, Value> {
+        // Decimals in their own digits, which every JSON number keeps.
+        let number = |value: Option<Decimal>| serde_json::from_str(&plain(value?)).ok();
+        let given = [
+            ("message", self.message.map(Value::from)),
+            ("code", self.code.map(|code| code.name().into())),
+            ("before", number(self.before)),
+            ("wanted", number(self.wanted)),
+            ("after", number(self.after)),
+            ("result", self.result.cloned()),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+/// Characters of a result that go into its datum.
+const LONGEST: usize = 1000;
 
 /// The datum that carries an outcome to the server.
 #[must_use]
@@ -195,6 +231,7 @@ pub fn datum(source: SourceId, told: &Told<'_>) -> Datum {
         ("outcome", Some(told.outcome.name().to_owned())),
         ("message", told.message.map(str::to_owned)),
         ("code", told.code.map(|code| code.name().to_owned())),
+        ("result", told.result.map(|result| result.to_string().chars().take(LONGEST).collect())),
     ];
     let samples = Samples {
         instantaneous: told.after.map(|after| ("v".to_owned(), after)).into_iter().collect(),
@@ -257,6 +294,7 @@ mod tests {
             after: Some(dec("1.0")),
             message: Some("before 0, wanted 1, after 1"),
             code: None,
+            result: None,
         };
         let source: SourceId = "/relay".parse().expect("a source");
         let whole = datum(source.clone(), &told);
@@ -273,6 +311,12 @@ mod tests {
                 "outcome=Completed",
                 "message=before 0, wanted 1, after 1"
             ]
+        );
+
+        let parameters = serde_json::to_string(&told.parameters()).expect("JSON");
+        assert_eq!(
+            parameters,
+            r#"{"message":"before 0, wanted 1, after 1","before":0,"wanted":1,"after":1}"#
         );
 
         let told = Told {

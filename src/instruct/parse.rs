@@ -9,6 +9,9 @@
 //!   dropped, as the server drops them;
 //! * any other member, which is ignored.
 //!
+//! A message is such a list, one instruction, or an object that has the list as `instructions`. Of one message
+//! [`MOST`] elements are read, and of one instruction [`MOST_BYTES`] of parameters.
+//!
 //! An element that cannot be understood, or that belongs to another node, is named and skipped; the
 //! others are not affected. This file is pure and never panics on foreign data.
 
@@ -16,6 +19,12 @@ use chrono::{DateTime, Datelike, Utc};
 use serde_json::Value;
 
 use crate::domain::{Instruction, InstructionId, InstructionState, NodeId, Parameter};
+
+/// Most instructions of one message: as many as the server puts into one answer.
+pub const MOST: usize = 100;
+
+/// Most bytes of one instruction's parameters. A chain of certificates takes a tenth of it.
+pub const MOST_BYTES: usize = 64 << 10;
 
 /// What an answer held.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,6 +45,21 @@ pub struct Skipped {
     pub id: Option<InstructionId>,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// Reads a message that was pushed, or came with an answer to something else.
+#[must_use]
+pub fn message(message: &Value, node: NodeId) -> Parsed {
+    let list = message.get("instructions").unwrap_or(message);
+    let more = list.as_array().map_or(0, Vec::len).saturating_sub(MOST);
+    if more == 0 {
+        return instructions(list, node);
+    }
+    let first = list.as_array().into_iter().flatten().take(MOST).cloned().collect();
+    let mut parsed = instructions(&Value::Array(first), node);
+    let reason = format!("it and those after it are more than {MOST} in one message");
+    parsed.skipped.push(Skipped { index: MOST, id: None, reason });
+    parsed
 }
 
 /// Reads the `data` of `viewPending` (a list) or of `view` (one object).
@@ -135,7 +159,7 @@ fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
         Value::Object(members) => members.iter().map(|(n, v)| (n.as_str(), v)).collect(),
         _ => return Err("its `parameters` are neither a list nor an object".to_owned()),
     };
-    let mut parameters = Vec::with_capacity(pairs.len());
+    let (mut parameters, mut bytes) = (Vec::with_capacity(pairs.len()), 0);
     for (name, value) in pairs {
         let value = match value {
             Value::Null => continue,
@@ -146,8 +170,12 @@ fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
             }
         };
         if !name.is_empty() && !value.is_empty() {
+            bytes += name.len() + value.len();
             parameters.push(Parameter { name: name.to_owned(), value });
         }
+    }
+    if bytes > MOST_BYTES {
+        return Err(format!("its `parameters` are more than {MOST_BYTES} bytes"));
     }
     Ok(parameters)
 }
@@ -188,19 +216,38 @@ mod tests {
         assert_eq!(names, [("/switch/1", "1"), ("x", "a"), ("x", "b")]);
     }
 
-    /// As in the protocol's vectors: a control, no parameters, a value in two pieces.
+    /// A control, no parameters, a value in two pieces; as JSON and as CBOR.
     #[test]
     fn messages_of_a_real_server_are_read() {
-        let texts = [
-            r#"{"id":12345,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"SetControlParameter","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing","parameters":[{"name":"/switch/1","value":"1"}]}"#,
-            r#"{"id":12347,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"SystemReboot","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing"}"#,
-            r#"{"id":12348,"created":"2024-06-11 21:39:08.120001Z","nodeId":123,"topic":"RenewCertificate","instructionDate":"2024-06-11 21:39:08.123456Z","state":"Queuing","parameters":[{"name":"Certificate","value":"-----BEGIN CERTIFICATE CHAIN-----\nAAAA"},{"name":"Certificate","value":"BBBB\n-----END CERTIFICATE CHAIN-----\n"}]}"#,
-        ];
-        for (text, parameters) in texts.into_iter().zip([1, 0, 2]) {
-            let parsed = instructions(&serde_json::from_str(text).expect("JSON"), node());
-            assert_eq!(parsed.skipped, [], "{text}");
-            assert_eq!(parsed.instructions[0].parameters.len(), parameters, "{text}");
-        }
+        let text = include_str!("../../tests/vectors/datum.json");
+        let vectors: Value = serde_json::from_str(text).expect("JSON");
+        let given = vectors["instructions"].as_array().expect("a list");
+        let counts: Vec<_> = given
+            .iter()
+            .map(|vector| {
+                let json = vector["json"].as_str().expect("text");
+                let cbor = hex::decode(vector["cbor_mqtt_hex"].as_str().expect("hex"));
+                let json = message(&serde_json::from_str(json).expect("JSON"), node());
+                let cbor = crate::solarin::cbor::decode(&cbor.expect("hex")).expect("CBOR");
+                assert_eq!(message(&cbor, node()), json);
+                assert_eq!(json.skipped, []);
+                json.instructions[0].parameters.len()
+            })
+            .collect();
+        assert_eq!(counts, [1, 0, 2]);
+    }
+
+    #[test]
+    fn a_message_of_any_length_costs_no_more_than_its_first_hundred() {
+        let many = json!({ "instructions": vec![whole(); 5000] });
+        let parsed = message(&many, node());
+        assert_eq!(parsed.instructions.len(), MOST);
+        assert_eq!(parsed.skipped.len(), 1);
+        let mut huge = whole();
+        huge["parameters"] = json!({ "a": "x".repeat(MOST_BYTES) });
+        let parsed = message(&json!([huge, whole()]), node());
+        assert_eq!(parsed.instructions.len(), 1);
+        assert!(parsed.skipped[0].reason.contains("65536 bytes"), "{:?}", parsed.skipped);
     }
 
     #[test]

@@ -9,12 +9,14 @@ use std::{fmt::Display, str::FromStr};
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::Value;
 
 use super::{
     outcome::{Code, Told},
+    server::Way,
     state::{Event, NotAllowed, State},
 };
-use crate::domain::{InstructionId, SourceId};
+use crate::domain::{Instruction, InstructionId, Parameter, SourceId};
 
 /// The version of the format.
 pub const VERSION: u32 = 1;
@@ -61,8 +63,38 @@ pub struct Record {
     pub code: Option<Code>,
     /// The result datum is stored, or none is to be made.
     pub reported: bool,
+    /// What is answered beside the message, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// The way by which it came.
+    #[serde(default)]
+    pub way: Option<Way>,
+    /// The life of the agent or the machine in which it was to be ended by a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<String>,
+    /// The rest of what was asked, until it has ended: not every server shows it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// The server has the final state, or holds one of its own, or no longer has the instruction.
     pub acknowledged: bool,
+}
+
+/// What a record has to keep to stand for the instruction itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// When it expires.
+    pub expiration_date: Option<DateTime<Utc>>,
+    /// Names and values, in the order given.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Kept {
+    /// Of this instruction.
+    #[must_use]
+    pub fn of(instruction: &Instruction) -> Self {
+        let pairs = instruction.parameters.iter().map(|p| (p.name.clone(), p.value.clone()));
+        Self { expiration_date: instruction.expiration_date, parameters: pairs.collect() }
+    }
 }
 
 impl Record {
@@ -87,6 +119,10 @@ impl Record {
             message: None,
             code: None,
             reported: false,
+            result: None,
+            way: None,
+            life: None,
+            kept: None,
             acknowledged: false,
         }
     }
@@ -135,6 +171,24 @@ impl Record {
         self.state.ending().is_some() && self.reported && self.acknowledged
     }
 
+    /// The instruction itself, in the state that this node has told, if enough of it is kept.
+    #[must_use]
+    pub fn instruction(&self) -> Option<Instruction> {
+        let kept = self.kept.as_ref()?;
+        let parameter = |(name, value): &(String, String)| Parameter {
+            name: name.clone(),
+            value: value.clone(),
+        };
+        Some(Instruction {
+            id: self.id,
+            topic: self.topic.clone(),
+            instruction_date: self.instruction_date?,
+            state: self.state.told(),
+            expiration_date: kept.expiration_date,
+            parameters: kept.parameters.iter().map(parameter).collect(),
+        })
+    }
+
     /// What its result datum says, once it has ended.
     #[must_use]
     pub fn told(&self) -> Option<Told<'_>> {
@@ -148,6 +202,7 @@ impl Record {
             after: self.after,
             message: self.message.as_deref(),
             code: self.code,
+            result: self.result.as_ref(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{outcome::Code, record::Record, state::State};
+use super::{outcome::Code, record::Record, server::Way, state::State};
 
 /// Most waiting instructions that are listed; all are counted.
 const LISTED: usize = 16;
@@ -13,6 +13,8 @@ const LISTED: usize = 16;
 pub struct Status {
     /// When the server was last asked with success.
     pub last_poll: Option<DateTime<Utc>>,
+    /// When instructions last arrived unasked.
+    pub last_arrival: Option<DateTime<Utc>>,
     /// The present interval between polls.
     pub poll_every_ms: u64,
     /// Ended as `Completed`, among those remembered.
@@ -59,6 +61,8 @@ pub struct Last {
     pub code: Option<Code>,
     /// Why, for people.
     pub message: Option<String>,
+    /// By which way it came.
+    pub way: Option<Way>,
 }
 
 impl Status {
@@ -93,6 +97,7 @@ impl Status {
             ended: record.ended,
             code: record.code,
             message: record.message.clone(),
+            way: record.way,
         });
     }
 }

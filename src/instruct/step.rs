@@ -20,15 +20,17 @@ use tracing::{error, info, warn};
 use super::{
     decide::{self, Case, Decision, FRESH},
     outcome::{self, Attempt, Code, INTERRUPTED, Refusal},
-    record::Record,
-    server::Viewed,
+    record::{Kept, Record},
+    server::{Server, Viewed},
+    services::Services,
     state::{Ending, Event, State},
     task::{ACT_LIMIT, Actuator, Results, Seen, Time, Trouble, Worker},
+    topic::{self, CANCEL},
 };
 use crate::{
     domain::{Chain, ControlWrite, InstructionId, InstructionState, WriteError},
     pulse::Bound,
-    solarnet::Caller,
+    solarin::Acknowledgement,
 };
 
 /// Longest time between two attempts to get an outcome onto a disk that does not take it.
@@ -37,10 +39,10 @@ const SLOWEST_SAVE: Duration = Duration::from_secs(30);
 /// What is said when the server no longer knows an instruction that waited here.
 const GONE: &str = "the server does not have it any more";
 
-impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
+impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T, V> {
     /// Whether an instruction is there to cancel another.
     pub(super) fn cancels(&self, id: InstructionId) -> bool {
-        self.seen.get(&id).is_some_and(|seen| seen.instruction.topic == decide::CANCEL)
+        self.seen.get(&id).is_some_and(|seen| seen.instruction.topic == CANCEL)
     }
 
     /// What needs the time, and not the server: ends what was being carried out when the node
@@ -126,13 +128,22 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
                     false => self.gone(id).await,
                 },
                 (Decision::Act(write), Some(now)) => self.act(id, write, now).await,
+                (Decision::Serve(request), Some(now)) => self.serve(id, request, now).await,
                 (Decision::Cancel(target), Some(now)) => self.cancel(id, target, now).await,
             };
         }
     }
 
     /// Asks the server for one instruction. Returns whether it still has it.
+    ///
+    /// Where it cannot be asked for one that was acknowledged, this node's own word counts as its.
     async fn look(&mut self, id: InstructionId) -> Result<bool, Trouble> {
+        if let Some(record) = self.journal.get(id).filter(|_| !self.server.shows_acknowledged()) {
+            if let Some(instruction) = record.instruction() {
+                self.seen.insert(id, Seen { instruction, at: Instant::now() });
+            }
+            return Ok(true);
+        }
         match self.before_stop(self.server.view(id)).await?? {
             Viewed::There(instruction) => {
                 self.seen.insert(id, Seen { instruction, at: Instant::now() });
@@ -146,9 +157,13 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         }
     }
 
-    /// Tells the server a state. Returns whether it still has the instruction.
-    async fn tell(&mut self, id: InstructionId, state: InstructionState) -> Result<bool, Trouble> {
-        let there = self.before_stop(self.server.tell(id, state)).await??;
+    /// Tells the server where an instruction stands. Returns whether it still has it.
+    async fn tell(&mut self, record: &Record, now: DateTime<Utc>) -> Result<bool, Trouble> {
+        let (id, state) = (record.id, record.state.told());
+        let result = record.told().map(|told| told.parameters());
+        let word = Acknowledgement { id, state, at: record.ended.unwrap_or(now), result };
+        let there = self.before_stop(self.server.tell(word)).await??;
+        self.told.insert(id, Instant::now());
         if let Some(seen) = self.seen.get_mut(&id) {
             seen.instruction.state = state;
             seen.at = Instant::now();
@@ -157,7 +172,11 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
     }
 
     /// The record of an instruction: the journal's, or a new one with what was asked.
-    async fn record(&mut self, id: InstructionId, now: DateTime<Utc>) -> Result<Record, Trouble> {
+    pub(super) async fn record(
+        &mut self,
+        id: InstructionId,
+        now: DateTime<Utc>,
+    ) -> Result<Record, Trouble> {
         if let Some(record) = self.journal.get(id) {
             return Ok(record.clone());
         }
@@ -166,19 +185,21 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         }
         let Some(seen) = self.seen.get(&id) else { return Ok(Record::new(id, "unknown")) };
         let instruction = &seen.instruction;
-        let (control, wanted) = decide::target(instruction, &self.rules).unzip();
+        let (control, wanted) = topic::target(instruction, &self.rules).unzip();
         Ok(Record {
             instruction_date: Some(instruction.instruction_date),
             execution_date: decide::execution_date(instruction).ok().flatten(),
             not_after: decide::not_after(instruction, self.rules.max_age),
             control,
             wanted: wanted.flatten(),
+            way: Some(self.server.way(instruction.state)),
+            kept: Some(Kept::of(instruction)),
             ..Record::new(id, &outcome::readable(&instruction.topic))
         })
     }
 
     /// Takes an event into a record; one that the drawing does not have is a bug worth a line.
-    fn advance(record: &mut Record, event: Event) -> bool {
+    pub(super) fn advance(record: &mut Record, event: Event) -> bool {
         let from = record.state.told().name();
         match record.on(event) {
             Ok(()) => {
@@ -217,8 +238,10 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
             }
         }
         let told = self.seen.get(&id).map(|seen| seen.instruction.state);
-        if told != Some(InstructionState::Received) {
-            self.tell(id, InstructionState::Received).await?;
+        if told != Some(InstructionState::Received)
+            && let Some(record) = self.journal.get(id).cloned()
+        {
+            self.tell(&record, now).await?;
         }
         Ok(())
     }
@@ -229,22 +252,42 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         write: ControlWrite,
         now: DateTime<Utc>,
     ) -> Result<(), Trouble> {
+        let noted = |record: &mut Record| {
+            record.written = Some(now);
+            record.control = Some(write.control.clone());
+            record.wanted = Some(write.value);
+        };
+        let Some(mut record) = self.begin(id, now, noted).await? else { return Ok(()) };
+        let attempt = self.write(write).await;
+        if !attempt.touched {
+            record.written = None;
+        }
+        record.before = attempt.before;
+        record.after = attempt.after;
+        self.finish(record, attempt.event, attempt.code, attempt.message, now).await
+    }
+
+    /// Puts `Executing` on disk, then tells the server. `None` if nothing is to be done after all.
+    pub(super) async fn begin(
+        &mut self,
+        id: InstructionId,
+        now: DateTime<Utc>,
+        note: impl FnOnce(&mut Record),
+    ) -> Result<Option<Record>, Trouble> {
         let mut record = self.record(id, now).await?;
         if !Self::advance(&mut record, Event::Start) {
-            return Ok(());
+            return Ok(None);
         }
         record.started = Some(now);
-        record.written = Some(now);
-        record.control = Some(write.control.clone());
-        record.wanted = Some(write.value);
+        note(&mut record);
         self.journal.put(record.clone()).await?;
 
-        let told = self.tell(id, InstructionState::Executing).await;
+        let told = self.tell(&record, now).await;
         // The call took its time: the agent may be stopping, the instruction may have expired.
         let now = self.time.trusted_now().unwrap_or(now);
         let refused = match &told {
             Ok(true) => record.not_after.filter(|end| now >= *end).map(|_| {
-                let message = "it expired before it could be begun; nothing was written".to_owned();
+                let message = "it expired before it could be begun; nothing was done".to_owned();
                 Refusal { code: Code::Expired, message }
             }),
             Ok(false) => Some(Refusal { code: Code::EndedElsewhere, message: GONE.to_owned() }),
@@ -252,30 +295,30 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         };
         if told.is_err() || (refused.is_none() && self.stop.is_cancelled()) {
             Self::advance(&mut record, Event::Postpone);
-            (record.started, record.written) = (None, None);
+            (record.started, record.written, record.life) = (None, None, None);
             self.journal.put(record).await?;
             return told.and(Err(Trouble::Stopping));
         }
-        let attempt = match refused {
-            Some(Refusal { code, message }) => Attempt {
-                event: Event::Fail,
-                code: Some(code),
-                message,
-                before: None,
-                after: None,
-                touched: false,
-            },
-            None => self.write(write).await,
-        };
-        Self::advance(&mut record, attempt.event);
-        if !attempt.touched {
-            record.written = None;
-        }
-        record.before = attempt.before;
-        record.after = attempt.after;
+        let Some(Refusal { code, message }) = refused else { return Ok(Some(record)) };
+        record.written = None;
         record.acknowledged = matches!(told, Ok(false));
+        self.finish(record, Event::Fail, Some(code), message, now).await?;
+        Ok(None)
+    }
+
+    /// Records how it ended, stores the result datum and tells the server.
+    pub(super) async fn finish(
+        &mut self,
+        mut record: Record,
+        event: Event,
+        code: Option<Code>,
+        message: String,
+        now: DateTime<Utc>,
+    ) -> Result<(), Trouble> {
+        let id = record.id;
+        Self::advance(&mut record, event);
         let ended = self.time.trusted_now().unwrap_or(now);
-        self.end(&mut record, attempt.code, attempt.message, ended);
+        self.end(&mut record, code, message, ended);
         self.put_surely(record).await?;
         self.settle(id).await
     }
@@ -333,8 +376,12 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
 
     async fn interrupt(&mut self, id: InstructionId, now: DateTime<Utc>) -> Result<(), Trouble> {
         let mut record = self.record(id, now).await?;
-        if Self::advance(&mut record, Event::Interrupt) {
-            self.end(&mut record, Some(Code::MayHaveHappened), INTERRUPTED.to_owned(), now);
+        let (event, code, message) = match self.restarted(&record) {
+            Some(message) => (Event::Succeed, None, message),
+            None => (Event::Interrupt, Some(Code::MayHaveHappened), INTERRUPTED.to_owned()),
+        };
+        if Self::advance(&mut record, event) {
+            self.end(&mut record, code, message, now);
             self.journal.put(record).await?;
         }
         Ok(())
@@ -437,6 +484,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
         record.ended = Some(ended);
         record.code = code;
         record.message = Some(message);
+        record.kept = None;
     }
 
     /// Stores the result datum, if there is a source for it.
@@ -462,20 +510,21 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
     }
 
     /// Stores the result datum and then brings the final state to the server.
-    async fn settle(&mut self, id: InstructionId) -> Result<(), Trouble> {
+    pub(super) async fn settle(&mut self, id: InstructionId) -> Result<(), Trouble> {
         if self.known(id).ending().is_none() {
             return Ok(());
         }
         self.report(id).await?;
         let Some(record) = self.journal.get(id).filter(|r| !r.acknowledged) else { return Ok(()) };
-        let state = record.state.told();
+        let record = record.clone();
         let is_fresh = |seen: &Seen| seen.at.elapsed() <= FRESH;
         if !self.seen.get(&id).is_some_and(is_fresh) && !self.look(id).await? {
             return self.acknowledge(id, true).await;
         }
         let final_there = |seen: &Seen| seen.instruction.state.is_final();
         if !self.seen.get(&id).is_some_and(final_there) {
-            self.tell(id, state).await?;
+            let ended = record.ended.unwrap_or_default();
+            self.tell(&record, ended).await?;
         }
         self.acknowledge(id, true).await
     }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   ┌─▶ end what a crash interrupted ─▶ poll, if due ─▶ one step each ─▶ wait ─┐
-//!   └──────────── poll due, an executionDate or an expiry reached ─────────────┘
+//!   └──── poll due, a message arrived, an executionDate or an expiry reached ──┘
 //! ```
 //!
+//! * What is polled and what arrives unasked goes the same way: the same journal, the same decisions.
 //! * One instruction at a time; those to cancel others go first. A write takes as long as the bus's
 //!   timeouts allow, and [`ACT_LIMIT`] at most.
 //! * The interval between polls starts at `poll_fastest` when something new was seen and doubles up to
@@ -14,12 +15,13 @@
 //!   server takes it within [`LAST_WORD`], and otherwise after the next start.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -28,12 +30,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    decide::Rules,
+    decide::FRESH,
+    inbox::Inbox,
     journal::{Journal, JournalError},
-    parse::Skipped,
-    server::Server,
+    parse::{self, Parsed, Skipped},
+    server::{Server, ServerError},
+    services::Services,
     state::State,
     status::Status,
+    topic::Rules,
 };
 use crate::{
     clock::Clock,
@@ -42,7 +47,7 @@ use crate::{
         Chain, ControlWrite, Datum, Instruction, InstructionId, NodeId, WriteError, WriteReport,
     },
     pulse::{Bound, Pulse},
-    solarnet::{CallError, Caller, Cause, Next},
+    solarnet::Next,
 };
 
 /// The longest that a write may take before it counts as "may have happened". The bus's own
@@ -51,6 +56,9 @@ pub const ACT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a call may still take once the daemon is to stop.
 pub const LAST_WORD: Duration = Duration::from_secs(3);
+
+/// Elements of answers that are remembered as complained about.
+const COMPLAINTS: usize = 64;
 
 /// Carries out writes: the bus in the daemon, a fake with behaviour in tests.
 pub trait Actuator: Send + Sync {
@@ -86,15 +94,19 @@ impl Time for Clock {
 
 /// Everything the task needs.
 #[derive(Debug)]
-pub struct Instructor<C, A, R, T> {
+pub struct Instructor<S, A, R, T, V> {
     /// Reaches SolarNetwork.
-    pub caller: C,
+    pub server: S,
+    /// Brings what SolarNetwork sends unasked.
+    pub inbox: Inbox,
     /// Reaches the devices.
     pub actuator: A,
     /// Keeps the outcomes.
     pub results: R,
     /// Knows the time.
     pub time: T,
+    /// Acts on the node itself.
+    pub services: V,
     /// Whose instructions these are.
     pub node: NodeId,
     /// What may be set.
@@ -111,7 +123,7 @@ pub struct Instructor<C, A, R, T> {
     pub stop: CancellationToken,
 }
 
-impl<C: Caller, A: Actuator, R: Results, T: Time> Instructor<C, A, R, T> {
+impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, R, T, V> {
     /// Runs until `stop`; an action under way is finished first.
     ///
     /// # Errors
@@ -125,11 +137,18 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Instructor<C, A, R, T> {
         }
         let journal = Journal::open_off_thread(self.state_dir).await?;
         let worker = Worker {
-            server: Server { caller: self.caller, node: self.node },
+            server: self.server,
+            inbox: self.inbox,
             actuator: self.actuator,
             results: self.results,
             time: self.time,
-            rules: Rules { controls: self.controls, max_age: self.settings.max_age },
+            services: self.services,
+            node: self.node,
+            rules: Rules {
+                controls: self.controls,
+                allow: self.settings.allow.clone(),
+                max_age: self.settings.max_age,
+            },
             interval: self.settings.poll_fastest,
             settings: self.settings,
             journal,
@@ -137,7 +156,8 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Instructor<C, A, R, T> {
             pulse: self.pulse,
             stop: self.stop,
             seen: BTreeMap::new(),
-            skipped: BTreeSet::new(),
+            told: BTreeMap::new(),
+            skipped: VecDeque::new(),
             trouble: None,
             held: false,
         };
@@ -157,7 +177,7 @@ pub(super) struct Seen {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
     #[error(transparent)]
-    Server(#[from] CallError),
+    Server(#[from] ServerError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
@@ -174,12 +194,7 @@ impl Trouble {
     /// Whether the other instructions would meet the same.
     fn is_general(&self) -> bool {
         match self {
-            Self::Server(error) => match error.next() {
-                Next::Retry { .. } | Next::RefreshKey => true,
-                // The server also answers so for one ID that it no longer knows.
-                Next::Stop => error.cause != Cause::AccessDenied,
-                Next::Content | Next::Gone => false,
-            },
+            Self::Server(error) => error.is_general(),
             Self::Journal(_) | Self::Stopping => true,
             Self::Results(_) | Self::Full | Self::Unreadable(_) => false,
         }
@@ -192,11 +207,14 @@ fn is_general(result: &Result<(), Trouble>) -> bool {
 
 /// The task at work.
 #[derive(Debug)]
-pub(super) struct Worker<C, A, R, T> {
-    pub(super) server: Server<C>,
+pub(super) struct Worker<S, A, R, T, V> {
+    pub(super) server: S,
+    inbox: Inbox,
     pub(super) actuator: A,
     pub(super) results: R,
     pub(super) time: T,
+    pub(super) services: V,
+    node: NodeId,
     pub(super) rules: Rules,
     pub(super) settings: Instructions,
     pub(super) journal: Journal,
@@ -205,8 +223,10 @@ pub(super) struct Worker<C, A, R, T> {
     pub(super) stop: CancellationToken,
     /// The server's word, since the last poll.
     pub(super) seen: BTreeMap<InstructionId, Seen>,
-    /// Elements that were already complained about.
-    skipped: BTreeSet<String>,
+    /// When each instruction was spoken of by this node, lately.
+    pub(super) told: BTreeMap<InstructionId, Instant>,
+    /// Elements that were complained about lately, at most [`COMPLAINTS`].
+    skipped: VecDeque<String>,
     /// The present interval between polls.
     interval: Duration,
     /// What was already complained about.
@@ -215,23 +235,32 @@ pub(super) struct Worker<C, A, R, T> {
     pub(super) held: bool,
 }
 
-impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
+impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T, V> {
     async fn run(mut self) {
         let mut next_poll = Instant::now();
         let mut up = false;
+        let mut arrived = Vec::new();
         loop {
             let was_held = std::mem::take(&mut self.held);
             let mut result = self.tidy().await;
             let mut failed = is_general(&result);
+            // What arrives unasked shows that the server is there, whatever became of the last poll.
+            up |= !arrived.is_empty();
+            for message in arrived.drain(..) {
+                self.take_in(&message);
+            }
             if !failed && Instant::now() >= next_poll {
                 result = self.poll().await;
-                up = result.is_ok();
+                up = result.is_ok() || self.server.is_connected();
                 failed = !up;
-                next_poll = Instant::now() + self.interval;
+                let pause =
+                    if up && result.is_err() { self.back_off(&result) } else { self.interval };
+                next_poll = Instant::now() + pause;
             }
             if !failed && up {
-                result = self.round().await;
-                failed = is_general(&result);
+                let round = self.round().await;
+                failed = is_general(&round);
+                result = if failed { round } else { result.and(round) };
             }
             if failed {
                 // Steps that need the server wait for the next poll that works.
@@ -241,34 +270,63 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
             self.publish(was_held, up, result.as_ref().err());
             let wake = next_poll.min(self.next_date().unwrap_or(next_poll));
             let left = Bound::Within(wake.saturating_duration_since(Instant::now()));
-            let _waiting = self.pulse.enter("waiting for the next poll or date", left);
+            let _waiting = self.pulse.enter("waiting for the next poll, date or message", left);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
+                messages = self.inbox.next() => arrived = messages,
                 () = sleep_until(wake) => {}
             }
         }
     }
 
+    /// Takes what arrived unasked as the server's word.
+    fn take_in(&mut self, message: &Value) {
+        let Parsed { instructions, skipped } = parse::message(message, self.node);
+        self.complain(&skipped);
+        // On its way while this node spoke of it. If that was not heard, it is offered again.
+        self.told.retain(|_, at| at.elapsed() <= FRESH);
+        let is_news = |i: &Instruction| !self.told.contains_key(&i.id);
+        let instructions: Vec<_> = instructions.into_iter().filter(is_news).collect();
+        if instructions.is_empty() {
+            return;
+        }
+        self.see(instructions);
+        let now = self.time.trusted_now();
+        self.status.send_modify(|status| status.last_arrival = now);
+    }
+
+    fn see(&mut self, instructions: Vec<Instruction>) {
+        let at = Instant::now();
+        let seen = instructions.into_iter().map(|i| (i.id, Seen { instruction: i, at }));
+        self.seen.extend(seen);
+    }
+
+    /// Names each element that cannot be used, once.
+    fn complain(&mut self, skipped: &[Skipped]) {
+        for reason in skipped.iter().map(ToString::to_string) {
+            if self.skipped.contains(&reason) {
+                continue;
+            }
+            warn!(event = "instruction.skipped", reason, "instruction not understood");
+            if self.skipped.len() == COMPLAINTS {
+                self.skipped.pop_front();
+            }
+            self.skipped.push_back(reason);
+        }
+    }
+
     async fn poll(&mut self) -> Result<(), Trouble> {
         let parsed = self.before_stop(self.server.pending()).await??;
-        let at = Instant::now();
-        let said: BTreeSet<String> = parsed.skipped.iter().map(ToString::to_string).collect();
-        for reason in said.difference(&self.skipped) {
-            warn!(event = "instruction.skipped", reason, "instruction not understood");
-        }
-        self.skipped = said;
+        self.complain(&parsed.skipped);
         let is_new = |i: &Instruction| self.journal.get(i.id).is_none();
         self.interval = if parsed.instructions.iter().any(is_new) {
             self.settings.poll_fastest
         } else {
             (self.interval * 2).min(self.settings.poll_slowest)
         };
-        self.seen = parsed
-            .instructions
-            .into_iter()
-            .map(|instruction| (instruction.id, Seen { instruction, at }))
-            .collect();
+        self.seen.clear();
+        self.see(parsed.instructions);
         let now = self.time.trusted_now();
         self.status.send_modify(|status| status.last_poll = now);
         Ok(())
@@ -362,7 +420,7 @@ impl<C: Caller, A: Actuator, R: Results, T: Time> Worker<C, A, R, T> {
     }
 
     /// Waits for a call, but not much longer than the daemon runs.
-    pub(super) async fn before_stop<V>(&self, call: impl Future<Output = V>) -> Result<V, Trouble> {
+    pub(super) async fn before_stop<W>(&self, call: impl Future<Output = W>) -> Result<W, Trouble> {
         let cut = async {
             self.stop.cancelled().await;
             sleep(LAST_WORD).await;

@@ -255,6 +255,8 @@ fn control(unit: u8, address: u16) -> Control {
         tolerance: Decimal::ZERO,
         settle: 2 * S,
         allow: Allow { min: Decimal::ZERO, max: Decimal::ONE_HUNDRED, every: S },
+        states: BTreeMap::new(),
+        signals: BTreeMap::new(),
     }
 }
 

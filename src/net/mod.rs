@@ -8,6 +8,7 @@
 //! host and path.
 
 mod file;
+mod tls;
 mod verifier;
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
@@ -15,17 +16,13 @@ use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderMap;
-use rustls::{
-    RootCertStore,
-    client::{Resumption, WebPkiServerVerifier},
-    crypto::ring,
-    pki_types::{CertificateDer, UnixTime, pem::PemObject},
-    time_provider::TimeProvider,
-};
+use rustls::client::ResolvesClientCert;
 use tracing::info;
 
 use crate::clock::{Clock, Trust, build_date};
 pub use file::Content;
+pub use tls::Tls;
+pub use verifier::is_about_dates;
 use verifier::{Dates, Verifier};
 
 /// The longest answer that is read. SolarNetwork's answers to our calls are a few kilobytes; a
@@ -38,9 +35,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A step of the clock that is not worth another look at the certificate.
 const SMALL_STEP: TimeDelta = TimeDelta::minutes(1);
 
-/// TLS sessions that are remembered: there are two or three servers.
-const SESSIONS: usize = 8;
-
 /// The `User-Agent` of every request that does not name another one.
 pub const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION"));
 
@@ -48,8 +42,10 @@ pub const USER_AGENT: &str = concat!("solarnode-agent/", env!("CARGO_PKG_VERSION
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// The file of extra authorities cannot be used.
-    #[error("`solarnet.ca_file` {}: {reason}", path.display())]
+    #[error("`{key}` {}: {reason}", path.display())]
     CaFile {
+        /// Where the configuration names it.
+        key: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -68,8 +64,10 @@ pub enum NetError {
 pub enum SendError {
     /// The certificate is fine but for its dates, as far as the clock can tell.
     CertificateDates(String),
-    /// The certificate, or TLS otherwise, was not accepted.
+    /// The server's certificate, or TLS otherwise, was not accepted.
     Tls(String),
+    /// The server did not accept our certificate, or wants one.
+    OwnCertificate(String),
     /// No connection, a break, or no complete answer in time.
     Unreachable(String),
     /// What was to be sent could not be read.
@@ -127,6 +125,9 @@ pub struct Net {
     undated: reqwest::Client,
     undated_verifier: Arc<Verifier>,
     clock: Clock,
+    /// What new connections are made with.
+    tls: Tls,
+    timeout: Duration,
 }
 
 impl Net {
@@ -140,27 +141,48 @@ impl Net {
         timeout: Duration,
         clock: Clock,
     ) -> Result<Self, NetError> {
-        let provider = Arc::new(ring::default_provider());
-        let roots = Arc::new(roots(ca_file)?);
-        let tls = |e: &dyn Error| NetError::Tls(e.to_string());
-        let time: Arc<dyn TimeProvider> = Arc::new(BelievedTime(clock.clone()));
-        let config = rustls::ClientConfig::builder_with_details(provider.clone(), time)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| tls(&e))?;
-        let verifier = if roots.is_empty() {
-            None
-        } else {
-            let builder = WebPkiServerVerifier::builder_with_provider(roots, provider);
-            Some(builder.build().map_err(|e| tls(&e))?)
-        };
-        let undated_verifier = Arc::new(Verifier::new(verifier.clone(), Dates::Ignored));
-        let verifier = Arc::new(Verifier::new(verifier, Dates::Checked));
+        Self::build(ca_file, timeout, clock, None)
+    }
+
+    /// The same for servers that want to see a certificate: they are shown that of `identity`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Net::new`].
+    pub fn with_identity(
+        ca_file: Option<&PathBuf>,
+        timeout: Duration,
+        clock: Clock,
+        identity: Arc<dyn ResolvesClientCert>,
+    ) -> Result<Self, NetError> {
+        Self::build(ca_file, timeout, clock, Some(identity))
+    }
+
+    fn build(
+        ca_file: Option<&PathBuf>,
+        timeout: Duration,
+        clock: Clock,
+        identity: Option<Arc<dyn ResolvesClientCert>>,
+    ) -> Result<Self, NetError> {
+        let tls = Tls::new("solarnet.ca_file", ca_file, clock.clone(), identity)?;
+        Self::connecting(tls, timeout, clock)
+    }
+
+    /// The same with connections of its own: those that are open belong to the certificate that was shown on
+    /// them, and so do the TLS sessions that would be taken up again.
+    ///
+    /// # Errors
+    ///
+    /// If the client cannot be made.
+    pub fn renewed(&self) -> Result<Self, NetError> {
+        Self::connecting(self.tls.clone(), self.timeout, self.clock.clone())
+    }
+
+    fn connecting(tls: Tls, timeout: Duration, clock: Clock) -> Result<Self, NetError> {
+        let undated_verifier = tls.verifier(Dates::Ignored);
+        let verifier = tls.verifier(Dates::Checked);
         let client = |verifier: Arc<Verifier>, idle_connections| {
-            let config = config.clone().dangerous().with_custom_certificate_verifier(verifier);
-            let mut config = config.with_no_client_auth();
-            // A session taken up again is not verified again; each client has its own, and so each
-            // keeps to its own idea of dates.
-            config.resumption = Resumption::in_memory_sessions(SESSIONS);
+            let config = tls.config_with(verifier);
             reqwest::Client::builder()
                 .tls_backend_preconfigured(config)
                 .redirect(reqwest::redirect::Policy::none())
@@ -179,6 +201,8 @@ impl Net {
             undated: client(undated_verifier.clone(), 0)?,
             undated_verifier,
             clock,
+            tls,
+            timeout,
         })
     }
 
@@ -259,17 +283,6 @@ impl Net {
     }
 }
 
-/// The time certificates are verified at.
-#[derive(Debug)]
-struct BelievedTime(Clock);
-
-impl TimeProvider for BelievedTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let secs = u64::try_from(self.0.believed_now().timestamp()).unwrap_or(0);
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(secs)))
-    }
-}
-
 async fn exchange(client: &reqwest::Client, request: &Outgoing) -> Result<Incoming, SendError> {
     let mut builder = prepare(client, request)?;
     if !request.body.is_empty() {
@@ -309,14 +322,37 @@ async fn answer_of(mut response: reqwest::Response) -> Result<Incoming, SendErro
     })
 }
 
+/// Whether the server's alert is about what we showed it, or did not (RFC 8446, 6.2).
+pub(crate) fn refuses_our_certificate(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let rustls::Error::AlertReceived(alert) = error else { return false };
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+    )
+}
+
 /// Tells TLS trouble from the rest, by looking for rustls's own error among the causes.
 fn classify(error: &reqwest::Error) -> SendError {
     let mut deepest = error.to_string();
+    // The address may hold what is nobody's business in a log; whoever asked knows it.
+    if let Some(at) = deepest.find(" for url (") {
+        deepest.truncate(at);
+    }
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(e) = cause {
         if let Some(tls) = e.downcast_ref::<rustls::Error>() {
-            return if verifier::is_about_dates(tls) {
+            return if is_about_dates(tls) {
                 SendError::CertificateDates(tls.to_string())
+            } else if refuses_our_certificate(tls) {
+                SendError::OwnCertificate(tls.to_string())
             } else {
                 SendError::Tls(tls.to_string())
             };
@@ -333,24 +369,4 @@ fn classify(error: &reqwest::Error) -> SendError {
         deepest = "no answer in time".to_owned();
     }
     SendError::Unreachable(deepest)
-}
-
-fn roots(ca_file: Option<&PathBuf>) -> Result<RootCertStore, NetError> {
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(system.certs);
-    if let Some(path) = ca_file {
-        let bad = |reason: String| NetError::CaFile { path: path.clone(), reason };
-        let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
-        let mut found = 0;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|e| bad(e.to_string()))?;
-            roots.add(certificate).map_err(|e| bad(e.to_string()))?;
-            found += 1;
-        }
-        if found == 0 {
-            return Err(bad("there is no PEM certificate in it".to_owned()));
-        }
-    }
-    Ok(roots)
 }

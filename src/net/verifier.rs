@@ -48,7 +48,8 @@ struct Chain {
 }
 
 /// Whether a certificate was refused for its dates.
-pub(super) fn is_about_dates(error: &Error) -> bool {
+#[must_use]
+pub fn is_about_dates(error: &Error) -> bool {
     let Error::InvalidCertificate(error) = error else { return false };
     matches!(
         error,

@@ -10,6 +10,7 @@
 //!                                 reload would do now
 //! {"ask":"credential_changed"}  → {"ok":true}; the daemon reads its token again and asks
 //!                                 SolarNetwork whether it works
+//! {"ask":"identity_changed"}    → {"ok":true}; the daemon reads its certificate again
 //! anything else                 → {"error":"…"}
 //! ```
 //!
@@ -62,6 +63,8 @@ pub enum Ask {
     Changes,
     /// The credential store was changed.
     CredentialChanged,
+    /// The node's certificate in it was changed.
+    IdentityChanged,
 }
 
 /// Why the daemon could not be asked.
@@ -232,7 +235,20 @@ pub fn ask(path: &Path, ask: Ask) -> Result<Value, AskError> {
 ///
 /// If a daemon is there but could not be told.
 pub fn tell_credential_changed(path: &Path) -> Result<bool, AskError> {
-    match ask(path, Ask::CredentialChanged) {
+    tell(path, Ask::CredentialChanged)
+}
+
+/// Tells a running daemon that the node's certificate changed, as [`tell_credential_changed`].
+///
+/// # Errors
+///
+/// If a daemon is there but could not be told.
+pub fn tell_identity_changed(path: &Path) -> Result<bool, AskError> {
+    tell(path, Ask::IdentityChanged)
+}
+
+fn tell(path: &Path, change: Ask) -> Result<bool, AskError> {
+    match ask(path, change) {
         Ok(_) => Ok(true),
         Err(AskError::NotRunning(_)) => Ok(false),
         Err(error) => Err(error),

@@ -4,7 +4,12 @@
 //! a line that tests, alerts or the documentation rely on (`docs/logging.md`), and `MESSAGE_ID` leads from it to
 //! its explanation in the journal's catalog.
 
-use std::{fmt, io::IsTerminal};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::IsTerminal,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tracing::{Event, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -16,6 +21,7 @@ use tracing_subscriber::{
     },
     layer::SubscriberExt,
     registry::LookupSpan,
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -30,15 +36,106 @@ const JOURNAL_PREFIX: &str = "SOLARNODE";
 /// Name under which the journal files our lines: `journalctl -t solarnode-agent`.
 const IDENTIFIER: &str = "solarnode-agent";
 
+/// What log lines are named after: this package's modules.
+const CRATE: &str = env!("CARGO_CRATE_NAME");
+
+/// The modules that can be given a level of their own. Not those of libraries: some would show secrets.
+const MODULES: [&str; 26] = [
+    "app",
+    "audit",
+    "cli",
+    "clock",
+    "config",
+    "credential",
+    "domain",
+    "file",
+    "files",
+    "flux",
+    "identity",
+    "instruct",
+    "modbus",
+    "mqtt",
+    "needs",
+    "net",
+    "observe",
+    "policy",
+    "pulse",
+    "queue",
+    "reader",
+    "refresh",
+    "solarin",
+    "solarnet",
+    "tokens",
+    "upload",
+];
+
+/// The levels in force, which can be changed while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct Levels {
+    handle: reload::Handle<Targets, Registry>,
+    /// As the daemon was started.
+    level: LevelFilter,
+    /// What differs from that, by target.
+    own: Arc<Mutex<BTreeMap<String, LevelFilter>>>,
+}
+
+impl Levels {
+    /// Logs these modules, and those below them, from `level` on, or again as at the start.
+    ///
+    /// Says what is in force for them, or which of them there is not; nothing is changed then.
+    ///
+    /// # Errors
+    ///
+    /// See above.
+    pub fn set(&self, modules: &[String], level: Option<LevelFilter>) -> Result<String, String> {
+        let targets = modules.iter().map(|name| {
+            target(name).ok_or_else(|| {
+                let known = MODULES.join(", ");
+                format!("no module {name:?}: there are root, {known}")
+            })
+        });
+        let targets: Vec<String> = targets.collect::<Result<_, _>>()?;
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        for target in &targets {
+            match level {
+                Some(level) => drop(own.insert(target.clone(), level)),
+                None => drop(own.remove(target)),
+            }
+        }
+        let wanted = wanted(self.level, &own);
+        self.handle.reload(wanted).map_err(|error| error.to_string())?;
+        let level = level.map_or_else(|| "as at the start".to_owned(), |level| level.to_string());
+        Ok(format!("{}: {level}", targets.join(", ")))
+    }
+}
+
+/// The target of a module that is named as `upload`, `upload.import`, `solarnode_agent::upload` or `root`.
+fn target(name: &str) -> Option<String> {
+    let name = name.trim().replace('.', "::");
+    if name.eq_ignore_ascii_case("root") || name == CRATE {
+        return Some(CRATE.to_owned());
+    }
+    let path = name.strip_prefix(CRATE).and_then(|rest| rest.strip_prefix("::")).unwrap_or(&name);
+    let word =
+        |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let first = path.split("::").next()?;
+    let fits = MODULES.contains(&first) && path.len() <= 64 && path.split("::").all(word);
+    fits.then(|| format!("{CRATE}::{path}"))
+}
+
+/// Below TRACE, libraries are heard only when something is wrong.
+fn wanted(level: LevelFilter, own: &BTreeMap<String, LevelFilter>) -> Targets {
+    let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let targets = Targets::new().with_default(libraries).with_target(CRATE, level);
+    targets.with_targets(own.iter().map(|(target, level)| (target.clone(), *level)))
+}
+
 /// Starts logging. To the journal if `to_journal` and there is one, else as text.
 ///
 /// Call it once, first thing in the daemon; a second call changes nothing.
-///
-/// Below TRACE, libraries are heard only when something is wrong.
-pub fn start(level: LevelFilter, to_journal: bool) {
-    let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
-    let wanted =
-        Targets::new().with_default(libraries).with_target(env!("CARGO_CRATE_NAME"), level);
+pub fn start(level: LevelFilter, to_journal: bool) -> Levels {
+    let own = BTreeMap::new();
+    let (wanted, handle) = reload::Layer::new(wanted(level, &own));
     let journal =
         to_journal.then(|| Journal::connect(IDENTIFIER, JOURNAL_PREFIX)).and_then(Result::ok);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match journal {
@@ -56,6 +153,7 @@ pub fn start(level: LevelFilter, to_journal: bool) {
     };
     // The only error is that logging was started before, which is what the caller wants.
     drop(tracing_subscriber::registry().with(layer).try_init());
+    Levels { handle, level, own: Arc::new(Mutex::new(own)) }
 }
 
 /// Lines of text, as many as their ration allows.
@@ -91,5 +189,46 @@ where
             write!(writer, " {RATIONED}=true")?;
         }
         writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_named_in_any_way_that_people_would_and_others_are_not_there() {
+        for name in ["upload", " upload ", "solarnode_agent::upload", "solarnode_agent.upload"] {
+            assert_eq!(target(name).as_deref(), Some("solarnode_agent::upload"), "{name}");
+        }
+        assert_eq!(target("instruct.step").as_deref(), Some("solarnode_agent::instruct::step"));
+        assert_eq!(target("ROOT").as_deref(), Some("solarnode_agent"));
+        for name in
+            ["", "reqwest", "rustls", "solarnode_agentx", "upload=trace", "upload::", "Upload"]
+        {
+            assert_eq!(target(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_module_of_the_library_can_be_named() {
+        let library = include_str!("../lib.rs").lines();
+        let modules: Vec<_> =
+            library.filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+        assert_eq!(modules, MODULES);
+    }
+
+    #[test]
+    fn a_level_holds_for_a_module_until_it_is_taken_back() {
+        let of = |level: &str| level.parse::<LevelFilter>().expect("a level");
+        let own = BTreeMap::from([("solarnode_agent::upload".to_owned(), of("trace"))]);
+        let logs =
+            |targets: &Targets, target: &str| targets.would_enable(target, &tracing::Level::DEBUG);
+        let wanted = |own| wanted(of("info"), own);
+        assert!(logs(&wanted(&own), "solarnode_agent::upload::import"));
+        for target in ["solarnode_agent::queue", "reqwest"] {
+            assert!(!logs(&wanted(&own), target), "{target}");
+        }
+        assert!(!logs(&wanted(&BTreeMap::new()), "solarnode_agent::upload"));
     }
 }

@@ -45,9 +45,11 @@ const SUBJECTS: [&str; 5] = ["source_id", "token", "instruction_id", "bus", "fol
 
 /// What passes, and its end. Those that a person has to end have a ration of their own: what passes must not
 /// use it up.
-const PAIRS: [[&str; 2]; 6] = [
+const PAIRS: [[&str; 2]; 8] = [
     ["files.resumed", "files.waiting"],
     ["instruction.trouble_over", "instruction.trouble"],
+    ["proof.complete", "proof.unseen"],
+    ["proof.resumed", "proof.waiting"],
     ["queue.room", "queue.refused"],
     ["serial.up", "serial.down"],
     ["source.up", "source.down"],

@@ -33,6 +33,7 @@ mod ranges;
 pub mod record;
 mod rejected;
 pub mod show;
+mod tap;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -51,6 +52,7 @@ use crate::{
 pub use ranges::Ranges;
 pub use record::RecordError;
 pub use rejected::rejected_count;
+pub use tap::{Tap, Tapped, tap};
 pub use worker::Worker;
 
 /// Datum waiting in the channel of the readers: a minute of a large bus. When it is full, readers
@@ -188,6 +190,7 @@ enum Ask {
     Reject { seq: u64, reason: String },
     ReleaseAll,
     Adjust(settings::Queue),
+    Tap(Option<Tap>),
 }
 
 /// The handle that everybody holds. After the queue has stopped, asking does nothing and gives nothing.
@@ -271,6 +274,11 @@ impl Queue {
     /// Goes on with other settings. What waits stays; a lower limit is kept to as if it were reached.
     pub async fn adjust(&self, settings: settings::Queue) {
         self.tell(Ask::Adjust(settings)).await;
+    }
+
+    /// Gives every datum to a tap as well once it was appended, from now on.
+    pub async fn tap(&self, tap: Option<Tap>) {
+        self.tell(Ask::Tap(tap)).await;
     }
 
     /// The server will not take this row: it is kept in the file of the rejected and leaves the queue.

@@ -54,6 +54,15 @@ impl Ranges {
         self.ranges.get(at).is_some_and(|r| r.0 <= seq)
     }
 
+    /// Whether any number is in both sets.
+    #[must_use]
+    pub fn intersects(&self, other: &Self) -> bool {
+        other.ranges.iter().any(|(first, last)| {
+            let at = self.ranges.partition_point(|r| r.1 < *first);
+            self.ranges.get(at).is_some_and(|r| r.0 <= *last)
+        })
+    }
+
     /// How many numbers are in the set.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -98,6 +107,25 @@ impl Ranges {
     /// Removes all of another set.
     pub fn subtract(&mut self, other: &Self) {
         other.iter().for_each(|range| self.remove(range));
+    }
+
+    /// Removes the smallest numbers until there are at most so many ranges.
+    pub fn keep_last(&mut self, ranges: usize) {
+        self.ranges.drain(..self.ranges.len().saturating_sub(ranges));
+    }
+
+    /// The smallest numbers, at most `count`.
+    #[must_use]
+    pub fn first_of(&self, count: u64) -> Self {
+        let mut left = count;
+        let mut taken = Self::default();
+        for (first, last) in &self.ranges {
+            let Some(more) = left.checked_sub(1) else { break };
+            let last = (*last).min(first.saturating_add(more));
+            taken.ranges.push((*first, last));
+            left = more - (last - first);
+        }
+        taken
     }
 
     /// Removes all below `seq`.
@@ -159,6 +187,11 @@ mod tests {
                 prop_assert_eq!(set.count(), plain.len() as u64);
                 prop_assert_eq!(set.first(), plain.first().copied());
                 prop_assert_eq!(set.last(), plain.last().copied());
+                let few: BTreeSet<u64> = plain.iter().copied().take(7).collect();
+                let first_of: BTreeSet<u64> = set.first_of(7).iter().flatten().collect();
+                prop_assert_eq!(&first_of, &few);
+                let other = (20..30).collect::<Ranges>();
+                prop_assert_eq!(set.intersects(&other), plain.range(20..30).next().is_some());
             }
         }
     }

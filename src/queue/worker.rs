@@ -21,7 +21,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Ask, QueueError, QueueStat, Ranges, StoreError, folder, record, rejected::Rejected};
+use super::{
+    Ask, QueueError, QueueStat, Ranges, StoreError, Tap, folder, record, rejected::Rejected,
+};
 use crate::{
     clock::Clock,
     config::settings,
@@ -82,6 +84,7 @@ pub struct Worker {
     asks: mpsc::Receiver<Ask>,
     readings: mpsc::Receiver<Datum>,
     publish: watch::Sender<QueueStat>,
+    tap: Option<Tap>,
     pulse: Pulse,
     /// `None` after a failure, until it could be opened again.
     spool: Option<Spool>,
@@ -159,6 +162,7 @@ impl Worker {
             asks,
             readings,
             publish,
+            tap: None,
             pulse: Pulse::unheard(),
             spool: Some(spool),
             uncommitted: VecDeque::new(),
@@ -308,6 +312,7 @@ impl Worker {
                 self.release(&all);
             }
             Ask::Adjust(settings) => self.adjust(&settings),
+            Ask::Tap(tap) => self.tap = tap,
         }
     }
 
@@ -341,6 +346,9 @@ impl Worker {
     /// Appends a datum; `durably` hears of it after the next commit.
     fn take(&mut self, datum: Datum, durably: Option<oneshot::Sender<Result<(), StoreError>>>) {
         let result = self.append(&datum);
+        if let (Ok(()), Some(tap)) = (&result, &self.tap) {
+            tap.give(datum);
+        }
         match (result, durably) {
             (Ok(()), Some(reply)) => self.durably.push(reply),
             (Err(error), Some(reply)) => drop(reply.send(Err(error))),

@@ -41,6 +41,8 @@ use crate::{
 pub struct Refresher<C> {
     /// The token's name in the store.
     pub name: TokenName,
+    /// Whether it is missed where there is none.
+    pub needed: bool,
     /// Where its credential is kept.
     pub store: Store,
     /// Where everyone takes it from.
@@ -64,6 +66,9 @@ pub struct Refresher<C> {
 pub struct Status {
     /// The token's name in the store.
     pub token: String,
+    /// Whether there is none although one is needed.
+    #[serde(skip)]
+    pub missed: bool,
     /// The token's public half.
     pub token_id: Option<String>,
     /// The UTC day of the key in use.
@@ -270,6 +275,7 @@ impl<C: RefreshCalls> Keeper<C> {
         let ends = status.ends.map(|at| at.to_rfc3339()).unwrap_or_default();
         let error = status.last_error.as_deref().unwrap_or_default();
         match condition {
+            Condition::Missing if !self.is_missed() => {}
             Condition::Missing => {
                 error!(
                     event = "credential.missing",
@@ -329,6 +335,11 @@ impl<C: RefreshCalls> Keeper<C> {
         }
     }
 
+    /// Whether nothing works as it should without a token.
+    fn is_missed(&self) -> bool {
+        self.parts.needed || self.unreadable.is_some()
+    }
+
     fn status(&self, condition: Condition, since: Option<DateTime<Utc>>, moment: Moment) -> Status {
         let credential = self.machine.credential();
         let ends = credential.and_then(|credential| match (condition, &credential.secret) {
@@ -341,6 +352,7 @@ impl<C: RefreshCalls> Keeper<C> {
         let token_ends = self.token_ends.filter(|_| credential.is_some() && !refused);
         let token_ends = token_ends.filter(|at| ends.is_none_or(|ends| *at < ends));
         Status {
+            missed: credential.is_none() && self.is_missed(),
             token: self.parts.name.to_string(),
             token_id: credential.map(|credential| credential.token_id.to_string()),
             key_date: credential.map(|credential| credential.key_date),
@@ -365,6 +377,7 @@ impl<C: RefreshCalls> Keeper<C> {
         match condition {
             Condition::Missing => match &self.unreadable {
                 Some(error) => error.clone(),
+                None if !self.parts.needed => "no token is needed here".to_owned(),
                 None => format!("there is no token `{name}` on this device; {import}"),
             },
             Condition::TimeUnknown => "the time is not known yet".to_owned(),

@@ -258,7 +258,11 @@ pub fn read(received: &Received<'_>) -> Result<Answer, (Cause, Refusal)> {
         status: received.status,
         code: text("code"),
         message: text("message").or_else(|| received.error_message.map(readable)),
-        retry_after: retry_after(received),
+        retry_after: retry_after(
+            received.rate_limit_retry_after,
+            received.retry_after,
+            received.now,
+        ),
     };
     let code = refusal.code.as_deref().unwrap_or_default();
     let message = refusal.message.as_deref().unwrap_or_default();
@@ -308,22 +312,25 @@ fn denied(message: &str, authenticate: bool) -> Cause {
     }
 }
 
-fn retry_after(received: &Received<'_>) -> Option<DateTime<Utc>> {
-    let absolute = received
-        .rate_limit_retry_after
+/// When the server wants to be asked again, as its rate limit or a proxy says it.
+pub(crate) fn retry_after(
+    rate_limit: Option<&str>,
+    secs: Option<&str>,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let absolute = rate_limit
         .and_then(|text| text.trim().parse().ok())
         .and_then(DateTime::from_timestamp_millis);
-    let relative = received
-        .retry_after
+    let relative = secs
         .and_then(|text| text.trim().parse::<u32>().ok())
-        .map(|secs| received.now + chrono::TimeDelta::seconds(secs.into()));
+        .map(|secs| now + chrono::TimeDelta::seconds(secs.into()));
     // Whoever asks for more than an hour is not waited for: the next try will tell again.
-    let latest = received.now + chrono::TimeDelta::hours(1);
+    let latest = now + chrono::TimeDelta::hours(1);
     absolute.or(relative).map(|at| at.min(latest))
 }
 
 /// Foreign text in our own messages: one line, of bounded length, without control characters.
-fn readable(text: &str) -> String {
+pub(crate) fn readable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 

@@ -140,9 +140,9 @@ impl Api {
         };
         let incoming = sent.map_err(|error| {
             let (cause, detail) = match error {
-                SendError::CertificateDates(detail) | SendError::Tls(detail) => {
-                    (Cause::Tls, detail)
-                }
+                SendError::CertificateDates(detail)
+                | SendError::Tls(detail)
+                | SendError::OwnCertificate(detail) => (Cause::Tls, detail),
                 SendError::Unreachable(detail) | SendError::Content(detail) => {
                     (Cause::Unreachable, detail)
                 }

@@ -6,13 +6,23 @@
 //! | `upload.via` | What goes out | What counts as the server's word |
 //! | --- | --- | --- |
 //! | `import` ([`import`]) | an import job of many rows, signed with a token | the job ended with `success` and loaded every row |
+//! | `bulk` ([`bulk`]) | a batch over HTTPS, with the node's certificate | an answer that names the datum's key |
+//!
+//! Where `upload.proof` is `query`, that word is not enough, and SolarQuery is asked as well ([`proof`]).
 //!
 //! Shared by all: [`quarrel`] finds the row that a refusal is about, [`retry`] says when to try again,
-//! [`status`] is what is shown. Guarantees: `docs/spec/upload.md`.
+//! [`status`] is what is shown; [`store`] is what is on disk. Guarantees: `docs/spec/upload.md` and its neighbours.
 
+mod book;
+pub mod bulk;
 pub mod import;
+pub mod mqtt;
+pub mod proof;
 pub mod quarrel;
 pub mod retry;
 pub mod status;
+pub mod store;
+pub mod terms;
 
+pub use book::UploadError;
 pub use status::UploadStatus;

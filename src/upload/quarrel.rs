@@ -18,6 +18,9 @@
 //! * [`BUDGET`] refusals in a row without an acceptance mean that it is not about single datum: the
 //!   quarrel rests, a person is told, and every look afterwards tries [`PER_LOOK`] more.
 //!
+//! A *patient* quarrel ([`Quarrel::patient`]) is for a server that leaves a datum out without a word, as it does
+//! in passing trouble, too: it asks for more refusals alone, and something accepted between any two of them.
+//!
 //! The quarrel is in memory only. After a restart the refused rows are claimed afresh and it begins
 //! again with what is left of them.
 
@@ -52,6 +55,8 @@ struct Suspect {
     alone: u32,
     /// The look in which it was refused last.
     look: u64,
+    /// How many batches had been accepted then.
+    accepted: u64,
 }
 
 impl Part {
@@ -79,15 +84,28 @@ pub enum Verdict {
     GiveUp(u64),
 }
 
+/// Refusals alone after which a datum is given up.
+const ALONE: u32 = 2;
+
+/// The same in a patient quarrel.
+const ALONE_PATIENT: u32 = 4;
+
 /// All that is being quarrelled about.
 #[derive(Debug, Clone, Default)]
 pub struct Quarrel {
     parts: Vec<Part>,
     fruitless: u32,
     look: u64,
+    patient: bool,
 }
 
 impl Quarrel {
+    /// For a server whose silence may be passing trouble.
+    #[must_use]
+    pub fn patient() -> Self {
+        Self { patient: true, ..Self::default() }
+    }
+
     /// Whether there is nothing to quarrel about.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -135,11 +153,17 @@ impl Quarrel {
             // Of equals the first: old rows before young ones.
             .max_by_key(|(at, part)| (part.seqs.count(), std::cmp::Reverse(*at)));
         let at = untried.map(|(at, _)| at).or_else(|| {
-            let ready = |part: &Part| part.accepted_then.is_some_and(|then| accepted > then);
+            let ready = |part: &Part| self.since(part).is_some_and(|then| accepted > then);
             let due = |part: &Part| part.suspect.is_some_and(|suspect| suspect.look < look);
             self.parts.iter().position(|part| ready(part) || due(part))
         })?;
         Some(self.parts.remove(at))
+    }
+
+    /// How many batches had been accepted when what is held against these rows last happened.
+    fn since(&self, part: &Part) -> Option<u64> {
+        let last = part.suspect.filter(|_| self.patient).map(|suspect| suspect.accepted);
+        last.or(part.accepted_then)
     }
 
     /// Something was accepted.
@@ -150,7 +174,7 @@ impl Quarrel {
     /// A part, or a whole batch, was refused for its content.
     pub fn refused(&mut self, mut part: Part, accepted: u64) -> Verdict {
         self.fruitless = self.fruitless.saturating_add(1);
-        let accepted_then = *part.accepted_then.get_or_insert(accepted);
+        part.accepted_then.get_or_insert(accepted);
         let count = part.seqs.count();
         if count > 1 && !part.one_source {
             return Verdict::SplitBySource(part);
@@ -160,10 +184,17 @@ impl Quarrel {
             return Verdict::GoesOn;
         }
         let alone = part.suspect.map_or(1, |suspect| suspect.alone.saturating_add(1));
+        let meanwhile = self.since(&part).is_some_and(|then| accepted > then);
+        // Where nothing was accepted between two refusals, the latter says nothing new.
+        let alone = match part.suspect {
+            Some(before) if self.patient && !meanwhile => before.alone,
+            _ => alone,
+        };
+        let enough = if self.patient { ALONE_PATIENT } else { ALONE };
         match part.seqs.first() {
-            Some(seq) if alone > 1 && accepted > accepted_then => Verdict::GiveUp(seq),
+            Some(seq) if alone >= enough && meanwhile => Verdict::GiveUp(seq),
             _ => {
-                part.suspect = Some(Suspect { alone, look: self.look });
+                part.suspect = Some(Suspect { alone, look: self.look, accepted });
                 self.add([part]);
                 Verdict::GoesOn
             }
@@ -239,6 +270,28 @@ mod tests {
             assert_eq!(quarrel.pick(0), None, "once a look");
         }
         assert_eq!(quarrel.rows(), 1);
+    }
+
+    #[test]
+    fn a_patient_quarrel_wants_something_accepted_between_any_two_refusals() {
+        let mut quarrel = Quarrel::patient();
+        assert_eq!(quarrel.refused(part([7]), 1), Verdict::GoesOn);
+        for accepted in 2..=4 {
+            let suspect = quarrel.pick(accepted).expect("something was accepted since");
+            let verdict = quarrel.refused(suspect, accepted);
+            let last = accepted == 4;
+            assert_eq!(verdict, if last { Verdict::GiveUp(7) } else { Verdict::GoesOn });
+            assert_eq!(quarrel.pick(accepted), None, "nothing was accepted since");
+        }
+        let mut alone = Quarrel::patient();
+        alone.refused(part([7]), 1);
+        for _ in 0..50 {
+            alone.look_again();
+            let suspect = alone.pick(1).expect("every look may try it");
+            assert_eq!(alone.refused(suspect, 1), Verdict::GoesOn);
+        }
+        let suspect = alone.pick(2).expect("something was accepted since");
+        assert_eq!(alone.refused(suspect, 2), Verdict::GoesOn, "that counts as the second");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// How uploads stand, for `status`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -20,4 +21,26 @@ pub struct UploadStatus {
     pub last_error: Option<String>,
     /// What is being waited for, if anything.
     pub waits_for: Option<String>,
+}
+
+impl UploadStatus {
+    /// Says what is waited for, and shows it where it differs from what was shown.
+    pub(super) fn publish(
+        &mut self,
+        needs_a_person: bool,
+        waits_for: Option<&str>,
+        shown: &watch::Sender<Self>,
+    ) {
+        self.waits_for = waits_for.map(str::to_owned);
+        self.state = match (needs_a_person, waits_for) {
+            (true, _) => "stopped",
+            (false, Some(_)) => "waiting",
+            (false, None) => "ok",
+        };
+        shown.send_if_modified(|status| {
+            let changed = status != self;
+            status.clone_from(self);
+            changed
+        });
+    }
 }

@@ -4,6 +4,7 @@
 use std::{
     net::TcpListener,
     os::unix::net::UnixDatagram,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -132,6 +133,43 @@ fn a_second_daemon_on_the_same_state_is_refused_and_harms_nothing() {
     assert!(log.contains("the queue is in use"), "{log}");
     bench.readings_go_on();
     bench.everything_arrived();
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_daemon_is_found_at_the_default_place_although_its_file_was_broken_or_names_another() {
+    let bench = Bench::new();
+    let (state, file) = (bench.agent.path("service"), bench.agent.config());
+    // What systemd says of a service decides where the default place is.
+    let command = |arguments: &[&str], file: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_solarnode-agent"));
+        command.args(arguments).arg("--config").arg(file).env_clear();
+        command.env("STATE_DIRECTORY", &state);
+        command
+    };
+    let ask = |arguments: &[&str], file: &Path| {
+        let output = command(arguments, file).output().expect("the agent starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let config = solarnet(&bench.sim);
+    std::fs::write(&file, &config).expect("written");
+    let daemon = Daemon::spawn(command(&["run"], &file));
+    eventually("the daemon answers", || ask(&["status"], &file).0 == Some(0));
+    let elsewhere = format!("control_socket = \"{}\"\n", bench.agent.path("no.sock").display());
+    for text in ["[node", &(elsewhere + &config)] {
+        std::fs::write(&file, text).expect("written");
+        let (code, error) = ask(&["status"], &file);
+        assert_eq!(code, Some(0), "{error}");
+    }
+    // One that runs on another file is not taken for ours, unless it is named.
+    let other = bench.agent.path("other.toml");
+    std::fs::copy(&file, &other).expect("copied");
+    let (code, error) = ask(&["status"], &other);
+    assert_eq!(code, Some(69), "{error}");
+    assert!(error.contains("runs on") && error.contains("--socket"), "{error}");
+    let socket = state.join("control.sock");
+    let named = ["status", "--socket", socket.to_str().expect("text")];
+    assert_eq!(ask(&named, &other).0, Some(0));
     assert!(daemon.stop().success());
 }
 

@@ -1,6 +1,7 @@
 //! Every integration test, one binary.
 
 mod audit;
+mod bulk;
 mod bundle;
 mod catalog;
 mod clock;
@@ -9,9 +10,15 @@ mod daemon;
 mod failed_sync;
 mod fairness;
 mod files;
+mod identity;
 mod instruct;
+mod instruct_node;
+mod instruct_pushed;
 mod modbus;
+mod mqtt;
+mod node;
 mod outage;
+mod proof;
 mod quiet;
 mod readme;
 mod refresh;

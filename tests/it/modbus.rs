@@ -1,6 +1,9 @@
 //! Modbus TCP against pymodbus and mbpoll, which others wrote, and against answers made to mislead.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
@@ -97,7 +100,7 @@ fn settings(bus: Bus) -> Settings {
             in_flight: 1,
             fallback_after: None,
         },
-        audit: Audit::default(),
+        audit: Audit { token: None, settle: Duration::from_secs(15) },
         queue: Queue { limit_bytes: 1 << 20, at_risk: SOON },
         modbus: vec![bus],
         controls: Vec::new(),
@@ -107,6 +110,7 @@ fn settings(bus: Bus) -> Settings {
             poll_slowest: SOON,
             max_age: SOON,
             result_source: None,
+            allow: BTreeSet::new(),
         },
         repository: None,
         files: Vec::new(),
@@ -300,6 +304,8 @@ fn control(id: &str, register: Register) -> Control {
         tolerance: Decimal::ZERO,
         settle: Duration::from_secs(1),
         allow: Allow { min: Decimal::ZERO, max: Decimal::ONE_HUNDRED, every: Duration::ZERO },
+        states: BTreeMap::new(),
+        signals: BTreeMap::new(),
     }
 }
 

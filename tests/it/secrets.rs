@@ -12,8 +12,8 @@ use std::{
 use chrono::{Days, NaiveDate};
 use serde_json::{Value, json};
 use solarnet_sim::{
-    Act, FileRepository, FileToken, IssuedToken, Misbehaviour, NewInstruction, Profile, Sim, Site,
-    Table, TokenKind, Unit, signing_key_hex,
+    Act, Authority, FileRepository, FileToken, IssuedToken, Misbehaviour, NewInstruction,
+    NodeCertificate, Profile, Sim, Site, SolarIn, Table, TokenKind, Unit, signing_key_hex,
 };
 
 use crate::support::agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet};
@@ -506,6 +506,103 @@ fn no_token_of_the_file_repository_stands_anywhere_but_in_its_credential_s_file(
     });
     let log = daemon.log();
     assert!(daemon.stop().success());
+    needles.assert_not_in("the trace log", log.join("\n").as_bytes());
+    let credentials = agent.state_dir().join("credentials");
+    for path in files_below(&agent.state_dir()) {
+        let bytes = fs::read(&path).expect("read");
+        if path.starts_with(&credentials) {
+            let mode = fs::metadata(&path).expect("a file").permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{}", path.display());
+        } else {
+            needles.assert_not_in(&path.display().to_string(), &bytes);
+        }
+    }
+}
+
+/// The private key, the passwords that protect it on its way, and what lets somebody become the node.
+#[test]
+fn no_key_of_a_certificate_and_no_password_stands_anywhere_but_in_the_store() {
+    let sim = Sim::start(seed()).expect("a simulator");
+    let authority = Authority::new().expect("an authority");
+    let solarin = SolarIn::start(&sim, &authority).expect("SolarIn");
+    let site = Site::start(vec![Unit::meter(1)]).expect("a site");
+    let reach = format!("[solarnet]\nca_file = \"ca.pem\"\nin_url = \"{}\"", solarin.url());
+    let config = solarnet(&sim)
+        .replace("[solarnet]", &reach)
+        .replace("[upload]", "[upload]\nvia = \"bulk\"");
+    let config = config + &link(&site) + &meter(1, "/site/meter", "200ms");
+    let agent = Agent::new(&(config + "\n[identity]\nrenew = true\n"));
+    fs::write(agent.path("ca.pem"), authority.pem()).expect("written");
+    let until = sim.now() + chrono::TimeDelta::days(50);
+    let wanted = NodeCertificate::between(NODE, until - chrono::TimeDelta::days(730), until);
+    let node = authority.issue_node(&wanted).expect("issued");
+    let invitation = sim.invite(NODE, "user@example.com").expect("an invitation");
+
+    let password = "hunter2-of-the-store";
+    let mut needles = vec![
+        ("the password".to_owned(), password.as_bytes().to_vec()),
+        ("the confirmation key".to_owned(), invitation.confirmation_key.clone().into_bytes()),
+    ];
+    // Each line of the key's base64, and its bytes in two spellings.
+    let pem = node.key_pem();
+    for line in pem.lines().filter(|line| !line.starts_with('-')) {
+        needles.push(("a line of the key".to_owned(), line.as_bytes().to_vec()));
+    }
+    let output = std::process::Command::new("openssl")
+        .args(["pkey", "-outform", "DER", "-in"])
+        .arg(agent.private_file("key.pem", &pem))
+        .output()
+        .expect("the openssl command is needed: apt-get install openssl");
+    fs::remove_file(agent.path("key.pem")).expect("removed");
+    // After the identifiers, which every key has.
+    let secret = &output.stdout[36..60];
+    needles.push(("the key".to_owned(), secret.to_vec()));
+    needles.push(("the key in digits".to_owned(), hex::encode(secret).into_bytes()));
+    let needles = Needles(needles);
+
+    let store = agent.path("node.p12");
+    fs::write(&store, node.pkcs12(password).expect("a store")).expect("written");
+    let word = agent.private_file("password", password);
+    let wrong = agent.private_file("wrong", &format!("{password}!"));
+    let mixed = agent.private_file("mixed", &(authority.pem() + &pem));
+    let invited = agent.private_file("invitation", &invitation.text);
+    let [store, word, wrong, mixed, invited] =
+        [&store, &word, &wrong, &mixed, &invited].map(|path| path.to_str().expect("text"));
+    let done = AtomicBool::new(false);
+    let log = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch_processes(&needles, &done));
+        let finish = Finish(&done);
+        let attempts: [&[&str]; 11] = [
+            &["identity", "import", store, "--password-file", wrong],
+            &["identity", "import", mixed],
+            &["identity", "import", word],
+            &["identity", "associate", "--invitation-file", word, "--yes"],
+            &["identity", "associate", "--invitation-file", invited],
+            &["identity", "associate", "--invitation-file", invited, "--yes"],
+            &["identity", "import", store, "--password-file", word],
+            &["identity", "show"],
+            &["identity", "show", "--json"],
+            &["identity", "check"],
+            &["check"],
+        ];
+        for arguments in attempts {
+            let output = agent.run(arguments);
+            needles.assert_not_in_output(&arguments.join(" "), &output);
+        }
+        let daemon = Daemon::spawn(agent.command(&["run", "--log", "trace"]));
+        eventually("it is renewed", || !daemon.events("identity.renewed").is_empty());
+        for arguments in
+            [&["status"][..], &["status", "--json"], &["bundle", "--output", "b.tar.gz"]]
+        {
+            let output = agent.run(arguments);
+            needles.assert_not_in_output(&arguments.join(" "), &output);
+        }
+        let log = daemon.log();
+        assert!(daemon.stop().success());
+        drop(finish);
+        assert!(watcher.join().expect("nothing was found") > 5);
+        log
+    });
     needles.assert_not_in("the trace log", log.join("\n").as_bytes());
     let credentials = agent.state_dir().join("credentials");
     for path in files_below(&agent.state_dir()) {

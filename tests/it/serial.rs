@@ -2,6 +2,8 @@
 //! simulator's line, which keeps the pace of a real one and misbehaves when told to.
 
 use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Output,
     sync::{
@@ -64,6 +66,26 @@ property = [
 
 fn failure(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
+}
+
+#[test]
+fn a_port_that_is_not_ours_names_the_group_that_may_open_it() {
+    let pair = SerialPair::new();
+    let agent = reader(&serial(pair.near(), 19_200), 1);
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
+    };
+    mode(pair.near(), 0o000);
+    let mut command = agent.command(&["read", "/unit"]);
+    if rustix::process::geteuid().is_root() {
+        // Whom no mode keeps out.
+        mode(agent.config().parent().expect("a folder"), 0o755);
+        command.uid(65_534).gid(65_534);
+    }
+    let (code, error) = failure(&command.output().expect("the agent starts"));
+    assert_eq!(code, Some(69), "{error}");
+    let expected = "permission denied; the agent's user has to be in the group `";
+    assert!(error.contains(expected), "{error}");
 }
 
 #[test]

@@ -10,11 +10,11 @@ use std::{
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
-use solarnet_sim::{Sim, Site, Unit};
+use solarnet_sim::{InstructionState as State, NewInstruction, Sim, Site, Unit};
 use solarnode_agent::observe::journal::message_id;
 
 use crate::support::{
-    agent::{SECRET, TOKEN, eventually_within, link, meter, seed, solarnet},
+    agent::{NODE, SECRET, TOKEN, eventually_within, link, meter, seed, solarnet},
     systemd::Box,
 };
 
@@ -24,6 +24,7 @@ const SHOW: &str = "systemctl show solarnode-agent --value --property";
 const INSTALL: &str = "
     set -e
     install -m 0644 /shipped/solarnode-agent.service /etc/systemd/system/
+    install -m 0644 /shipped/solarnode-agent-reboot.path /shipped/solarnode-agent-reboot.service /etc/systemd/system/
     install -m 0644 /shipped/solarnode-agent.sysusers /usr/lib/sysusers.d/solarnode-agent.conf
     install -m 0644 /shipped/solarnode-agent.tmpfiles /usr/lib/tmpfiles.d/solarnode-agent.conf
     install -m 0644 /shipped/solarnode-agent.modules-load /usr/lib/modules-load.d/solarnode-agent.conf
@@ -195,6 +196,54 @@ fn systemd_starts_it_again_after_a_crash_or_a_hang_and_not_after_a_wrong_configu
     assert_eq!((bench.show("NRestarts"), bench.show("ActiveState")), (restarts, "failed".into()));
     let said = bench.systemd.ask("journalctl --no-pager --unit solarnode-agent --lines 20");
     assert!(said.contains("modbus[0].unit[0].every"), "{said}");
+}
+
+/// In the daemon's own sandbox: the instruction that restarts it, and the one that reboots the machine, up to the
+/// reboot itself.
+#[test]
+#[ignore = "needs root"]
+fn instructions_restart_the_service_and_reach_the_unit_that_reboots() {
+    let bench = Bench::new(&[]);
+    let allow = "[instructions]\nallow = [\"SystemRestart\", \"SystemReboot\"]";
+    bench.systemd.ask(&format!(
+        "sed -i 's/^.instructions.$/{}/' /etc/solarnode-agent/agent.toml && \
+         mkdir -p /etc/systemd/system/solarnode-agent.service.d /etc/systemd/system/solarnode-agent-reboot.service.d && \
+         printf '[Service]\\nRestartSec=200ms\\n' > /etc/systemd/system/solarnode-agent.service.d/quick.conf && \
+         printf '[Service]\\nExecStart=\\nExecStart=/bin/rm /run/solarnode-agent/reboot\\nExecStart=/bin/touch /root/rebooted\\n' \
+           > /etc/systemd/system/solarnode-agent-reboot.service.d/harmless.conf && systemctl daemon-reload",
+        allow.replace('\n', "\\n")
+    ));
+    bench.import_token();
+    bench.systemd.ask("systemctl start solarnode-agent");
+    bench.readings_arrive();
+    let ask = |topic: &str| {
+        bench.sim.add_instruction(NewInstruction {
+            node: NODE,
+            topic: topic.to_owned(),
+            ..NewInstruction::default()
+        })
+    };
+    let state = |id: i64| bench.sim.instruction(id).expect("an instruction").state;
+
+    let id = ask("SystemRestart");
+    bench.systemd.until(&format!("{SHOW} NRestarts"), "1");
+    bench.systemd.until("systemctl is-active solarnode-agent", "active");
+    assert_eq!(state(id), State::Completed);
+    let said = bench.systemd.ask("journalctl --no-pager --unit solarnode-agent");
+    assert!(!said.contains("Failed with result"), "{said}");
+    bench.readings_arrive();
+
+    // Nobody has enabled it yet.
+    let id = ask("SystemReboot");
+    eventually_within(Duration::from_secs(30), "it is declined", || state(id) == State::Declined);
+    bench.systemd.ask("systemctl enable --now solarnode-agent-reboot.path");
+    assert!(!bench.systemd.run("test -e /root/rebooted").status.success());
+    let id = ask("SystemReboot");
+    eventually_within(Duration::from_secs(30), "the unit is started", || {
+        bench.systemd.run("test -e /root/rebooted").status.success()
+    });
+    assert_eq!(state(id), State::Executing);
+    bench.systemd.ask("systemctl stop solarnode-agent");
 }
 
 /// The sandbox with another program in it: what it may do with a serial port is what the daemon may do.

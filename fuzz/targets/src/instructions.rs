@@ -1,6 +1,9 @@
 //! Instructions as a server gives them, as far as the decision what to do.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::Datelike;
 use rust_decimal::Decimal;
@@ -9,9 +12,10 @@ use solarnode_agent::{
     config::settings::{Allow, Control, Encoding, Order, Register, Scale, Select, Table},
     domain::NodeId,
     instruct::{
-        decide::{Case, Decision, Rules, decide, execution_date, not_after, target},
+        decide::{Case, Decision, decide, execution_date, not_after},
         parse,
         state::State,
+        topic::{Rules, target},
     },
 };
 
@@ -33,8 +37,11 @@ fn rules() -> Rules {
         tolerance: Decimal::ZERO,
         settle: Duration::ZERO,
         allow: Allow { min: Decimal::ZERO, max: Decimal::TEN, every: Duration::ZERO },
+        states: BTreeMap::new(),
+        signals: BTreeMap::new(),
     };
-    Rules { controls: vec![control], max_age: Duration::from_secs(3600) }
+    let allow = BTreeSet::new();
+    Rules { controls: vec![control], allow, max_age: Duration::from_secs(3600) }
 }
 
 pub(crate) fn check(bytes: &[u8]) {

@@ -5,9 +5,11 @@
 //! secret is shown. Each says at its beginning what its input is. They are run blindly for a moment by
 //! `cargo test` (`tests/short.rs`), and by libFuzzer as long as one likes (`cargo xtask fuzz`).
 
+mod cbor;
 mod config;
 mod control_request;
 mod file_answer;
+mod identity;
 mod instructions;
 mod modbus_answer;
 mod modbus_rtu;
@@ -18,6 +20,7 @@ mod queue_record;
 mod recording;
 mod server_data;
 mod server_date;
+mod solarin_answer;
 mod solarnet_answer;
 mod spool_recovery;
 mod state_files;
@@ -32,9 +35,11 @@ pub type Target = fn(&[u8]);
 
 /// The targets, by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("cbor", cbor::check),
     ("config", config::check),
     ("control_request", control_request::check),
     ("file_answer", file_answer::check),
+    ("identity", identity::check),
     ("instructions", instructions::check),
     ("modbus_answer", modbus_answer::check),
     ("modbus_rtu", modbus_rtu::check),
@@ -45,6 +50,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("recording", recording::check),
     ("server_data", server_data::check),
     ("server_date", server_date::check),
+    ("solarin_answer", solarin_answer::check),
     ("solarnet_answer", solarnet_answer::check),
     ("spool_recovery", spool_recovery::check),
     ("state_files", state_files::check),

@@ -12,7 +12,7 @@ use solarnode_agent::{
     files::journal,
     instruct::record::Record,
     tokens::Issue,
-    upload::import::store,
+    upload::store,
 };
 
 /// Everything that has this in it is secret.

@@ -140,6 +140,14 @@ impl World {
         if !matches!(context, "/solaruser" | "/solarquery") {
             return Err(Refusal::not_found().into());
         }
+        if method == "GET" && inside == "/api/v1/pub/config" {
+            return Ok(self.address_book());
+        }
+        if context == "/solaruser"
+            && let Some(answer) = self.associate(method, inside, request)
+        {
+            return answer.map_err(Stop::Refused);
+        }
         let caller = token.and_then(|id| self.caller(id)).ok_or(Stop::Anonymous)?;
         let Some(path) = inside.strip_prefix("/api/v1/sec") else {
             return Err(Refusal::not_found().into());

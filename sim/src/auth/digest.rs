@@ -3,6 +3,7 @@
 use ring::digest as sha;
 
 use super::{Rejection, md5};
+use crate::base64;
 use crate::request::Incoming;
 
 /// Compares `Digest`, or when there is none `Content-MD5`, with the body.
@@ -35,29 +36,7 @@ pub(super) fn check(request: &Incoming) -> Result<(), Rejection> {
 
 /// Hex when the text has exactly the length of the hex form, otherwise base64.
 fn decode(value: &str, length: usize) -> Option<Vec<u8>> {
-    if value.len() == length * 2 { hex::decode(value).ok() } else { base64(value) }
-}
-
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held) = (0u32, 0);
-    for byte in text.trim_end_matches('=').bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xff_ffff;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push(u8::try_from(bits >> held & 0xff).ok()?);
-        }
-    }
-    Some(out)
+    if value.len() == length * 2 { hex::decode(value).ok() } else { base64::decode(value) }
 }
 
 #[derive(Clone, Copy)]

@@ -70,7 +70,7 @@ async fn respond(
         let time = repository.clock.now();
         // A token's ID is all that there is to it, so it is not told.
         let (method, path, query) = (method.clone(), path.clone(), masked(&query));
-        repository.remember(Seen { time, method, path, query, token: None, status });
+        repository.remember(Seen { time, method, path, query, token: None, node: None, status });
     };
     let cut = |_| {
         remember(None);

@@ -107,11 +107,13 @@ pub struct Instruction {
     pub expires: Option<DateTime<Utc>>,
     /// Ordered; names may repeat.
     pub parameters: Vec<(String, String)>,
-    /// Set by the server on expiry.
-    pub message: Option<String>,
+    /// What the device answered, and the server's `message` on expiry.
+    pub results: Option<Map<String, Value>>,
     /// Every state that was written, with its time, the first included.
     pub history: Vec<(DateTime<Utc>, State)>,
     visible_from: DateTime<Utc>,
+    /// It was given to the broker, or nobody will.
+    pushed: bool,
 }
 
 impl Instruction {
@@ -119,6 +121,11 @@ impl Instruction {
         self.state = state;
         self.status_date = now;
         self.history.push((now, state));
+    }
+
+    /// Adds to what was answered before.
+    fn merge(&mut self, results: Map<String, Value>) {
+        self.results.get_or_insert_default().extend(results);
     }
 
     /// The instruction as the API shows it.
@@ -143,8 +150,8 @@ impl Instruction {
                 .collect();
             put("parameters", list.into());
         }
-        if let Some(message) = &self.message {
-            put("resultParameters", json!({ "message": message }));
+        if let Some(results) = &self.results {
+            put("resultParameters", Value::Object(results.clone()));
         }
         Value::Object(out)
     }
@@ -155,6 +162,10 @@ impl Instruction {
 pub(crate) struct Instructions {
     /// How long a new one stays `Queuing`, where MQTT is played as tried first. Zero: it is `Queued` at once.
     pub(crate) queuing: TimeDelta,
+    /// There is a broker that they are pushed through.
+    push: bool,
+    /// Nothing is pushed for the time being.
+    pub(crate) hold: bool,
     list: BTreeMap<i64, Instruction>,
     last_id: i64,
 }
@@ -163,14 +174,15 @@ impl Instructions {
     /// The two jobs of the server that change states.
     pub(crate) fn advance(&mut self, now: DateTime<Utc>) {
         for instruction in self.list.values_mut() {
-            let pushed_in_vain = now - instruction.instruction_date >= self.queuing;
+            let begun = instruction.instruction_date.max(instruction.visible_from);
+            let pushed_in_vain = now - begun >= self.queuing;
             if instruction.state == State::Queuing && pushed_in_vain {
                 instruction.set(State::Queued, now);
             }
             let expired = instruction.expires.is_some_and(|expires| expires < now);
             if expired && !instruction.state.is_final() {
                 instruction.set(State::Declined, now);
-                instruction.message = Some("Expired".to_owned());
+                instruction.merge(Map::from_iter([("message".to_owned(), "Expired".into())]));
             }
         }
     }
@@ -178,7 +190,7 @@ impl Instructions {
     pub(crate) fn add(&mut self, new: NewInstruction, now: DateTime<Utc>) -> &Instruction {
         self.last_id += 1;
         let id = self.last_id;
-        let queues = self.queuing > TimeDelta::zero();
+        let queues = self.push || self.queuing > TimeDelta::zero();
         let state = if queues { State::Queuing } else { State::Queued };
         let instruction = Instruction {
             id,
@@ -190,9 +202,10 @@ impl Instructions {
             status_date: now,
             expires: new.expires,
             parameters: split(new.parameters),
-            message: None,
+            results: None,
             history: vec![(now, state)],
             visible_from: new.visible_from.unwrap_or(now),
+            pushed: !self.push,
         };
         self.list.entry(id).or_insert(instruction)
     }
@@ -204,6 +217,69 @@ impl Instructions {
     pub(crate) fn set_state(&mut self, id: i64, state: State, now: DateTime<Utc>) {
         if let Some(instruction) = self.list.get_mut(&id) {
             instruction.set(state, now);
+        }
+    }
+
+    /// From now on they are pushed, and Queued when that did not help for 30 s, or as long as was said before.
+    pub(crate) fn push_first(&mut self) {
+        self.push = true;
+        if self.queuing.is_zero() {
+            self.queuing = TimeDelta::seconds(30);
+        }
+    }
+
+    /// Those that are visible and were not pushed yet; each is given once.
+    pub(crate) fn due_pushes(&mut self, now: DateTime<Utc>) -> Vec<Instruction> {
+        if self.hold {
+            return Vec::new();
+        }
+        let waits = |instruction: &&mut Instruction| {
+            instruction.state == State::Queuing
+                && !instruction.pushed
+                && instruction.visible_from <= now
+        };
+        let due = self.list.values_mut().filter(waits);
+        due.map(|instruction| {
+            instruction.pushed = true;
+            instruction.clone()
+        })
+        .collect()
+    }
+
+    /// Only what is still Queuing goes back.
+    pub(crate) fn push_failed(&mut self, id: i64, now: DateTime<Utc>) {
+        let queuing = |instruction: &&mut Instruction| instruction.state == State::Queuing;
+        if let Some(instruction) = self.list.get_mut(&id).filter(queuing) {
+            instruction.set(State::Queued, now);
+        }
+    }
+
+    /// A status over MQTT: written whatever there was, and the results are these or none.
+    pub(crate) fn replace_status(
+        &mut self,
+        id: i64,
+        state: State,
+        results: Option<Map<String, Value>>,
+        now: DateTime<Utc>,
+    ) {
+        if let Some(instruction) = self.list.get_mut(&id) {
+            instruction.set(state, now);
+            instruction.results = results;
+        }
+    }
+
+    /// A status over HTTP: results are added to those that there are; nothing changes in the state that it has.
+    pub(crate) fn acknowledge(
+        &mut self,
+        id: i64,
+        state: State,
+        results: Option<Map<String, Value>>,
+        now: DateTime<Utc>,
+    ) {
+        let Some(instruction) = self.list.get_mut(&id) else { return };
+        if instruction.state != state {
+            instruction.set(state, now);
+            results.into_iter().for_each(|results| instruction.merge(results));
         }
     }
 

@@ -19,6 +19,8 @@ use crate::ledger::{Ledger, Seen};
 use crate::misbehave::Switches;
 use crate::rate::{Buckets, RateLimit};
 use crate::request::Incoming;
+use crate::solarin::batch::Dropped;
+use crate::solarin::identity::Network;
 use crate::time::Clock;
 use instruction::Instructions;
 use job::Jobs;
@@ -55,6 +57,9 @@ pub(crate) struct World {
     pub(crate) jobs: Jobs,
     pub(crate) instructions: Instructions,
     pub(crate) ledger: Ledger,
+    /// What nodes sent in vain, without being told.
+    pub(crate) dropped: Vec<Dropped>,
+    pub(crate) network: Network,
     /// How long an accepted datum takes to show up in queries.
     pub(crate) query_delay: TimeDelta,
     pub(crate) switches: Switches,

@@ -131,8 +131,19 @@ pub(crate) fn request(
     headers: &[(&str, String)],
     body: &[u8],
 ) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(address)?;
+    let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    exchange(stream, method, target, headers, body)
+}
+
+/// The same over a connection that there is.
+pub(crate) fn exchange(
+    mut stream: impl Read + Write,
+    method: &str,
+    target: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+) -> io::Result<Answer> {
     let mut head = format!("{method} {target} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));

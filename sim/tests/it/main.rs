@@ -7,6 +7,7 @@ mod program;
 mod queries;
 mod servers;
 mod site;
+mod solarin;
 
 use std::time::{Duration, Instant};
 

@@ -106,3 +106,38 @@ fn the_readmes_signed_calls_work() {
     assert_eq!(list["results"][0]["voltage"].to_string(), "230.1");
     assert_eq!(terminate(child).0, 0);
 }
+
+#[test]
+fn nodes_find_solarin_their_certificates_and_a_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = folder.path().join("nodes");
+    let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/seed.json");
+    let arguments = ["serve", "--in-listen", "127.0.0.1:0", "--mqtt", "--flux", "--seed"];
+    let files_argument = ["--in-files", files.to_str().unwrap()];
+    let all = [&arguments[..], &[seed.to_str().unwrap()], &files_argument].concat();
+    let mut child = program(&all).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    };
+    assert!(line().starts_with("listening on http://127.0.0.1:"));
+    let solarin = line();
+    let (url, shown) = solarin.strip_prefix("solarin at ").unwrap().split_once(", ").unwrap();
+    assert_eq!(shown, format!("certificates in {}", files.display()));
+    assert!(line().starts_with("mqtt broker at mqtts://127.0.0.1:"));
+    assert!(line().starts_with("solarflux broker at mqtts://127.0.0.1:"));
+    let answer = Command::new("curl")
+        .args(["--silent", "--show-error", "--cacert", "ca.pem", "--cert", "node-123.pem"])
+        .args(["--key", "node-123.key", "-H", "content-type: application/json", "-d", "[]"])
+        .arg(format!("{url}/bulkCollector.do"))
+        .current_dir(&files)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).expect(&said);
+    assert_eq!(answer["success"], true);
+    child.stdout = Some(out.into_inner());
+    assert_eq!(terminate(child).0, 0);
+}

@@ -76,7 +76,7 @@ const EDITS: &[Edit] = &[
     ("proof", |s| s.upload.proof = Proof::Query, &["uploader", "refresher"]),
     ("in_flight", |s| s.upload.in_flight = 7, &["uploader"]),
     ("fallback_after", |s| s.upload.fallback_after = None, &["uploader"]),
-    ("renew", |s| s.identity.renew = true, &["identity"]),
+    ("renew", |s| s.identity.renew = true, &["instructor", "identity"]),
     ("renew_before", |s| s.identity.renew_before = MINUTE, &["identity"]),
     ("mqtt url", |s| s.mqtt.broker.url = "mqtts://b".parse().ok(), &["uploader", "instructor", "mqtt"]),
     ("server_name", |s| s.mqtt.broker.server_name = Some("b".into()), &["uploader", "instructor", "mqtt"]),
@@ -127,6 +127,28 @@ fn each_key_touches_what_uses_it_and_nothing_else() {
         assert_eq!(touched(&Changes::between(&new, &old)), *expected, "{key}, back again");
         let way_in = *key == "via";
         assert_eq!(changes.client, expected.starts_with(CLIENT) && !way_in, "{key}");
+    }
+}
+
+#[test]
+fn the_token_that_asks_is_the_uploaders_business_only_where_it_asks() {
+    let edits: [fn(&mut Settings); 3] = [
+        |s| s.audit.token = Some("audit".parse().expect("a name")),
+        |s| s.audit.settle = MINUTE,
+        |s| s.solarnet.token = "other".parse().expect("a name"),
+    ];
+    for (edit, otherwise) in edits.into_iter().zip([&[][..], &[], &["refresher"]]) {
+        for proof in [Proof::Answer, Proof::Query] {
+            let mut old = settings();
+            old.upload.proof = proof;
+            let mut new = old.clone();
+            edit(&mut new);
+            let asked = touched(&Changes::between(&old, &new)).contains(&"uploader".to_owned());
+            assert_eq!(asked, proof == Proof::Query);
+            if proof == Proof::Answer {
+                assert_eq!(touched(&Changes::between(&old, &new)), otherwise);
+            }
+        }
     }
 }
 

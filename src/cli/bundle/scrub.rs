@@ -20,6 +20,20 @@ pub(super) struct Scrub {
     secrets: Vec<Zeroizing<Vec<u8>>>,
 }
 
+/// Every line of the private keys in a file of PEM, in small letters. Their base64 is not looked for across lines.
+fn lines_of_keys(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for line in bytes.split(|byte| *byte == b'\n') {
+        if line.starts_with(b"-----") {
+            inside = line.starts_with(b"-----BEGIN") && line.ends_with(b"PRIVATE KEY-----");
+        } else if inside {
+            lines.push(Zeroizing::new(line.to_ascii_lowercase()));
+        }
+    }
+    lines
+}
+
 impl Scrub {
     /// Every key and secret in the files of that folder, leftovers of a crash included. What is not
     /// ours to read, nothing that this user can read holds.
@@ -29,6 +43,7 @@ impl Scrub {
         for file in files {
             let Ok(bytes) = fs::read(file.path()) else { continue };
             let bytes = Zeroizing::new(bytes);
+            secrets.extend(lines_of_keys(&bytes));
             let Ok(Value::Object(members)) = serde_json::from_slice(&bytes) else { continue };
             for name in ["key", "secret", "token"] {
                 if let Some(Value::String(text)) = members.get(name) {

@@ -5,6 +5,7 @@
 mod bus;
 mod diff;
 mod files;
+mod identity;
 mod token;
 
 use std::{io::Write, path::Path};
@@ -64,9 +65,10 @@ impl Check {
                 let refused = refused.iter().map(|(key, error)| problem(path, key, error));
                 let token = token::problems(path, &loaded.settings, Utc::now());
                 let files = files::problems(path, &loaded.settings, Utc::now());
+                let identity = identity::problems(path, &loaded.settings, Utc::now());
                 let budgets = bus::budgets(&loaded.settings);
                 let buses = budgets.iter().enumerate().flat_map(|(i, bus)| bus.problems(path, i));
-                let known = token.into_iter().chain(files).chain(buses);
+                let known = token.into_iter().chain(files).chain(identity).chain(buses);
                 let problems = loaded.warnings.into_iter().chain(refused).chain(known).collect();
                 (Some(loaded.settings), problems)
             }

@@ -5,8 +5,9 @@ use std::path::Path;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config::{Problem, Settings, Severity},
+    config::{Problem, Settings, Severity, settings::Proof},
     credential::Store,
+    domain::TokenName,
     needs::{Needs, stops},
     policy::{Member, Refused},
     refresh::calls::POLICY_PATH,
@@ -15,14 +16,46 @@ use crate::{
 /// How long before a token stops `check` begins to say so.
 const SOON: TimeDelta = TimeDelta::days(30);
 
-/// What is known here, without asking anybody, of the configured token's policy against what the
-/// configuration needs. A store that is not ours to read says nothing.
+/// What is known here, without asking anybody, of the configured tokens' policies against what the
+/// configuration needs: of the one that works, and of the one that proves, where the daemon has one for that.
 pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> Vec<Problem> {
-    let (store, name) = (Store::new(&settings.state_dir, None), &settings.solarnet.token);
+    let needs = Needs::of(settings);
+    let worker = Wanted {
+        key: "solarnet.token",
+        name: &settings.solarnet.token,
+        needs: &needs,
+        create: "token create --for-config".to_owned(),
+    };
+    let mut problems = Vec::new();
+    if needs.is_any() {
+        problems.extend(of(path, settings, &worker, now));
+    }
+    let asks = settings.upload.proof == Proof::Query;
+    if let Some(name) = needs.audit_token.as_ref().filter(|_| asks) {
+        let (key, needs) = ("audit.token", &needs.of_audit());
+        let create = format!("token create {name} --for-config --type data");
+        problems.extend(of(path, settings, &Wanted { key, name, needs, create }, now));
+    }
+    problems
+}
+
+/// A token that the configuration names.
+struct Wanted<'a> {
+    key: &'static str,
+    name: &'a TokenName,
+    needs: &'a Needs,
+    /// The command that issues it.
+    create: String,
+}
+
+/// A store that is not ours to read says nothing.
+fn of(path: &Path, settings: &Settings, wanted: &Wanted<'_>, now: DateTime<Utc>) -> Vec<Problem> {
+    let Wanted { key, name, needs, create } = wanted;
+    let store = Store::new(&settings.state_dir, None);
     let warning = |found: String, expected: String| Problem {
         file: path.display().to_string(),
         line: None,
-        key: "solarnet.token".to_owned(),
+        key: (*key).to_owned(),
         found,
         expected,
         severity: Severity::Warning,
@@ -32,8 +65,8 @@ pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> 
         // Without its folder this is no device, but where its configuration is written.
         Ok(None) if settings.state_dir.is_dir() => {
             let expected = format!(
-                "a token on this device: `solarnode-agent token create --for-config --as MANAGER` \
-                 issues one, `solarnode-agent token import {name} --token-id ID` takes one"
+                "a token on this device: `solarnode-agent {create} --as MANAGER` issues one, \
+                 `solarnode-agent token import {name} --token-id ID` takes one"
             );
             return vec![warning(format!("\"{name}\", which is not there"), expected)];
         }
@@ -45,15 +78,17 @@ pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> 
     let lacks = |refused: Refused| {
         warning(
             format!("\"{name}\" ({}): {refused} (as of {seen})", credential.token_id),
-            "a policy that allows it; `solarnode-agent token check` asks SolarNetwork".to_owned(),
+            format!(
+                "a policy that allows it; `solarnode-agent token check {name}` asks SolarNetwork"
+            ),
         )
     };
     let stops = stops(&credential, Some(&policy)).into_iter();
     let soon = stops.filter(|stop| stop.at < now + SOON).map(|stop| {
-        let expected = "a token that goes on: see `solarnode-agent token check`".to_owned();
+        let expected = format!("a token that goes on: see `solarnode-agent token check {name}`");
         warning(format!("\"{name}\": on {}, {}", stop.at.date_naive(), stop.because), expected)
     });
-    let missing = Needs::of(settings).missing(&policy).into_iter();
+    let missing = needs.missing(&policy).into_iter();
     // What stands against renewing the key is among what stops.
     let missing = missing.filter(|refused| {
         refused.member != Member::RefreshAllowed && refused.wanted != POLICY_PATH

@@ -1,12 +1,12 @@
 //! `[[control]]`, with `write = { … }` and `allow = { … }`
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rust_decimal::Decimal;
 
 use super::{
     super::{
-        form::{Choice, Number, Parsed, Span, Whole},
+        form::{Choice, Named, Number, Parsed, Span, Whole, label},
         problem::Problems,
         schema::{Inner, Key, Presence, Reader, Section, Shape},
         settings::{Allow, Control, Encoding, Order, Register, Scale, Select, Table},
@@ -20,12 +20,12 @@ use super::{
     serial::ON_A_LINE,
     unit::UNIT_ID,
 };
-use crate::domain::SourceId;
+use crate::domain::{OperatingState, SourceId};
 
 pub(super) static SECTION: Section = Section {
     heading: "[[control]]",
     doc: "Something that an instruction may set. What is not listed here cannot be set.",
-    keys: &[&ID, &TOLERANCE, &SETTLE, &TIMEOUT],
+    keys: &[&ID, &TOLERANCE, &SETTLE, &TIMEOUT, &STATES, &SIGNALS],
     tables: &[
         Inner { name: "write", shape: Shape::Inline, section: &WRITE },
         Inner { name: "allow", shape: Shape::Inline, section: &ALLOW },
@@ -64,6 +64,32 @@ static TIMEOUT: Key<Span> = Key {
     presence: Presence::Default("\"1s\""),
     example: "\"2s\"",
     doc: "How long one answer of the device may take.",
+};
+
+static STATES: Key<Named<OperatingState>> = Key {
+    name: "states",
+    form: Named {
+        what: "operating states",
+        range: "`Unknown`, `Normal`, `Starting`, `Standby`, `Shutdown`, `Fault`, `Disabled`, `Recovery`, \
+                `Override`",
+        parse: |name| OperatingState::from_text(name).filter(|state| state.name() == name),
+    },
+    presence: Presence::Optional("`SetOperatingState` is declined"),
+    example: "{ Normal = 1, Standby = 0 }",
+    doc: "The value that each operating state stands for. An instruction `SetOperatingState` may name these \
+          and no others, by name or by SolarNetwork's code.",
+};
+
+static SIGNALS: Key<Named<String>> = Key {
+    name: "signals",
+    form: Named {
+        what: "signals",
+        range: "each name 1 to 64 characters without control characters and blanks at its ends",
+        parse: label,
+    },
+    presence: Presence::Optional("`Signal` is declined"),
+    example: "{ open = 1, close = 0 }",
+    doc: "The value that each signal stands for. An instruction `Signal` may name these and no others.",
 };
 
 static WRITE: Section = Section {
@@ -204,6 +230,8 @@ pub(super) fn check(
     let tolerance = control.get(&TOLERANCE);
     let settle = control.get(&SETTLE);
     let timeout = control.get(&TIMEOUT);
+    let states = named(&control, &STATES, allow.as_ref());
+    let signals = named(&control, &SIGNALS, allow.as_ref());
     let (write, allow) = (write?, allow?);
     for (name, value) in [(MIN.name, allow.min), (MAX.name, allow.max)] {
         if let Some(reach) = out_of_reach(&write.register, &write.scale, value) {
@@ -221,7 +249,25 @@ pub(super) fn check(
         tolerance: tolerance?,
         settle: settle?,
         allow,
+        states: states?,
+        signals: signals?,
     })
+}
+
+/// Values with names; each within the control's limits.
+fn named<T: Ord>(
+    control: &Reader<'_>,
+    key: &Key<Named<T>>,
+    allow: Option<&Allow>,
+) -> Option<BTreeMap<T, Decimal>> {
+    if !control.has(key.name) {
+        return Some(BTreeMap::new());
+    }
+    let values = control.optional(key)?;
+    let outside = |value: &Decimal| allow.is_some_and(|a| *value < a.min || *value > a.max);
+    let Some(value) = values.values().find(|value| outside(value)) else { return Some(values) };
+    control.error(key.name, value.to_string(), "values within `allow.min` and `allow.max`");
+    None
 }
 
 struct Write {

@@ -1,20 +1,20 @@
 //! `[instructions]`
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    form::{Flag, Parsed, Span, span_text},
+    form::{Flag, Listed, Parsed, Span, span_text},
     problem::Problems,
     schema::{Key, Presence, Reader, Section},
     settings::Instructions,
     written::Table,
 };
-use crate::domain::SourceId;
+use crate::domain::{NodeTopic, SourceId};
 
 pub(super) static SECTION: Section = Section {
     heading: "[instructions]",
-    doc: "How instructions are fetched and bounded. What they may do stands under [[control]].",
-    keys: &[&ENABLED, &POLL_FASTEST, &POLL_SLOWEST, &MAX_AGE, &RESULT_SOURCE],
+    doc: "How instructions are fetched and bounded. What they may do to devices stands under [[control]].",
+    keys: &[&ENABLED, &POLL_FASTEST, &POLL_SLOWEST, &MAX_AGE, &RESULT_SOURCE, &ALLOW],
     tables: &[],
     refused: &[],
 };
@@ -59,6 +59,22 @@ static RESULT_SOURCE: Key<Parsed<SourceId>> = Key {
     doc: "The source of results of instructions that name no control.",
 };
 
+static ALLOW: Key<Listed<NodeTopic>> = Key {
+    name: "allow",
+    form: Listed {
+        kind: "list of topics",
+        range: "\"LoggingSetLevel\", \"SystemRestart\", \"SystemReboot\", \"SystemConfiguration\", \
+                \"RenewCertificate\"",
+        least: 0,
+        parse: NodeTopic::from_name,
+    },
+    presence: Presence::Default("[]"),
+    example: "[\"SystemRestart\", \"LoggingSetLevel\"]",
+    doc: "What instructions may ask of the node itself. Everything else is declined; a control needs no entry, \
+          it is allowed by being configured. `SystemReboot` also needs the unit \
+          `solarnode-agent-reboot.path` (see operations).",
+};
+
 /// Polls go before uploads: as often as the rate allows, they would leave nothing of it.
 pub(super) fn complain_of_starved_uploads(
     table: &Table,
@@ -93,6 +109,7 @@ pub(super) fn check(table: &Table, problems: &Problems) -> Option<Instructions> 
     let poll_slowest = instructions.get(&POLL_SLOWEST);
     let max_age = instructions.get(&MAX_AGE);
     let result_source = instructions.optional(&RESULT_SOURCE);
+    let allow = instructions.get(&ALLOW);
     if let (Some(fastest), Some(slowest)) = (poll_fastest, poll_slowest)
         && fastest > slowest
     {
@@ -110,5 +127,6 @@ pub(super) fn check(table: &Table, problems: &Problems) -> Option<Instructions> 
         poll_slowest: poll_slowest?,
         max_age: max_age?,
         result_source,
+        allow: BTreeSet::from_iter(allow?),
     })
 }

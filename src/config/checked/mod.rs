@@ -147,7 +147,7 @@ pub(super) fn settings(
         upload: upload?,
         mqtt: mqtt?,
         flux: flux?,
-        audit,
+        audit: audit?,
         queue: queue?,
         modbus: buses?,
         controls: controls.into_iter().collect::<Option<_>>()?,

@@ -6,4 +6,4 @@ mod text;
 
 pub(super) use number::{Digits, Number, RawNumber, RawNumbers, Register, Whole};
 pub(super) use quantity::{Rate, Size, Span, SpanOrNever, span, span_text};
-pub(super) use text::{Choice, Endpoint, File, Flag, Listed, Parsed, Texts, Url, label};
+pub(super) use text::{Choice, Endpoint, File, Flag, Listed, Named, Parsed, Texts, Url, label};

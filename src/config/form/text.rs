@@ -1,14 +1,20 @@
 //! Text: identifiers, choices, addresses, paths.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     path::PathBuf,
 };
 
-use super::super::{
-    problem::shorten,
-    schema::{Form, Wrong, nearest},
-    written::{Node, Value},
+use rust_decimal::Decimal;
+
+use super::{
+    super::{
+        problem::shorten,
+        schema::{Form, Wrong, nearest},
+        written::{Node, Value},
+    },
+    number::Number,
 };
 
 /// Text that a function turns into a value or a complaint.
@@ -142,6 +148,43 @@ impl<T> Form for Listed<T> {
 
     fn kind(&self) -> String {
         self.kind.to_owned()
+    }
+
+    fn range(&self) -> String {
+        self.range.to_owned()
+    }
+}
+
+/// A number for each of some names: `{ name = 1, other = 0 }`.
+pub(in crate::config) struct Named<T: 'static> {
+    /// What has the names, as the reference shows it.
+    pub(in crate::config) what: &'static str,
+    /// What makes a good name.
+    pub(in crate::config) range: &'static str,
+    pub(in crate::config) parse: fn(&str) -> Option<T>,
+}
+
+impl<T: Ord> Form for Named<T> {
+    type Out = BTreeMap<T, Decimal>;
+
+    fn read(&self, value: &Value) -> Result<Self::Out, Wrong> {
+        let expected = |what: &str| Wrong::expected(format!("{what}, {}", self.range));
+        let Value::Table(table) = value else {
+            return Err(expected(&format!("{} with a number each, {{ name = 1, … }}", self.what)));
+        };
+        let number = Number { not_zero: false, not_negative: false };
+        let entry = |(name, node): &(String, Node)| {
+            let name = (self.parse)(name).ok_or_else(|| Wrong {
+                found: Some(format!("{:?}", shorten(name))),
+                ..expected(&format!("names of {}", self.what))
+            })?;
+            Ok((name, number.read(&node.value)?))
+        };
+        table.entries.iter().map(entry).collect()
+    }
+
+    fn kind(&self) -> String {
+        format!("table of {}", self.what)
     }
 
     fn range(&self) -> String {

@@ -1,9 +1,13 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
+use rust_decimal::Decimal;
 
 use super::*;
 use crate::{
-    config::settings::{Allow, Encoding, Order as End, Register, Scale, Select},
+    config::settings::{Allow, Control, Encoding, Order as End, Register, Scale, Select, Table},
     domain::Parameter,
+    instruct::topic::SET,
 };
 
 fn date(text: &str) -> DateTime<Utc> {
@@ -41,6 +45,8 @@ fn control(id: &str, table: Table, min: &str, max: &str) -> Control {
         tolerance: Decimal::ZERO,
         settle: Duration::ZERO,
         allow: Allow { min: dec(min), max: dec(max), every: Duration::from_secs(10) },
+        states: BTreeMap::new(),
+        signals: BTreeMap::new(),
     }
 }
 
@@ -50,6 +56,7 @@ fn rules() -> Rules {
             control("/relay", Table::Coil, "0", "1"),
             control("/limit", Table::Holding, "-10", "50.5"),
         ],
+        allow: BTreeSet::new(),
         max_age: Duration::from_secs(900),
     }
 }
@@ -165,7 +172,7 @@ fn exactly_one_parameter_names_exactly_one_configured_control() {
 
 #[test]
 fn an_unknown_topic_is_declined_at_once() {
-    for topic in ["SystemReboot", "setcontrolparameter", "ShedLoad", "x\u{1b}[31m"] {
+    for topic in ["SystemReset", "setcontrolparameter", "ShedLoad", "x\u{1b}[31m"] {
         let refused = decide_new(&instruction(topic, &[("/relay", "1")]));
         let Decision::Decline(refusal) = refused else { panic!("{topic}: {refused:?}") };
         assert_eq!(refusal.code, Code::UnknownTopic);

@@ -1,6 +1,9 @@
 //! The task against fakes, in paused time, with the real journal on disk.
 
 mod chance;
+mod node;
+mod pushed;
+mod wire;
 mod world;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -99,7 +102,7 @@ async fn a_device_that_hangs_is_given_up_and_the_next_order_is_carried_out() {
 #[tokio::test(start_paused = true)]
 async fn an_unknown_topic_is_declined_at_once_to_the_result_source() {
     let (world, _dir) = world();
-    world.add(7, "SystemReboot", json!([]), json!({}));
+    world.add(7, "ShedLoad", json!([]), json!({}));
     world.run_for(secs(1)).await;
     assert_eq!(world.log(), ["datum /agent 7 Declined", "7 Declined"]);
     assert_eq!(said(&world, 7)["code"], Code::UnknownTopic.name());

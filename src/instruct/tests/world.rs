@@ -10,9 +10,9 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -23,12 +23,14 @@ use crate::{
         Allow, Control, Encoding, Instructions, Order, Register, Scale, Select, Table,
     },
     domain::{
-        ControlWrite, Datum, InstructionId, InstructionState, NodeId, WriteError, WriteReport,
+        ControlWrite, Datum, InstructionId, InstructionState, NodeId, NodeTopic, OperatingState,
+        WriteError, WriteReport,
     },
     instruct::{
-        Actuator, Instructor, NotStored, Results, Status, Time,
+        Actuator, Inbox, Instructor, NotStored, Results, Status, Time,
         journal::{self, JournalError},
         record::Record,
+        server::{Certificate, Server, Token},
         state::State,
     },
     solarnet::{Answer, Call, CallError, Caller, Cause, Method, Priority},
@@ -70,6 +72,43 @@ pub(super) struct Inner {
     /// The journal's state on disk at each write.
     pub(super) on_disk: Vec<Option<State>>,
     dir: PathBuf,
+    /// By which way the agent reaches the server.
+    pub(super) via: Via,
+    /// Where the broker pushes to.
+    pub(super) push: Option<mpsc::Sender<Value>>,
+    pub(super) broker_up: bool,
+    /// How long after it was added an acknowledgement over the broker finds no row.
+    pub(super) invisible: Duration,
+    /// When each instruction was added.
+    pub(super) added: BTreeMap<i64, DateTime<Utc>>,
+    /// The result parameters that the server keeps.
+    pub(super) results: BTreeMap<i64, Map<String, Value>>,
+    /// What the node itself may be asked for.
+    pub(super) allow: BTreeSet<NodeTopic>,
+    /// What was done to the node itself.
+    pub(super) done: Vec<String>,
+    /// Lives of the agent and of the machine.
+    pub(super) lives: u32,
+    pub(super) boots: u32,
+    pub(super) reboot: Reboot,
+}
+
+/// By which way the agent reaches the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Via {
+    Token,
+    Certificate,
+}
+
+/// What becomes of a request to reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reboot {
+    /// Nobody takes it.
+    NotTaken,
+    /// It is taken, and nothing comes of it.
+    NeverComes,
+    /// The machine goes down.
+    Comes,
 }
 
 /// A handle that the fakes share.
@@ -77,7 +116,7 @@ pub(super) struct Inner {
 pub(super) struct World {
     inner: Arc<Mutex<Inner>>,
     started: Instant,
-    crashed: Arc<Notify>,
+    pub(super) crashed: Arc<Notify>,
     pub(super) status: watch::Sender<Status>,
 }
 
@@ -96,6 +135,7 @@ pub(super) fn settings() -> Instructions {
         poll_slowest: Duration::from_secs(30),
         max_age: Duration::from_secs(900),
         result_source: Some("/agent".parse().expect("a source")),
+        allow: BTreeSet::new(),
     }
 }
 
@@ -121,6 +161,11 @@ fn control(id: &str, table: Table, every_secs: u64) -> Control {
             max: Decimal::from(1000),
             every: Duration::from_secs(every_secs),
         },
+        states: [("Normal", 1), ("Standby", 0)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((OperatingState::from_text(name)?, value.into())))
+            .collect(),
+        signals: BTreeMap::from([("open".to_owned(), Decimal::ONE)]),
     }
 }
 
@@ -145,6 +190,17 @@ impl World {
                 crash_at: None,
                 on_disk: Vec::new(),
                 dir: dir.to_owned(),
+                via: Via::Token,
+                push: None,
+                broker_up: true,
+                invisible: Duration::ZERO,
+                added: BTreeMap::new(),
+                results: BTreeMap::new(),
+                allow: BTreeSet::from(NodeTopic::ALL),
+                done: Vec::new(),
+                lives: 0,
+                boots: 1,
+                reboot: Reboot::Comes,
             })),
             started: Instant::now(),
             crashed: Arc::new(Notify::new()),
@@ -169,7 +225,12 @@ impl World {
         for (name, value) in more.as_object().expect("members") {
             instruction[name] = value.clone();
         }
-        self.lock().instructions.insert(id, instruction);
+        let now = self.now();
+        let mut inner = self.lock();
+        inner.added.insert(id, now);
+        inner.instructions.insert(id, instruction);
+        drop(inner);
+        self.push(id);
     }
 
     /// A value for `/control`, which may be written at any rate.
@@ -202,28 +263,57 @@ impl World {
     }
 
     pub(super) fn start(&self) -> Running {
-        let dir = self.lock().dir.clone();
+        // What waited in the process is gone with it.
+        let (push, inbox) = Inbox::channel();
+        let via = {
+            let mut inner = self.lock();
+            inner.push = Some(push);
+            inner.lives += 1;
+            inner.via
+        };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(
-            Instructor {
-                pulse: crate::pulse::Pulse::unheard(),
-                caller: self.clone(),
-                actuator: self.clone(),
-                results: self.clone(),
-                time: self.clone(),
-                node: node(),
-                controls: vec![
-                    control("/control", Table::Holding, 0),
-                    control("/relay", Table::Coil, 60),
-                ],
-                settings: settings(),
-                state_dir: dir,
-                status: self.status.clone(),
-                stop: stop.clone(),
+        let node = node();
+        let task = match via {
+            Via::Token => {
+                let server = Token { caller: self.clone(), node };
+                tokio::spawn(self.instructor(server, inbox, &stop).run())
             }
-            .run(),
-        );
+            Via::Certificate => {
+                let server = Certificate { solarin: self.clone(), broker: self.clone(), node };
+                tokio::spawn(self.instructor(server, inbox, &stop).run())
+            }
+        };
         Running { task, stop }
+    }
+
+    fn instructor<S: Server>(
+        &self,
+        server: S,
+        inbox: Inbox,
+        stop: &CancellationToken,
+    ) -> Instructor<S, Self, Self, Self, Self> {
+        let (allow, state_dir) = {
+            let inner = self.lock();
+            (inner.allow.clone(), inner.dir.clone())
+        };
+        Instructor {
+            pulse: crate::pulse::Pulse::unheard(),
+            server,
+            inbox,
+            services: self.clone(),
+            actuator: self.clone(),
+            results: self.clone(),
+            time: self.clone(),
+            node: node(),
+            controls: vec![
+                control("/control", Table::Holding, 0),
+                control("/relay", Table::Coil, 60),
+            ],
+            settings: Instructions { allow, ..settings() },
+            state_dir,
+            status: self.status.clone(),
+            stop: stop.clone(),
+        }
     }
 
     /// Runs the agent for that long, and starts it again at once whenever it crashes.
@@ -246,7 +336,7 @@ impl World {
     }
 
     /// A point at which the agent's world may end.
-    async fn pass(&self) {
+    pub(super) async fn pass(&self) {
         let over = {
             let mut inner = self.lock();
             inner.passed += 1;

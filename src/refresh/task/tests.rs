@@ -111,6 +111,7 @@ impl Site {
         let (status, receiver) = watch::channel(Status::default());
         (self.signer, self.status) = (Signer::new(None), receiver);
         let refresher = Refresher {
+            needed: true,
             pulse: crate::pulse::Pulse::unheard(),
             name: name(),
             store: self.store.clone(),

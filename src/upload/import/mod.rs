@@ -10,6 +10,8 @@
 //! decides is pure and in [`machine`] (in the words of [`terms`]), [`super::quarrel`] and [`super::retry`]; what is sent is
 //! pure and in [`batch`], [`csv`], [`multipart`] and [`http`].
 //!
+//! The rows of a job that ended well are handed to [`super::proof`], which acknowledges them.
+//!
 //! What it does not do: it never decides what an HTTP status means (`solarnet::answer` does), and
 //! acknowledges nothing for a 2xx.
 
@@ -18,8 +20,7 @@ pub mod csv;
 pub mod http;
 pub mod machine;
 pub mod multipart;
-pub mod store;
 pub mod task;
 pub mod terms;
 
-pub use task::{UploadError, Uploader};
+pub use task::Uploader;

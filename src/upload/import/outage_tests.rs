@@ -188,6 +188,7 @@ async fn month() {
         state_dir: dir.path().to_owned(),
         caller: server.clone(),
         queue: queue.clone(),
+        proof: Proof::at_once(queue.clone()),
         clock,
         key_changed,
         status,

@@ -4,25 +4,27 @@
 //! the next run looks for them in the list of jobs. Only a write of that file is finished first, as it
 //! would overtake one of the next run.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use tokio::{
-    sync::{Mutex, watch},
+    sync::watch,
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error};
 
 use super::{
-    super::{UploadStatus, retry::Pause},
+    super::{
+        UploadError, UploadStatus,
+        book::Book,
+        proof::{self, Proof},
+    },
     batch, http,
     machine::Machine,
-    store,
     terms::{Batch, Effect, Failed, Limits, Note, Step, Waiting},
 };
 use crate::{
-    audit::{Ledger, days},
     clock::Clock,
     config::settings,
     domain::NodeId,
@@ -38,20 +40,6 @@ const CLAIM_BYTES: usize = batch::MAX_BYTES;
 /// What uploads wait for on a machine that nobody has told the time.
 const NO_TIME: &str = "the time is not known yet: no server was reached since the machine started";
 
-/// Why the uploader could not begin.
-#[derive(Debug, thiserror::Error)]
-pub enum UploadError {
-    /// The list of open batches is there and cannot be read.
-    #[error("could not read {}", path.display())]
-    State {
-        /// The file.
-        path: PathBuf,
-        /// What the file system said.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
 /// Sends what is in the queue. Owns its caller; nobody else sends datum.
 pub struct Uploader<C, K> {
     /// Whose data this is.
@@ -64,6 +52,8 @@ pub struct Uploader<C, K> {
     pub caller: C,
     /// Where the datum are.
     pub queue: Queue,
+    /// What becomes of them once their job ended well.
+    pub proof: Proof,
     /// Which time it is.
     pub clock: Clock,
     /// Changes whenever another signing key is in use.
@@ -85,16 +75,13 @@ impl<C: Caller, K> Uploader<C, K> {
     pub async fn run(self) -> Result<(), UploadError> {
         let stop = self.stop.clone();
         let mut run = Run::begin(self).await?;
-        let saving = run.saving.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = run.work() => {}
         }
-        drop(saving.lock().await);
-        if run.counted {
-            run.save().await;
-        }
+        let open = run.machine.open_batches().cloned().collect();
+        run.book.close(open).await;
         Ok(())
     }
 }
@@ -108,50 +95,15 @@ struct Run<C, K> {
     waiting_since: Option<Duration>,
     /// The body built last, as long as its batch was not sent.
     built: Option<(String, Vec<u8>)>,
-    unsaved_told: bool,
-    /// What was proved.
-    ledger: Ledger,
-    /// Whether something was counted that is not on disk.
-    counted: bool,
-    /// Held while the list of open batches is written.
-    saving: Arc<Mutex<()>>,
+    book: Book,
     status: UploadStatus,
 }
 
 impl<C: Caller, K> Run<C, K> {
     async fn begin(parts: Uploader<C, K>) -> Result<Self, UploadError> {
-        let path = store::path(&parts.state_dir);
-        let unreadable = |source| UploadError::State { path: path.clone(), source };
-        let (contents, first) = match store::load(&path) {
-            Ok(contents) => {
-                let first = contents.is_none();
-                (contents.unwrap_or_default(), first)
-            }
-            Err(source) if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(unreadable(source));
-            }
-            Err(error) => {
-                warn!(event = "upload.state_unreadable", path = %path.display(), %error, "open batches forgotten, they are sent again");
-                (store::Contents::default(), false)
-            }
-        };
-        let (node, now) = (parts.node.number(), parts.clock.signing_now().timestamp());
-        let ledger = days::resume(&parts.state_dir, node, contents.ledger, first);
-        let mut ledger = ledger.map_err(unreadable)?;
-        ledger.forget_rows_after(parts.queue.stat().borrow().durable_up_to);
-        // What a run before this one in the same process had claimed and not written down yet.
-        parts.queue.release_all().await;
-        let mut claimed = Vec::new();
-        for mut batch in contents.open {
-            let rows = batch.seqs.count();
-            batch.seqs = parts.queue.claim_exactly(batch.seqs).await;
-            if batch.seqs.count() < rows {
-                ledger.left_the_queue(&batch.id, batch.seqs.is_empty(), now);
-            }
-            if !batch.seqs.is_empty() {
-                claimed.push(batch);
-            }
-        }
+        let (book, claimed) =
+            Book::open(&parts.state_dir, parts.node, &parts.queue, &parts.proof, &parts.clock)
+                .await?;
         let enough = batch::MAX_ROWS as u64;
         let limits = Limits { every: parts.settings.every, enough };
         let stat = parts.queue.stat();
@@ -164,10 +116,7 @@ impl<C: Caller, K> Run<C, K> {
             began: Instant::now(),
             waiting_since: None,
             built: None,
-            unsaved_told: false,
-            ledger,
-            counted: false,
-            saving: Arc::default(),
+            book,
             status,
             parts,
         })
@@ -245,7 +194,7 @@ impl<C: Caller, K> Run<C, K> {
             return None;
         }
         let since = *self.waiting_since.get_or_insert(now);
-        Some(Waiting { count, since })
+        self.parts.proof.has_room().then_some(Waiting { count, since })
     }
 
     async fn claim(&mut self) -> Vec<Effect> {
@@ -283,8 +232,9 @@ impl<C: Caller, K> Run<C, K> {
     fn batch_of(&mut self, built: batch::Built) -> Batch {
         let id = format!("{:016x}", fastrand::u64(..));
         self.built = Some((id.clone(), built.csv_gz));
-        self.ledger.opened(&id, built.seqs.clone(), built.tallies, built.twin);
-        Batch::new(id, built.seqs, built.twin)
+        let batch = Batch::new(id, built.seqs, built.twin);
+        self.book.opened(&batch, built.tallies);
+        batch
     }
 
     /// Compresses beside the runtime: a full batch takes a small processor a good part of a second.
@@ -364,17 +314,20 @@ impl<C: Caller, K> Run<C, K> {
         // acknowledged are known by their numbers and not counted again.
         for effect in &effects {
             if let Effect::Note(Note::Proved { batch, .. }) = effect {
-                self.ledger.proved(batch, self.parts.clock.signing_now().timestamp());
-                self.counted = true;
+                self.book.proved(batch);
             }
         }
         for effect in effects {
             match effect {
-                Effect::Save => self.save().await,
-                Effect::Acknowledge(seqs) => self.parts.queue.acknowledge(seqs).await,
+                Effect::Save => {
+                    self.book.save(self.machine.open_batches().cloned().collect()).await;
+                }
+                Effect::Acknowledge(seqs) => self.parts.proof.handed_over(seqs).await,
                 Effect::Release(seqs) => self.parts.queue.release(seqs).await,
                 Effect::GiveUp { seq, reason } => self.give_up(seq, reason).await,
-                Effect::Note(note) => self.note(note),
+                Effect::Note(note) => {
+                    note.tell(&mut self.status, self.parts.clock.signing_now());
+                }
             }
         }
     }
@@ -385,119 +338,14 @@ impl<C: Caller, K> Run<C, K> {
         self.parts.queue.reject(seq, reason).await;
     }
 
-    /// Without this file a restart sends a batch twice, so a disk that does not take it must not keep
-    /// the queue from draining.
-    async fn save(&mut self) {
-        let open: Vec<Batch> = self.machine.open_batches().cloned().collect();
-        self.ledger.keep_open(|id| open.iter().any(|batch| batch.id == id));
-        let now = self.parts.clock.signing_now().timestamp();
-        if self.ledger.fold_is_due(now) {
-            self.fold(now).await;
-        }
-        let path = store::path(&self.parts.state_dir);
-        let contents = store::Contents { open, ledger: Some(self.ledger.clone()) };
-        let saved = self.write(move || store::save(&path, &contents)).await;
-        match saved {
-            Ok(()) => (self.unsaved_told, self.counted) = (false, false),
-            Err(error) => self.tell_unsaved(&error),
-        }
-    }
-
-    /// Moves what the ledger counted into the files of its days.
-    async fn fold(&mut self, now: i64) {
-        let (state_dir, ledger) = (self.parts.state_dir.clone(), self.ledger.clone());
-        let folded = self.write(move || Ok(days::fold(&state_dir, &ledger, now))).await;
-        let (left, result) =
-            folded.unwrap_or_else(|error| (self.ledger.recent().clone(), Err(error)));
-        self.ledger.folded(left);
-        if let Err(error) = result {
-            self.tell_unsaved(&error);
-        }
-    }
-
-    /// Writes beside the runtime. One write is finished before another begins, also where the task is
-    /// stopped meanwhile.
-    async fn write<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-    ) -> std::io::Result<T> {
-        let writing = self.saving.clone().lock_owned().await;
-        let written = spawn_blocking(move || {
-            let _writing = writing;
-            work()
-        });
-        written.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
-    }
-
-    fn tell_unsaved(&mut self, error: &std::io::Error) {
-        if !std::mem::replace(&mut self.unsaved_told, true) {
-            warn!(event = "upload.state_not_saved", %error, "open batches not written down");
-        }
-    }
-
-    fn note(&mut self, note: Note) {
-        match note {
-            Note::Proved { batch, rows } => {
-                self.status.uploaded += rows;
-                self.status.last_success = Some(self.parts.clock.signing_now());
-                debug!(
-                    event = "upload.proved",
-                    batch_id = batch,
-                    datum_count = rows,
-                    "batch proved"
-                );
-            }
-            Note::Odd { batch, what } => {
-                warn!(
-                    event = "upload.repeated",
-                    batch_id = batch,
-                    reason = what,
-                    "batch is sent again"
-                );
-            }
-            Note::Refused { batch, reason } => {
-                warn!(
-                    event = "upload.refused",
-                    batch_id = batch,
-                    reason,
-                    "batch refused, looking for what is wrong in it"
-                );
-                self.status.last_error = Some(reason);
-            }
-            Note::Stopped { pause: Pause::Trouble, kind, text } => {
-                warn!(event = "upload.waiting", error_kind = kind, error = text, "uploads wait");
-            }
-            Note::Stopped { pause: Pause::Key | Pause::Person, kind, text } => {
-                error!(
-                    event = "upload.stopped",
-                    error_kind = kind,
-                    error = text,
-                    "uploads stopped"
-                );
-                self.status.last_error = Some(text);
-            }
-            Note::Resumed { down } => {
-                info!(event = "upload.resumed", down_secs = down.as_secs(), "uploads go on");
-            }
-        }
-    }
-
     fn publish(&mut self) {
         self.status.open_jobs = self.machine.open_batches().count();
         // Readings without a time are not claimed, so no call fails that would say why they wait.
         let unplaced = self.stat.borrow().unplaced > 0;
         let timeless = || (unplaced && self.parts.clock.trusted_now().is_none()).then_some(NO_TIME);
-        self.status.waits_for = self.machine.waits_for().or_else(timeless).map(str::to_owned);
-        self.status.state = match (self.machine.needs_a_person(), &self.status.waits_for) {
-            (true, _) => "stopped",
-            (false, Some(_)) => "waiting",
-            (false, None) => "ok",
-        };
-        self.parts.status.send_if_modified(|status| {
-            let changed = *status != self.status;
-            status.clone_from(&self.status);
-            changed
-        });
+        let no_room = || (!self.parts.proof.has_room()).then_some(proof::NO_ROOM);
+        let waits_for = self.machine.waits_for().or_else(timeless).or_else(no_room);
+        self.status.publish(self.machine.needs_a_person(), waits_for, &self.parts.status);
     }
 }
 

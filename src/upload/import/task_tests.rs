@@ -158,6 +158,7 @@ impl Node {
             state_dir: self.dir.path().to_owned(),
             caller: self.server.clone(),
             queue: queue.clone(),
+            proof: Proof::at_once(queue.clone()),
             clock,
             key_changed,
             status,

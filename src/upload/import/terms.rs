@@ -5,37 +5,11 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::super::retry::Pause;
+pub use super::super::terms::{Batch, Limits, Note, Waiting};
 use crate::{
     queue::Ranges,
     solarnet::{Cause, Next},
 };
-
-/// Rows on their way in one job. As JSON it is what is on disk before the job is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
-    /// Unique for ever.
-    pub id: String,
-    /// The job's name: the ID and the range that the rows lie in.
-    pub name: String,
-    /// Which rows.
-    pub seqs: Ranges,
-    /// How many the job was given. Fewer of them may be left after a restart.
-    pub rows: u64,
-    /// Whether the next row in the queue has the key of one of these.
-    pub twin: bool,
-}
-
-impl Batch {
-    /// A batch of all these rows.
-    #[must_use]
-    pub fn new(id: String, seqs: Ranges, twin: bool) -> Self {
-        let (first, last) = (seqs.first().unwrap_or(0), seqs.last().unwrap_or(0));
-        Self { name: format!("{id} {first}-{last}"), rows: seqs.count(), id, seqs, twin }
-    }
-}
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,15 +54,6 @@ pub struct Failed {
     pub text: String,
 }
 
-/// Rows that were never claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
-    /// How many.
-    pub count: u64,
-    /// Since when there have been any.
-    pub since: Duration,
-}
-
 /// What to do now. Each is answered by the method named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -131,53 +96,4 @@ pub enum Effect {
     Release(Ranges),
     /// For the journal.
     Note(Note),
-}
-
-/// What an operator may want to know.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Note {
-    /// A batch is proved.
-    Proved {
-        /// Its ID.
-        batch: String,
-        /// Its rows.
-        rows: u64,
-    },
-    /// A job's answer did not fit its batch, which is sent again. Once until the next proof.
-    Odd {
-        /// The batch.
-        batch: String,
-        /// What did not fit.
-        what: String,
-    },
-    /// A batch was refused for its content. Once until the next proof.
-    Refused {
-        /// The batch.
-        batch: String,
-        /// The server's words.
-        reason: String,
-    },
-    /// Uploads wait. Once for each cause.
-    Stopped {
-        /// What is waited for.
-        pause: Pause,
-        /// A fixed name.
-        kind: &'static str,
-        /// For people, remedy included.
-        text: String,
-    },
-    /// Uploads go on.
-    Resumed {
-        /// How long they waited.
-        down: Duration,
-    },
-}
-
-/// Settings of the machine.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The longest that a row waits while all is well.
-    pub every: Duration,
-    /// As many rows are worth a batch at once.
-    pub enough: u64,
 }

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{batch::MAX_ROWS, terms::Batch};
+use super::{import::batch::MAX_ROWS, terms::Batch};
 use crate::{audit::Ledger, file};
 
 /// What is in the file.

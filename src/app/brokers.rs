@@ -1,0 +1,199 @@
+//! The sessions with brokers: SolarNetwork's queue and the live feed. All that can fail comes when they are
+//! made; they are started afterwards.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{part::Base, task::Task};
+use crate::{
+    clock::Clock,
+    config::{
+        Settings,
+        settings::{Broker, Via},
+    },
+    domain::BrokerUrl,
+    flux::{self, Feed},
+    identity::{
+        Identity,
+        network::{self, Network},
+    },
+    mqtt::{Client, Deliver, Handle, Session, Subscription, Surroundings},
+    net::{Net, NetError, Tls},
+    pulse::{Bound, During, Pulse},
+    solarin::cbor,
+};
+
+/// Messages of the live feed want no acknowledgement; so many are taken at a time.
+const FEED_AT_ONCE: u16 = 32;
+
+/// How long the line of the live feed may be silent.
+const FEED_KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// A session that is made and does nothing yet.
+pub(super) struct IdleSession {
+    session: Session<Services>,
+    handle: Handle,
+    pulse: Pulse,
+    /// In a reload this takes as long as the parts that end need.
+    waiting: During,
+    stop: CancellationToken,
+}
+
+/// A session at work, with what belongs to it.
+pub(super) struct Live {
+    pub(super) tasks: Vec<Task>,
+    pub(super) handle: Handle,
+}
+
+impl IdleSession {
+    /// Connects.
+    pub(super) fn start(self) -> Live {
+        drop(self.waiting);
+        let task = Task::spawn_sure(&self.pulse, self.stop, self.session.run());
+        Live { tasks: vec![task], handle: self.handle }
+    }
+
+    /// Connects, and publishes every datum from now on.
+    pub(super) fn start_feed(self, base: &Base, settings: &Settings) -> Live {
+        let mut live = self.start();
+        let (pulse, stop) = (base.pulses.of("feed"), CancellationToken::new());
+        let feed = Feed {
+            node: settings.node,
+            retain: settings.flux.as_ref().is_some_and(|flux| flux.retain),
+            queue: base.queue.for_task(&pulse),
+            broker: live.handle.clone(),
+            clock: base.clock.clone(),
+            status: base.board.flux.clone(),
+            pulse: pulse.clone(),
+            stop: stop.clone(),
+        };
+        live.tasks.push(Task::spawn_sure(&pulse, stop, feed.run()));
+        live
+    }
+}
+
+/// What a session asks of SolarNetwork.
+struct Services {
+    network: Network,
+    /// The broker's name in the network identity document.
+    name: &'static str,
+    net: Net,
+    in_url: String,
+}
+
+impl Surroundings for Services {
+    async fn find_broker(&self) -> Result<BrokerUrl, String> {
+        let (in_url, name) = (&self.in_url, self.name);
+        let url = self.network.service_url(name).await;
+        let url = url.ok_or_else(|| {
+            format!("{in_url} does not say where `{name}` is, or does not answer: `url` may say so")
+        })?;
+        url.parse().map_err(|error| format!("{in_url} says that `{name}` is at {url}: {error}"))
+    }
+
+    async fn learn_time(&self) {
+        self.net.probe_date(&self.in_url).await;
+    }
+}
+
+/// Instructions that are pushed.
+struct Pushed(mpsc::Sender<Value>);
+
+impl Deliver for Pushed {
+    fn deliver(&mut self, payload: &[u8]) -> Result<(), String> {
+        let message = cbor::decode(payload).map_err(|error| error.to_string())?;
+        // Where there is no room the server offers it again over HTTPS, as it was not acknowledged.
+        drop(self.0.try_send(message));
+        Ok(())
+    }
+}
+
+/// What a broker is trusted by, and the certificate that it is shown.
+///
+/// # Errors
+///
+/// If a file of authorities cannot be used; `table` is where the configuration names it.
+pub(super) fn tls(
+    table: &'static str,
+    settings: &Settings,
+    broker: &Broker,
+    clock: Clock,
+    identity: Option<&Identity>,
+) -> Result<Tls, NetError> {
+    let (key, ca_file) = match &broker.ca_file {
+        Some(file) => (if table == "flux" { "flux.ca_file" } else { "mqtt.ca_file" }, Some(file)),
+        None => ("solarnet.ca_file", settings.solarnet.ca_file.as_ref()),
+    };
+    let identity = identity.map(|identity| Arc::new(identity.clone()) as Arc<_>);
+    Tls::new(key, ca_file, clock, identity)
+}
+
+/// The session with SolarNetwork's queue, where that is the way in.
+///
+/// # Errors
+///
+/// If it cannot be made as configured.
+pub(super) fn mqtt(base: &Base, settings: &Settings) -> Result<Option<IdleSession>, NetError> {
+    if settings.upload.via != Via::Mqtt {
+        return Ok(None);
+    }
+    let node = settings.node;
+    let client = Client {
+        link: "mqtt",
+        id: node.to_string(),
+        username: None,
+        topic: format!("node/{node}/datum"),
+        broker: settings.mqtt.broker.clone(),
+        keep_alive: settings.mqtt.keep_alive,
+        in_flight: settings.upload.in_flight,
+    };
+    let mut idle = session(base, settings, client, network::MQTT)?;
+    let deliver = Box::new(Pushed(base.inbox_sender.clone()));
+    let topic = format!("node/{node}/instr");
+    idle.session = idle.session.listening(Subscription { topic, deliver });
+    Ok(Some(idle))
+}
+
+/// The session with the live feed's broker, where one is wanted.
+///
+/// # Errors
+///
+/// If it cannot be made as configured.
+pub(super) fn flux(base: &Base, settings: &Settings) -> Result<Option<IdleSession>, NetError> {
+    let Some(flux) = &settings.flux else { return Ok(None) };
+    let client = Client {
+        link: "flux",
+        id: settings.node.to_string(),
+        username: Some(flux::USERNAME),
+        topic: String::new(),
+        broker: flux.broker.clone(),
+        keep_alive: FEED_KEEP_ALIVE,
+        in_flight: FEED_AT_ONCE,
+    };
+    session(base, settings, client, network::FLUX).map(Some)
+}
+
+fn session(
+    base: &Base,
+    settings: &Settings,
+    client: Client,
+    name: &'static str,
+) -> Result<IdleSession, NetError> {
+    let (solarnet, clock, link) = (&settings.solarnet, base.clock.clone(), client.link);
+    let (pulse, stop) = (base.pulses.of(link), CancellationToken::new());
+    let tls = tls(link, settings, &client.broker, clock.clone(), Some(&base.identity))?;
+    let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone())?;
+    let network = Network::new(&solarnet.in_url, net.clone(), clock.clone(), &settings.state_dir);
+    let services = Services { network, name, net, in_url: solarnet.in_url.clone() };
+    let status = match link {
+        "flux" => base.board.flux_broker.clone(),
+        _ => base.board.mqtt.clone(),
+    };
+    let (session, handle) = Session::new(client, tls, services, clock, status, (&pulse, &stop));
+    let session = session.following(base.identity.changed());
+    let waiting = pulse.enter("waiting to be started", Bound::Open);
+    Ok(IdleSession { session, handle, pulse, waiting, stop })
+}

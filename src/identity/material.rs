@@ -1,0 +1,151 @@
+//! From what an operator or a server hands over to certificates and a key: PEM, PKCS#12, DER. Pure.
+//!
+//! Files may be given in any order and with anything else in them. What is made of them is checked in
+//! [`super::check`].
+
+use zeroize::Zeroizing;
+
+use super::{
+    asn1::Malformed,
+    certificate::Certificate,
+    key::{Form, PrivateKey},
+    pem, pkcs7,
+    pkcs12::{self, Pkcs12Error},
+};
+
+/// Certificates and keys as they came.
+#[derive(Debug, Default)]
+pub struct Material {
+    /// Certificates, in no order that means anything.
+    pub certificates: Vec<Certificate>,
+    /// Private keys.
+    pub keys: Vec<PrivateKey>,
+}
+
+/// Why nothing could be made of a file. No message holds anything secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MaterialError {
+    /// It is neither PEM nor PKCS#12.
+    #[error("it is neither PEM nor a PKCS#12 store")]
+    Neither,
+    /// There is a PEM block that cannot be read.
+    #[error("the PEM block `{label}` in it is damaged")]
+    Block {
+        /// The block's label.
+        label: String,
+    },
+    /// A key is encrypted by an old way of OpenSSL's.
+    #[error(
+        "its private key is encrypted in an old way; write it anew with `openssl pkcs8 -topk8 -in FILE`"
+    )]
+    OldEncryption,
+    /// A password is needed.
+    #[error("it is protected with a password: give it on standard input or with --password-file")]
+    PasswordMissing,
+    /// A store that cannot be opened.
+    #[error(transparent)]
+    Store(#[from] Pkcs12Error),
+    /// Something in it is not what it should be.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+impl Material {
+    /// Adds what is in one file. `password` is asked for where the file needs one.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing that can be used, or something that is damaged.
+    pub fn add<E: From<MaterialError>>(
+        &mut self,
+        bytes: &[u8],
+        password: impl FnOnce() -> Result<Option<Zeroizing<String>>, E>,
+    ) -> Result<(), E> {
+        let text = std::str::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN "));
+        let Some(text) = text else {
+            if !looks_like_store(bytes) {
+                return Err(MaterialError::Neither.into());
+            }
+            let password = password()?.ok_or(MaterialError::PasswordMissing)?;
+            return self.add_store(bytes, &password).map_err(E::from);
+        };
+        let blocks = pem::blocks(text);
+        let is_locked = |block: &pem::Block| block.label == "ENCRYPTED PRIVATE KEY";
+        let password = if blocks.iter().any(is_locked) {
+            Some(password()?.ok_or(MaterialError::PasswordMissing)?)
+        } else {
+            None
+        };
+        for block in blocks {
+            self.add_block(block, password.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Adds what is in a PKCS#12 store.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened, or a certificate in it is none.
+    pub fn add_store(&mut self, bytes: &[u8], password: &str) -> Result<(), MaterialError> {
+        let contents = pkcs12::read(bytes, password)?;
+        for der in &contents.certificates {
+            self.add_certificate(der)?;
+        }
+        let key = |der| PrivateKey { form: Form::Pkcs8, der };
+        self.keys.extend(contents.keys.into_iter().map(key));
+        Ok(())
+    }
+
+    fn add_block(
+        &mut self,
+        block: pem::Block,
+        password: Option<&Zeroizing<String>>,
+    ) -> Result<(), MaterialError> {
+        let form = match block.label.as_str() {
+            "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" => Some(Form::Pkcs8),
+            "RSA PRIVATE KEY" => Some(Form::Pkcs1),
+            "EC PRIVATE KEY" => Some(Form::Sec1),
+            "CERTIFICATE" | "CERTIFICATE CHAIN" | "X509 CERTIFICATE" | "PKCS7" | "CMS" => None,
+            // Parameters of curves, requests, whatever else programs put beside.
+            _ => return Ok(()),
+        };
+        let Some(body) = block.body else {
+            return Err(match form {
+                Some(_) => MaterialError::OldEncryption,
+                None => MaterialError::Block { label: block.label },
+            });
+        };
+        match (form, password) {
+            (Some(form), Some(password)) if block.label.starts_with("ENCRYPTED") => {
+                let der = pkcs12::decrypt_key(&body, password)?;
+                self.keys.push(PrivateKey { form, der });
+            }
+            (Some(form), _) => self.keys.push(PrivateKey { form, der: body }),
+            (None, _) => self.add_certificate_or_chain(&body)?,
+        }
+        Ok(())
+    }
+
+    /// SolarNetwork puts PKCS#7 under the label of a certificate.
+    fn add_certificate_or_chain(&mut self, der: &[u8]) -> Result<(), MaterialError> {
+        match pkcs7::certificates(der) {
+            Ok(chain) => chain.iter().try_for_each(|der| self.add_certificate(der)),
+            Err(_) => self.add_certificate(der),
+        }
+    }
+
+    fn add_certificate(&mut self, der: &[u8]) -> Result<(), MaterialError> {
+        let certificate = Certificate::from_der(der)?;
+        if !self.certificates.contains(&certificate) {
+            self.certificates.push(certificate);
+        }
+        Ok(())
+    }
+}
+
+/// A SEQUENCE that begins with version 3.
+fn looks_like_store(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(10)];
+    head.first() == Some(&0x30) && head.windows(3).any(|window| window == [0x02, 0x01, 0x03])
+}

@@ -1,0 +1,321 @@
+//! One connection to a broker: TCP, TLS, CONNECT, and why it is over.
+//!
+//! Each phase of opening has [`PHASE`] of its own. After a failure nothing of the connection is left.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use rustls::{AlertDescription, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use super::packet::{self, Incoming, Malformed, Outgoing, Refusal, Terms};
+use crate::{
+    domain::BrokerUrl,
+    net::{Tls, is_about_dates},
+};
+
+/// How long each phase of opening a connection may take.
+const PHASE: Duration = Duration::from_secs(10);
+
+/// What is read at a time.
+const READ: usize = 4096;
+
+/// How a broker that refuses a certificate may end as well: its alert is lost with the connection.
+const EARLY: &str = "before the session began, as brokers do that refuse a certificate";
+
+/// A byte stream in both directions.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LinkError {
+    /// No TCP connection, or it broke.
+    #[error("the broker is not reached: {0}")]
+    Unreachable(String),
+    /// A phase of opening took too long.
+    #[error("the broker did not answer in time: {0}")]
+    Late(&'static str),
+    /// The broker's certificate is fine but for its dates, as far as the clock can tell.
+    #[error(
+        "the broker's certificate is not valid now ({0}): check the clock of this machine, or the broker's certificate"
+    )]
+    Dates(String),
+    /// The broker's certificate, or TLS otherwise, was not accepted.
+    #[error(
+        "the broker is not trusted: {0}; `mqtt.ca_file` names authorities beside the system's, `mqtt.server_name` the name that the certificate must have"
+    )]
+    Untrusted(String),
+    /// The broker does not accept our certificate.
+    #[error(
+        "the broker does not accept this node's certificate: {0}; see `solarnode-agent identity show`"
+    )]
+    Certificate(String),
+    /// The broker does not let us in.
+    #[error("the broker refused the session: {0}; is the certificate that of this node?")]
+    Refused(Refusal),
+    /// Another client has come with our ID.
+    #[error(
+        "another client with the ID of this node took the session over: two programs run with the same node's certificate, stop one of them"
+    )]
+    TakenOver,
+    /// It was closed again and again.
+    #[error(
+        "the broker closes the connection again and again soon after it let this node in: most likely another program runs with the same node's certificate, stop one of them; or the link breaks"
+    )]
+    Rival,
+    /// The broker ended the session with a word.
+    #[error("the broker ended the session: {0}")]
+    Ended(Refusal),
+    /// It was closed without a word.
+    #[error("the connection was closed {0}")]
+    Closed(&'static str),
+    /// The broker owes an answer for too long.
+    #[error("the broker is silent: {0} was not answered")]
+    Silent(&'static str),
+    /// What came is no MQTT, or longer than we take.
+    #[error("what the broker sends is not understood: {0}")]
+    Garbled(String),
+}
+
+impl LinkError {
+    /// One of a fixed set of words.
+    #[must_use]
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) | Self::Closed(_) | Self::Ended(_) => "unreachable",
+            Self::Late(_) | Self::Silent(_) => "silent",
+            Self::Dates(_) => "certificate_dates",
+            Self::Untrusted(_) => "untrusted",
+            Self::Certificate(_) => "certificate_refused",
+            Self::Refused(_) => "refused",
+            Self::TakenOver => "taken_over",
+            Self::Rival => "rival",
+            Self::Garbled(_) => "garbled",
+        }
+    }
+
+    /// Whether it stays so until a person changes something.
+    #[must_use]
+    pub(super) fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Untrusted(_)
+            | Self::Certificate(_)
+            | Self::Refused(Refusal::NotAuthorized | Refusal::Identity(_) | Refusal::Version)
+            | Self::TakenOver => true,
+            Self::Unreachable(_)
+            | Self::Late(_)
+            | Self::Dates(_)
+            | Self::Refused(Refusal::TakenOver | Refusal::Other(_))
+            | Self::Ended(_)
+            | Self::Rival
+            | Self::Closed(_)
+            | Self::Silent(_)
+            | Self::Garbled(_) => false,
+        }
+    }
+}
+
+impl From<Malformed> for LinkError {
+    fn from(malformed: Malformed) -> Self {
+        Self::Garbled(malformed.to_string())
+    }
+}
+
+/// Who connects, and to whom.
+#[derive(Debug, Clone)]
+pub(super) struct Whom {
+    /// Where the broker is.
+    pub(super) url: BrokerUrl,
+    /// The name that its certificate must have, where it is not the host.
+    pub(super) server_name: Option<String>,
+    /// Our ID.
+    pub(super) client_id: String,
+    /// Our name, where one is wanted.
+    pub(super) username: Option<&'static str>,
+    /// The longest silence.
+    pub(super) keep_alive: Duration,
+}
+
+/// A session that has begun.
+pub(super) struct Link {
+    reader: ReadHalf<Box<dyn Stream>>,
+    writer: WriteHalf<Box<dyn Stream>>,
+    received: BytesMut,
+    out: BytesMut,
+    /// Whether something may be left in the buffers below `out`.
+    unflushed: bool,
+}
+
+impl Link {
+    /// Connects, and begins a session.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from that.
+    pub(super) async fn open(whom: &Whom, tls: &Tls) -> Result<(Self, Terms), LinkError> {
+        let BrokerUrl { host, port, secure } = &whom.url;
+        let connected = timeout(PHASE, TcpStream::connect((host.as_str(), *port)));
+        let tcp = connected.await.map_err(|_| LinkError::Late("TCP connection"))?;
+        let tcp = tcp.map_err(|error| LinkError::Unreachable(error.to_string()))?;
+        // Packets are small and complete.
+        tcp.set_nodelay(true).map_err(|error| LinkError::Unreachable(error.to_string()))?;
+        let stream: Box<dyn Stream> = if *secure {
+            let name = whom.server_name.as_ref().unwrap_or(host);
+            let name = ServerName::try_from(name.clone())
+                .map_err(|_| LinkError::Untrusted(format!("{name} is no name of a server")))?;
+            // A configuration of its own: a session taken up again would show the certificate of then.
+            let connector = TlsConnector::from(Arc::new(tls.config()));
+            let shaken = timeout(PHASE, connector.connect(name, tcp));
+            let shaken = shaken.await.map_err(|_| LinkError::Late("TLS handshake"))?;
+            Box::new(shaken.map_err(|error| of_io(&error))?)
+        } else {
+            Box::new(tcp)
+        };
+        let (reader, writer) = tokio::io::split(stream);
+        let (received, out) = (BytesMut::with_capacity(READ), BytesMut::new());
+        let mut link = Self { reader, writer, received, out, unflushed: false };
+        let terms = timeout(PHASE, link.begin(whom));
+        let terms = terms.await.map_err(|_| LinkError::Late("MQTT connection"))??;
+        Ok((link, terms))
+    }
+
+    async fn begin(&mut self, whom: &Whom) -> Result<Terms, LinkError> {
+        self.push(Outgoing::Connect {
+            client_id: whom.client_id.clone(),
+            username: whom.username,
+            keep_alive_secs: u16::try_from(whom.keep_alive.as_secs()).unwrap_or(u16::MAX),
+        })?;
+        loop {
+            match self.next()? {
+                Some(Incoming::Connected(terms)) => return Ok(terms),
+                Some(Incoming::Refused(refusal)) => return Err(LinkError::Refused(refusal)),
+                Some(_) => return Err(LinkError::Garbled("something before a CONNACK".into())),
+                // What the broker says of our certificate may come before it has read anything.
+                None => self.turn().await.map_err(|error| match error {
+                    LinkError::Closed(_) if whom.url.secure => LinkError::Closed(EARLY),
+                    error => error,
+                })?,
+            }
+        }
+    }
+
+    /// Takes a packet out of what was received.
+    ///
+    /// # Errors
+    ///
+    /// If it is none.
+    pub(super) fn next(&mut self) -> Result<Option<Incoming>, LinkError> {
+        Ok(packet::decode(&mut self.received)?)
+    }
+
+    /// Puts a packet into what is to be sent.
+    ///
+    /// # Errors
+    ///
+    /// If it is longer than any packet can be.
+    pub(super) fn push(&mut self, packet: Outgoing) -> Result<(), LinkError> {
+        packet::encode(packet, &mut self.out)?;
+        self.unflushed = true;
+        Ok(())
+    }
+
+    /// Bytes that wait to be sent.
+    #[must_use]
+    pub(super) fn unsent(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Receives, or sends what is to be sent; whichever is possible first. Given up meanwhile, nothing of
+    /// either is lost.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is over.
+    pub(super) async fn turn(&mut self) -> Result<(), LinkError> {
+        let Self { reader, writer, received, out, unflushed } = self;
+        if !*unflushed {
+            return read(reader, received).await;
+        }
+        tokio::select! {
+            done = read(reader, received) => done,
+            done = write(writer, out, unflushed) => done,
+        }
+    }
+
+    /// Ends the session as intended, if that is possible soon.
+    pub(super) async fn close(mut self) {
+        let ending = async {
+            self.push(Outgoing::Disconnect)?;
+            self.write().await?;
+            self.writer.shutdown().await.map_err(|error| of_io(&error))
+        };
+        // Who does not hear it will notice.
+        drop(timeout(Duration::from_secs(1), ending).await);
+    }
+
+    async fn write(&mut self) -> Result<(), LinkError> {
+        write(&mut self.writer, &mut self.out, &mut self.unflushed).await
+    }
+}
+
+async fn read(
+    reader: &mut ReadHalf<Box<dyn Stream>>,
+    received: &mut BytesMut,
+) -> Result<(), LinkError> {
+    received.reserve(READ);
+    match reader.read_buf(received).await {
+        Ok(0) => Err(LinkError::Closed("without a word")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(of_io(&error)),
+    }
+}
+
+async fn write(
+    writer: &mut WriteHalf<Box<dyn Stream>>,
+    out: &mut BytesMut,
+    unflushed: &mut bool,
+) -> Result<(), LinkError> {
+    while !out.is_empty() {
+        writer.write_buf(out).await.map_err(|error| of_io(&error))?;
+    }
+    writer.flush().await.map_err(|error| of_io(&error))?;
+    *unflushed = false;
+    Ok(())
+}
+
+/// Tells TLS trouble from the rest. What the other side says of our certificate arrives as an alert, with
+/// TLS 1.3 only when something is read.
+fn of_io(error: &io::Error) -> LinkError {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(tls) = tls else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                LinkError::Closed("without a word")
+            }
+            _ => LinkError::Unreachable(error.to_string()),
+        };
+    };
+    match tls {
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => {
+                LinkError::Certificate(format!("TLS alert {alert:?}"))
+            }
+            alert => LinkError::Untrusted(format!("it sent the TLS alert {alert:?}")),
+        },
+        error if is_about_dates(error) => LinkError::Dates(error.to_string()),
+        error => LinkError::Untrusted(error.to_string()),
+    }
+}

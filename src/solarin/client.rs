@@ -1,0 +1,360 @@
+//! `bulkCollector.do`: one exchange of datum, acknowledgements and instructions over mutual TLS.
+//!
+//! ```text
+//!  datum ───────────▶ ┌──────────┐ POST, gzip   ┌─────────┐
+//!  acknowledgements ─▶│ exchange │─────────────▶│ SolarIn │
+//!       outbox ──────▶└──────────┘◀─────────────└─────────┘
+//!                       │      │ entries by key, instructions
+//!         to the caller ┘      └──▶ inbox
+//! ```
+//!
+//! * Every exchange takes along the acknowledgements that wait ([`Outbox`]); one that could not be said stays
+//!   for the next exchange, whoever makes it.
+//! * Instructions in any answer go to the inbox as well. When it is full they are not waited for: the server
+//!   offers them until they are acknowledged.
+//! * The server fails a whole batch for one item. Where datum and acknowledgements went together, or several
+//!   acknowledgements, they are said again apart, so that one kind never holds up the other. An acknowledgement
+//!   that fails alone leaves the outbox, and its owner hears of it.
+//! * After a change of the certificate the next exchange has new connections.
+//!
+//! It retries nothing else, and tells the clock the server's time as every call does.
+
+use std::{
+    collections::HashSet,
+    io::Write as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use rustls::client::ResolvesClientCert;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Acknowledgement,
+    answer::{self, Cause, Heard, InError, Key, Received},
+    json,
+    outbox::Outbox,
+};
+use crate::{
+    clock::Clock,
+    config::settings::SolarNet,
+    domain::{Datum, InstructionId},
+    net::{Incoming, Net, NetError, Outgoing, SendError},
+    pulse::{Bound, Pulse},
+    solarnet::{Next, Priority, pace::Pace},
+};
+
+/// The most exchanges a second. One follows the other, so only a server that answers at once meets it.
+const PER_SECOND: f64 = 20.0;
+
+/// Requests that one attempt makes at most: refused for the certificate's dates, the probe, once more.
+const ATTEMPTS: u32 = 3;
+
+/// A body below this many bytes is not worth compressing.
+const COMPRESS_FROM: usize = 200;
+
+/// Something to say.
+#[derive(Debug, Clone, Copy)]
+pub enum Item<'a> {
+    /// A datum, and when it was read.
+    Datum(&'a Datum, i64),
+    /// What this node says of an instruction.
+    Ack(&'a Acknowledgement),
+}
+
+/// What came of an exchange.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Exchanged {
+    /// The datum, of those that were said, whose keys the answer names: the server has them.
+    pub stored: HashSet<Key>,
+    /// The instructions of which the server heard the state; those of others that went along, too.
+    pub acknowledged: Vec<InstructionId>,
+    /// The instructions that wait, as they came; null for none.
+    pub instructions: Value,
+}
+
+/// The client. Cheap to clone; clones share connections, pace and outbox.
+#[derive(Debug, Clone)]
+pub struct SolarIn {
+    shared: Arc<Shared>,
+    pulse: Pulse,
+}
+
+#[derive(Debug)]
+struct Shared {
+    url: String,
+    timeout: Duration,
+    clock: Clock,
+    identity: Arc<dyn ResolvesClientCert>,
+    changed: watch::Receiver<u64>,
+    connections: Mutex<Connections>,
+    pace: Pace,
+    outbox: Mutex<Outbox>,
+    inbox: mpsc::Sender<Value>,
+}
+
+/// Connections, and which certificate they were made with.
+#[derive(Debug)]
+struct Connections {
+    net: Net,
+    of: u64,
+}
+
+impl SolarIn {
+    /// Talks to `solarnet.in_url` as whoever `identity` is at that moment; `changed` says when it is another.
+    ///
+    /// # Errors
+    ///
+    /// If the client cannot be made.
+    pub fn new(
+        solarnet: &SolarNet,
+        identity: Arc<dyn ResolvesClientCert>,
+        changed: watch::Receiver<u64>,
+        clock: Clock,
+        inbox: mpsc::Sender<Value>,
+    ) -> Result<Self, NetError> {
+        let (ca_file, timeout) = (solarnet.ca_file.as_ref(), solarnet.timeout);
+        let net = Net::with_identity(ca_file, timeout, clock.clone(), identity.clone())?;
+        let connections = Connections { net, of: *changed.borrow() };
+        let shared = Shared {
+            url: format!("{}/bulkCollector.do", solarnet.in_url),
+            timeout,
+            clock,
+            identity,
+            changed,
+            connections: Mutex::new(connections),
+            pace: Pace::new(PER_SECOND),
+            outbox: Mutex::default(),
+            inbox,
+        };
+        Ok(Self { shared: Arc::new(shared), pulse: Pulse::unheard() })
+    }
+
+    /// The same for a task, whose pulse shows its exchanges.
+    #[must_use]
+    pub fn for_task(&self, pulse: &Pulse) -> Self {
+        Self { pulse: pulse.clone(), ..self.clone() }
+    }
+
+    /// Leaves an acknowledgement for the next exchange, whoever makes it.
+    pub fn acknowledge_along(&self, acknowledgement: Acknowledgement) {
+        self.with_outbox(|outbox| outbox.put(acknowledgement));
+    }
+
+    /// Says nothing more of an instruction that was spoken of by another way.
+    pub fn forget(&self, id: InstructionId) {
+        self.with_outbox(|outbox| outbox.forget(id));
+    }
+
+    /// Says all of `items` and hears what the server has to say. Nothing to say is a poll.
+    ///
+    /// # Errors
+    ///
+    /// If the server did not answer, or refused. With `Internal` one of the datum may be to blame, or, where no
+    /// datum were said, one of the acknowledgements, unless it is the server itself.
+    pub async fn exchange(&self, items: &[Item<'_>]) -> Result<Exchanged, InError> {
+        let mut datum = Vec::new();
+        for item in items {
+            match item {
+                Item::Datum(said, unix_ms) => datum.push((*said, *unix_ms)),
+                Item::Ack(said) => self.with_outbox(|outbox| outbox.put((*said).clone())),
+            }
+        }
+        let acknowledgements = self.with_outbox(|outbox| outbox.waiting());
+        let kinds = usize::from(!datum.is_empty()) + acknowledgements.len();
+        match self.say(&datum, &acknowledgements).await {
+            Err(error) if error.cause == Cause::Internal && kinds > 1 => {
+                self.say_apart(&datum, &acknowledgements, items).await
+            }
+            Err(error) => {
+                if let (Next::Content, [only]) = (error.next(), acknowledgements.as_slice()) {
+                    self.with_outbox(|outbox| outbox.settle(only));
+                }
+                Err(error)
+            }
+            exchanged => exchanged,
+        }
+    }
+
+    /// The datum together, then every acknowledgement alone. The caller's result is that of its own items.
+    async fn say_apart(
+        &self,
+        datum: &[(&Datum, i64)],
+        acknowledgements: &[Acknowledgement],
+        items: &[Item<'_>],
+    ) -> Result<Exchanged, InError> {
+        let mut all = Exchanged::default();
+        let mut failed = None;
+        if !datum.is_empty() {
+            match self.say(datum, &[]).await {
+                Ok(exchanged) => all = exchanged,
+                Err(error) if error.next() == Next::Content => failed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let is_own = |said: &Acknowledgement| {
+            items.iter().any(|item| matches!(item, Item::Ack(own) if own.id == said.id))
+        };
+        for said in acknowledgements {
+            match self.say(&[], std::slice::from_ref(said)).await {
+                Ok(exchanged) => {
+                    all.acknowledged.extend(exchanged.acknowledged);
+                    all.instructions = exchanged.instructions;
+                }
+                Err(error) if error.next() == Next::Content => {
+                    self.with_outbox(|outbox| outbox.settle(said));
+                    if datum.is_empty() && is_own(said) {
+                        failed = Some(error);
+                    }
+                }
+                // The others stay for the next exchange.
+                Err(error) => {
+                    let own_left = datum.is_empty() && acknowledgements.iter().any(is_own);
+                    failed = failed.or(own_left.then_some(error));
+                    break;
+                }
+            }
+        }
+        failed.map_or(Ok(all), Err)
+    }
+
+    /// One request and its answer.
+    async fn say(
+        &self,
+        datum: &[(&Datum, i64)],
+        acknowledgements: &[Acknowledgement],
+    ) -> Result<Exchanged, InError> {
+        let heard = self.post(body(datum, acknowledgements)).await?;
+        let Heard { mut stored, acknowledged, instructions, .. } = heard;
+        let said: HashSet<Key> =
+            datum.iter().map(|(datum, unix_ms)| key(datum, *unix_ms)).collect();
+        stored.retain(|key| said.contains(key));
+        let mut settled = Vec::new();
+        for said in acknowledgements {
+            let names = |(id, state): &(InstructionId, Option<_>)| {
+                *id == said.id && state.is_none_or(|state| state == said.state)
+            };
+            if acknowledged.iter().any(names) {
+                self.with_outbox(|outbox| outbox.settle(said));
+                settled.push(said.id);
+            }
+        }
+        if instructions.as_array().is_some_and(|list| !list.is_empty()) {
+            // When it is full, or nobody obeys, the server offers them again.
+            drop(self.shared.inbox.try_send(instructions.clone()));
+        }
+        Ok(Exchanged { stored, acknowledged: settled, instructions })
+    }
+
+    async fn post(&self, json: String) -> Result<Heard, InError> {
+        let shared = &self.shared;
+        if shared.url.starts_with("https:") && !shared.identity.has_certs() {
+            return Err(InError::of(Cause::Identity, "there is no certificate".to_owned()));
+        }
+        let net = self.net()?;
+        shared.pace.turn(Priority::Bulk, &self.pulse).await;
+        let request = request(shared.url.clone(), json);
+        let longest = Bound::Within(shared.timeout * ATTEMPTS);
+        let _calling = self.pulse.enter("calling the server", longest);
+        let sent = match net.send(&request).await {
+            Err(SendError::CertificateDates(_)) if net.probe_date(&shared.url).await => {
+                net.send(&request).await
+            }
+            sent => sent,
+        };
+        let incoming = sent.map_err(|error| {
+            let (cause, detail) = match error {
+                SendError::CertificateDates(detail) | SendError::Tls(detail) => {
+                    (Cause::Tls, detail)
+                }
+                SendError::OwnCertificate(detail) => (Cause::Identity, detail),
+                SendError::Unreachable(detail) | SendError::Content(detail) => {
+                    (Cause::Unreachable, detail)
+                }
+            };
+            InError::of(cause, detail)
+        })?;
+        self.read(&incoming)
+    }
+
+    fn read(&self, incoming: &Incoming) -> Result<Heard, InError> {
+        let now = self.shared.clock.signing_now();
+        let heard = answer::read(&Received {
+            status: incoming.status,
+            body: &incoming.body,
+            retry_after: incoming.header("retry-after"),
+            rate_limit_retry_after: incoming.header("x-sn-rate-limit-retry-after"),
+            now,
+        });
+        heard.inspect_err(|error| {
+            let not_before = error.refusal.as_ref().and_then(|refusal| refusal.retry_after);
+            if let Some(wait) = not_before.and_then(|at| (at - now).to_std().ok()) {
+                self.shared.pace.block(wait);
+            }
+        })
+    }
+
+    /// Connections of the certificate that counts now.
+    fn net(&self) -> Result<Net, InError> {
+        let connections = &self.shared.connections;
+        let mut connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = *self.shared.changed.borrow();
+        if connections.of != now {
+            let renewed = connections.net.renewed();
+            let net = renewed.map_err(|error| InError::of(Cause::Tls, error.to_string()))?;
+            *connections = Connections { net, of: now };
+        }
+        Ok(connections.net.clone())
+    }
+
+    fn with_outbox<T>(&self, f: impl FnOnce(&mut Outbox) -> T) -> T {
+        f(&mut self.shared.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The server's key of a datum.
+#[must_use]
+pub fn key(datum: &Datum, unix_ms: i64) -> Key {
+    Key { source: datum.source.as_str().to_owned(), unix_ms }
+}
+
+/// Acknowledgements first: the server applies them as it reads.
+fn body(datum: &[(&Datum, i64)], acknowledgements: &[Acknowledgement]) -> String {
+    let mut body = String::from("[");
+    for acknowledgement in acknowledgements {
+        json::push_acknowledgement(&mut body, acknowledgement);
+        body.push(',');
+    }
+    for (datum, unix_ms) in datum {
+        json::push_datum(&mut body, datum, *unix_ms);
+        body.push(',');
+    }
+    if body.ends_with(',') {
+        body.pop();
+    }
+    body.push(']');
+    body
+}
+
+fn request(url: String, json: String) -> Outgoing {
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut headers = vec![
+        header("Content-Type", "application/json;charset=UTF-8"),
+        header("Accept", "application/json"),
+    ];
+    let mut body = Bytes::from(json);
+    if body.len() >= COMPRESS_FROM {
+        headers.push(header("Content-Encoding", "gzip"));
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(&body).expect("memory is always written");
+        body = gzip.finish().expect("memory is always written").into();
+    }
+    Outgoing { method: "POST", url, headers, body }
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

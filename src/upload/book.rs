@@ -1,0 +1,187 @@
+//! What an uploader has on disk: `upload.json`, with the rows that may be on their way and the ledger of what
+//! was proved ([`crate::audit`]).
+//!
+//! It is written before rows are sent for the first time. After a crash the ledger then knows which rows may
+//! have been accepted without being counted, and marks their hours; nothing is lost or sent again for want of it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{sync::Mutex, task::spawn_blocking};
+use tracing::warn;
+
+use super::{proof::Proof, store, terms::Batch};
+use crate::{
+    audit::{Ledger, days, tally::Tallies},
+    clock::Clock,
+    domain::NodeId,
+    queue::{Queue, Ranges},
+};
+
+/// Why an uploader could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The list of open batches is there and cannot be read.
+    #[error("could not read {}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Book {
+    state_dir: PathBuf,
+    clock: Clock,
+    ledger: Ledger,
+    /// Whether something was counted that is not on disk.
+    counted: bool,
+    unsaved_told: bool,
+    /// Held while the file is written.
+    saving: Arc<Mutex<()>>,
+}
+
+impl Book {
+    /// Reads what the last run left, and claims those rows of its open batches that still wait.
+    ///
+    /// # Errors
+    ///
+    /// If the file is not ours to read.
+    pub(super) async fn open(
+        state_dir: &Path,
+        node: NodeId,
+        queue: &Queue,
+        proof: &Proof,
+        clock: &Clock,
+    ) -> Result<(Self, Vec<Batch>), UploadError> {
+        let path = store::path(state_dir);
+        let unreadable = |source| UploadError::State { path: path.clone(), source };
+        let (contents, first) = match store::load(&path) {
+            Ok(contents) => {
+                let first = contents.is_none();
+                (contents.unwrap_or_default(), first)
+            }
+            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(unreadable(source));
+            }
+            Err(error) => {
+                warn!(event = "upload.state_unreadable", path = %path.display(), %error, "open batches forgotten, they are sent again");
+                (store::Contents::default(), false)
+            }
+        };
+        let now = clock.signing_now().timestamp();
+        let ledger = days::resume(state_dir, node.number(), contents.ledger, first);
+        let mut ledger = ledger.map_err(unreadable)?;
+        ledger.forget_rows_after(queue.stat().borrow().durable_up_to);
+        let mut accepted = ledger.counted().clone();
+        contents.open.iter().for_each(|batch| accepted.subtract(&batch.seqs));
+        proof.begin(accepted).await;
+        let mut claimed = Vec::new();
+        for mut batch in contents.open {
+            let rows = batch.seqs.count();
+            batch.seqs = queue.claim_exactly(batch.seqs).await;
+            if batch.seqs.count() < rows {
+                ledger.left_the_queue(&batch.id, batch.seqs.is_empty(), now);
+            }
+            if !batch.seqs.is_empty() {
+                claimed.push(batch);
+            }
+        }
+        let book = Self {
+            state_dir: state_dir.to_owned(),
+            clock: clock.clone(),
+            ledger,
+            counted: false,
+            unsaved_told: false,
+            saving: Arc::default(),
+        };
+        Ok((book, claimed))
+    }
+
+    /// A batch was made of these rows.
+    pub(super) fn opened(&mut self, batch: &Batch, tallies: Tallies) {
+        self.ledger.opened(&batch.id, batch.seqs.clone(), tallies, batch.twin);
+    }
+
+    /// A whole batch is proved.
+    pub(super) fn proved(&mut self, id: &str) {
+        self.ledger.proved(id, self.clock.signing_now().timestamp());
+        self.counted = true;
+    }
+
+    /// These rows are proved, whichever batch they were of.
+    pub(super) fn proved_rows(&mut self, seqs: Ranges, tallies: Tallies, twin: bool) {
+        const NOW: &str = "";
+        self.ledger.opened(NOW, seqs, tallies, twin);
+        self.proved(NOW);
+    }
+
+    /// Some of a batch's rows were accepted in a former life, as far as anybody knows: it is not counted as one.
+    pub(super) fn doubts(&mut self, id: &str) {
+        self.ledger.left_the_queue(id, true, self.clock.signing_now().timestamp());
+    }
+
+    /// Without this file a restart sends rows twice, so a disk that does not take it must not keep
+    /// the queue from draining.
+    pub(super) async fn save(&mut self, open: Vec<Batch>) {
+        self.ledger.keep_open(|id| open.iter().any(|batch| batch.id == id));
+        let now = self.clock.signing_now().timestamp();
+        if self.ledger.fold_is_due(now) {
+            self.fold(now).await;
+        }
+        let path = store::path(&self.state_dir);
+        let contents = store::Contents { open, ledger: Some(self.ledger.clone()) };
+        let saved = self.write(move || store::save(&path, &contents)).await;
+        match saved {
+            Ok(()) => (self.unsaved_told, self.counted) = (false, false),
+            Err(error) => self.tell_unsaved(&error),
+        }
+    }
+
+    /// At the end of a run: waits for a write that is under way, and writes what was counted since.
+    pub(super) async fn close(&mut self, open: Vec<Batch>) {
+        drop(self.saving.clone().lock_owned().await);
+        if self.counted {
+            self.save(open).await;
+        }
+    }
+
+    /// Moves what the ledger counted into the files of its days.
+    async fn fold(&mut self, now: i64) {
+        let (state_dir, ledger) = (self.state_dir.clone(), self.ledger.clone());
+        let folded = self.write(move || Ok(days::fold(&state_dir, &ledger, now))).await;
+        let (left, result) =
+            folded.unwrap_or_else(|error| (self.ledger.recent().clone(), Err(error)));
+        self.ledger.folded(left);
+        if let Err(error) = result {
+            self.tell_unsaved(&error);
+        }
+    }
+
+    /// Writes beside the runtime. One write is finished before another begins, also where the task is
+    /// stopped meanwhile.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let writing = self.saving.clone().lock_owned().await;
+        let written = spawn_blocking(move || {
+            let _writing = writing;
+            work()
+        });
+        written.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+    }
+
+    fn tell_unsaved(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.unsaved_told, true) {
+            warn!(event = "upload.state_not_saved", %error, "open batches not written down");
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The uploader: does what [`super::machine`] and [`super::fallback`] say.
+//!
+//! Asked to stop, it sends nothing more and waits a moment for the answers to what is on its way: what is
+//! answered then need not be sent again after the next start.
+
+use std::{convert::Infallible, future::pending, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    fallback::{self, Fallback, Seen, Way},
+    machine::{self, Answer, Effects, Machine, Step},
+};
+use crate::{
+    clock::Clock,
+    config::settings,
+    mqtt::{Handle, PublishError},
+    pulse::{Bound, Pulse},
+    queue::{Claimed, Queue, QueueStat, Ranges, Row},
+    solarin::cbor,
+    upload::{
+        UploadError, UploadStatus,
+        bulk::{self, task::Exchange},
+        proof::{self, Proof},
+    },
+};
+
+/// Rows claimed at a time, and their bytes: some windows' worth, so that the queue's thread is asked seldom
+/// and little is in memory.
+const CLAIM_ROWS: usize = 256;
+const CLAIM_BYTES: usize = 128 * 1024;
+
+/// How long the answers to what is on its way are waited for when stopping.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// What uploads wait for where there is no connection.
+const NO_BROKER: &str = "there is no connection to the broker";
+
+/// What uploads wait for on a machine that nobody has told the time.
+const NO_TIME: &str = "the time is not known yet";
+
+/// The way that rows take while the broker is silent.
+pub trait Spare: Send + Sync {
+    /// Why it could not begin.
+    type Error: std::error::Error + Send;
+
+    /// Sends what is in the queue until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot begin.
+    fn run(&self, stop: CancellationToken) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// One that is made when it is needed.
+impl<E: Exchange, F> Spare for F
+where
+    F: Fn(CancellationToken) -> bulk::Uploader<E> + Send + Sync,
+{
+    type Error = UploadError;
+
+    async fn run(&self, stop: CancellationToken) -> Result<(), UploadError> {
+        self(stop).run().await
+    }
+}
+
+/// There is none.
+impl Spare for () {
+    type Error = Infallible;
+
+    async fn run(&self, stop: CancellationToken) -> Result<(), Infallible> {
+        stop.cancelled().await;
+        Ok(())
+    }
+}
+
+/// Sends what is in the queue to the broker.
+pub struct Uploader<S> {
+    /// How many at a time, and when another way is taken.
+    pub settings: settings::Upload,
+    /// The session with the broker.
+    pub broker: Handle,
+    /// The other way.
+    pub spare: S,
+    /// Where the datum are.
+    pub queue: Queue,
+    /// What becomes of those that the broker took.
+    pub proof: Proof,
+    /// Which time it is.
+    pub clock: Clock,
+    /// How it stands.
+    pub status: watch::Sender<UploadStatus>,
+    /// Shows what it does.
+    pub pulse: Pulse,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+impl<S: Spare> Uploader<S> {
+    /// Runs until it is stopped or the queue has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the other way could not begin.
+    pub async fn run(self) -> Result<(), S::Error> {
+        let began = Instant::now();
+        let mut fallback = Fallback::new(self.settings.fallback_after);
+        while !self.stop.is_cancelled() {
+            match fallback.way() {
+                Way::Mqtt => {
+                    let run = Run::begin(&self, began, &mut fallback).await;
+                    if run.work().await.is_none() {
+                        return Ok(());
+                    }
+                }
+                Way::Https => self.take_the_other_way(began, &mut fallback).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Until the broker is worth a try.
+    async fn take_the_other_way(
+        &self,
+        began: Instant,
+        fallback: &mut Fallback,
+    ) -> Result<(), S::Error> {
+        let end = self.stop.child_token();
+        let mut connected = self.broker.connected();
+        let worth_a_try = async {
+            loop {
+                let left = fallback.next().map(|at| at.saturating_sub(began.elapsed()));
+                sleep(left.unwrap_or_default()).await;
+                // The session ends after the uploader.
+                if connected.wait_for(|connected| *connected).await.is_err() {
+                    return pending().await;
+                }
+                if fallback.tries(began.elapsed()) {
+                    return;
+                }
+            }
+        };
+        let mut other = std::pin::pin!(self.spare.run(end.clone()));
+        tokio::select! {
+            done = &mut other => done,
+            () = worth_a_try => {
+                end.cancel();
+                other.await
+            }
+        }
+    }
+}
+
+/// One stretch of time over the broker.
+struct Run<'a, S> {
+    parts: &'a Uploader<S>,
+    began: Instant,
+    fallback: &'a mut Fallback,
+    machine: Machine,
+    answers: JoinSet<(u64, Result<(), PublishError>)>,
+    connected: watch::Receiver<bool>,
+    stat: watch::Receiver<QueueStat>,
+    /// The last claim found nothing, and the queue has not changed since.
+    dry: bool,
+    status: UploadStatus,
+}
+
+impl<'a, S: Spare> Run<'a, S> {
+    async fn begin(parts: &'a Uploader<S>, began: Instant, fallback: &'a mut Fallback) -> Self {
+        // What another run had claimed; it has ended.
+        parts.proof.begin(Ranges::default()).await;
+        Self {
+            began,
+            fallback,
+            machine: Machine::new(parts.settings.in_flight),
+            answers: JoinSet::new(),
+            connected: parts.broker.connected(),
+            stat: parts.queue.stat(),
+            dry: false,
+            // What was counted is counted since the daemon started.
+            status: UploadStatus { state: "ok", ..parts.status.borrow().clone() },
+            parts,
+        }
+    }
+
+    /// Until rows take another way (`Some`), it is stopped, or the queue has ended.
+    async fn work(mut self) -> Option<()> {
+        let stop = self.parts.stop.clone();
+        let over = loop {
+            let seen = self.look();
+            match self.machine.next(self.began.elapsed(), seen) {
+                Step::Claim => self.claim().await,
+                Step::Send(seq, payload) => {
+                    let broker = self.parts.broker.clone();
+                    self.answers.spawn(async move { (seq, broker.publish(payload).await) });
+                }
+                Step::Wait(until) => {
+                    self.judge_silence(seen);
+                    self.carry_out().await;
+                    if self.fallback.way() == Way::Https {
+                        break Some(());
+                    }
+                    self.publish(seen);
+                    let waited = tokio::select! {
+                        biased;
+                        () = stop.cancelled() => None,
+                        waited = self.wait(until) => waited,
+                    };
+                    if waited.is_none() {
+                        break None;
+                    }
+                    self.carry_out().await;
+                }
+            }
+        };
+        self.end().await;
+        over
+    }
+
+    fn look(&mut self) -> machine::Seen {
+        if self.stat.has_changed().unwrap_or(false) {
+            self.dry = false;
+        }
+        let waiting = self.stat.borrow_and_update().waiting > 0;
+        machine::Seen {
+            connected: *self.connected.borrow_and_update(),
+            waiting: waiting && !self.dry && self.parts.proof.has_room(),
+        }
+    }
+
+    async fn claim(&mut self) {
+        let Claimed { rows, cut } = self.parts.queue.claim(CLAIM_ROWS, CLAIM_BYTES).await;
+        self.dry = rows.is_empty() && !cut;
+        let mut encoded = Vec::with_capacity(rows.len());
+        for row in rows {
+            match encode(&row) {
+                Ok(payload) => encoded.push((row.seq, payload)),
+                Err(reason) => self.give_up(row.seq, reason).await,
+            }
+        }
+        self.machine.claimed(encoded);
+    }
+
+    async fn give_up(&mut self, seq: u64, reason: String) {
+        error!(event = "upload.given_up", seq, reason, "datum given up, see rejected.jsonl");
+        self.status.given_up += 1;
+        self.parts.queue.reject(seq, reason).await;
+    }
+
+    /// Waits for whatever may lead to another step. `None`: the queue has ended.
+    async fn wait(&mut self, until: Option<Duration>) -> Option<()> {
+        let now = self.began.elapsed();
+        let next = [until, self.fallback.next()].into_iter().flatten().min();
+        let left = next.map(|at| at.saturating_sub(now));
+        let _waiting =
+            self.parts.pulse.enter("waiting for datum or the broker", Bound::until(left));
+        let elapsed = async {
+            match left {
+                Some(left) => sleep(left).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            Some(answer) = self.answers.join_next() => self.answered(answer),
+            changed = self.stat.changed() => {
+                changed.ok()?;
+                self.dry = false;
+            }
+            // The session ends after the uploader.
+            Ok(()) = self.connected.changed() => {}
+            () = elapsed => {}
+        }
+        Some(())
+    }
+
+    fn answered(
+        &mut self,
+        answer: Result<(u64, Result<(), PublishError>), tokio::task::JoinError>,
+    ) {
+        self.take(answer);
+        // Those that came together are acknowledged together.
+        while let Some(answer) = self.answers.try_join_next() {
+            self.take(answer);
+        }
+    }
+
+    fn take(&mut self, answer: Result<(u64, Result<(), PublishError>), tokio::task::JoinError>) {
+        let (seq, result) = match answer {
+            Ok(answer) => answer,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going down, and this task with it.
+                Err(_) => return,
+            },
+        };
+        let (answer, seen) = match result {
+            Ok(()) => (Answer::Taken, Seen::Taken),
+            Err(PublishError::NotConnected | PublishError::Lost) => (Answer::Lost, Seen::Useless),
+            Err(error @ (PublishError::Refused { .. } | PublishError::TooLong { .. })) => {
+                (Answer::Refused(error.to_string()), Seen::Useless)
+            }
+        };
+        let now = self.began.elapsed();
+        self.machine.answered(now, fastrand::f64(), seq, answer);
+        let note = self.fallback.saw(now, seen);
+        self.tell_way(note);
+    }
+
+    /// Rows that wait for nothing but the broker make its silence count.
+    fn judge_silence(&mut self, seen: machine::Seen) {
+        let waits = self.stat.borrow().waiting > 0 && self.parts.proof.has_room();
+        let owing = self.machine.has_rows() || (waits && !self.dry);
+        let now = self.began.elapsed();
+        let note = match (owing, seen.connected) {
+            (true, true) => self.fallback.saw(now, Seen::Owing),
+            (true, false) => self.fallback.saw(now, Seen::Useless),
+            (false, _) => self.fallback.saw(now, Seen::Idle),
+        };
+        self.tell_way(note);
+    }
+
+    async fn carry_out(&mut self) {
+        let Effects { handed_over, released, notes } = self.machine.effects();
+        if !handed_over.is_empty() {
+            self.status.uploaded += handed_over.count();
+            self.status.last_success = Some(self.parts.clock.signing_now());
+            self.parts.proof.handed_over(handed_over).await;
+        }
+        if !released.is_empty() {
+            self.parts.queue.release(released).await;
+        }
+        for note in notes {
+            match note {
+                machine::Note::Stopped(reason) => {
+                    error!(
+                        event = "upload.stopped",
+                        error_kind = "refused",
+                        error = reason,
+                        "uploads stopped"
+                    );
+                    self.status.last_error = Some(reason);
+                }
+                machine::Note::Resumed { down } => {
+                    info!(event = "upload.resumed", down_secs = down.as_secs(), "uploads go on");
+                }
+            }
+        }
+    }
+
+    fn tell_way(&self, note: Option<fallback::Note>) {
+        match note {
+            None => {}
+            Some(fallback::Note::Left) => {
+                let silent = self.parts.settings.fallback_after.unwrap_or_default();
+                warn!(
+                    event = "upload.fallback",
+                    silent_secs = silent.as_secs(),
+                    "the broker is silent, datum go over HTTPS"
+                );
+            }
+            Some(fallback::Note::Back { away }) => {
+                info!(
+                    event = "upload.fallback_over",
+                    away_secs = away.as_secs(),
+                    "datum go over the broker again"
+                );
+            }
+        }
+    }
+
+    /// Waits a moment for what is on its way.
+    async fn end(&mut self) {
+        if *self.connected.borrow() {
+            let _waiting =
+                self.parts.pulse.enter("waiting for the last answers", Bound::Within(LINGER));
+            let last = async {
+                while let Some(answer) = self.answers.join_next().await {
+                    self.take(answer);
+                }
+            };
+            // What is not answered until then is sent again.
+            drop(timeout(LINGER, last).await);
+        }
+        self.carry_out().await;
+        let connected = *self.connected.borrow();
+        self.publish(machine::Seen { connected, waiting: false });
+    }
+
+    fn publish(&mut self, seen: machine::Seen) {
+        let stat = *self.stat.borrow();
+        let unplaced = stat.unplaced > 0 && self.parts.clock.trusted_now().is_none();
+        let waits_for = if let Some(reason) = self.machine.refused() {
+            Some(reason)
+        } else if !seen.connected {
+            Some(NO_BROKER)
+        } else if !self.parts.proof.has_room() {
+            Some(proof::NO_ROOM)
+        } else {
+            unplaced.then_some(NO_TIME)
+        };
+        self.status.state = match (self.machine.refused(), waits_for) {
+            (Some(_), _) => "stopped",
+            (None, Some(_)) => "waiting",
+            (None, None) => "ok",
+        };
+        self.status.waits_for = waits_for.map(str::to_owned);
+        self.parts.status.send_if_modified(|status| {
+            let changed = *status != self.status;
+            status.clone_from(&self.status);
+            changed
+        });
+    }
+}
+
+fn encode(row: &Row) -> Result<Bytes, String> {
+    let datum = row.datum().map_err(|error| error.to_string())?;
+    Ok(Bytes::from(cbor::datum(&datum, row.unix_ms)))
+}

@@ -1,0 +1,531 @@
+//! Uploads over MQTT and the live feed: the real daemon against a real mosquitto with TLS, client certificates and
+//! rules for each node, and the server's collector behind it.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::{TimeDelta, Utc};
+use serde_json::Value;
+use solarnet_sim::{
+    Authority, Broker, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site, SolarIn, Unit,
+};
+use solarnode_agent::{
+    clock::Clock,
+    config::settings,
+    domain::{Datum, Samples, Stamp},
+    queue::Queue,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter, seed, solarnet},
+    ledger::{Ledger, committed},
+    wire::{Way, Wire},
+};
+
+const SOURCE: &str = "/site/meter";
+
+/// A node with its server, its broker, and a link to the broker that can be cut.
+struct Bench {
+    sim: Sim,
+    site: Site,
+    authority: Authority,
+    _solarin: SolarIn,
+    broker: Broker,
+    wire: Wire,
+    agent: Agent,
+    config: String,
+}
+
+impl Bench {
+    /// With more configuration. The meter is read five times a second.
+    fn new(more: &str) -> Self {
+        let sim = Sim::start(seed()).expect("a simulator");
+        let site = Site::start(vec![Unit::meter(1)]).expect("a site");
+        let authority = Authority::new().expect("an authority");
+        let solarin = SolarIn::start(&sim, &authority).expect("SolarIn");
+        let broker = Broker::start(&sim, &authority).expect("a broker");
+        let wire = Wire::to(broker.address());
+        let reach = format!("[solarnet]\nca_file = \"ca.pem\"\nin_url = \"{}\"", solarin.url());
+        let upload = "[upload]\nvia = \"mqtt\"\nfallback_after = \"never\"";
+        let mqtt = format!("\n[mqtt]\nurl = \"mqtts://{}\"\nkeep_alive = \"5s\"\n", wire.address());
+        let config = solarnet(&sim).replace("[solarnet]", &reach).replace("[upload]", upload);
+        let meter = link(&site) + &meter(1, SOURCE, "200ms");
+        let agent = Agent::new(&(config.clone() + &mqtt + &meter + more));
+        fs::write(agent.path("ca.pem"), authority.pem()).expect("written");
+        let config = config + &mqtt + &meter;
+        Self { sim, site, authority, _solarin: solarin, broker, wire, agent, config }
+    }
+
+    /// The same with the node's certificate stored.
+    fn with_certificate(more: &str) -> Self {
+        let bench = Self::new(more);
+        let node = bench.issue(&NodeCertificate::around(NODE, Utc::now()));
+        bench.import(&node);
+        bench
+    }
+
+    fn issue(&self, wanted: &NodeCertificate) -> NodeIdentity {
+        self.authority.issue_node(wanted).expect("a certificate")
+    }
+
+    fn import(&self, node: &NodeIdentity) {
+        let text = node.chain_pem() + &node.key_pem();
+        let file = self.agent.private_file("node.pem", &text);
+        self.agent.ask(&["identity", "import", file.to_str().expect("text")]);
+    }
+
+    /// Puts a certificate where `identity import` would not.
+    fn smuggle(&self, node: &NodeIdentity) {
+        let folder = credentials(&self.agent);
+        self.agent.private_file("smuggled", &(node.key_pem() + &node.chain_pem()));
+        fs::rename(self.agent.path("smuggled"), folder.join("node.pem")).expect("moved");
+    }
+
+    fn arrived(&self) -> usize {
+        Ledger::of(&self.sim).readings(SOURCE).len()
+    }
+
+    fn fresh_readings_arrive(&self) {
+        let read = self.site.readings(1);
+        eventually("a fresh reading arrives", || {
+            Ledger::of(&self.sim).readings(SOURCE).iter().any(|number| *number > read + 1)
+        });
+    }
+
+    /// By which way the newest reading came.
+    fn newest_came_by(&self) -> Option<String> {
+        let rows = self.sim.ledger();
+        let newest =
+            rows.iter().filter(|(key, _)| key.source == SOURCE).max_by_key(|(key, _)| key.ms);
+        newest.map(|(_, entry)| entry.last_job.clone())
+    }
+
+    /// Without a meter, until nothing waits.
+    fn drain(&self, daemon: Daemon) {
+        assert!(daemon.stop().success());
+        let config = fs::read_to_string(self.agent.config()).expect("a configuration");
+        let (without, _) = config.split_once("[[modbus]]").expect("a meter");
+        fs::write(self.agent.config(), without).expect("written");
+        let daemon = self.agent.start();
+        self.agent.until_nothing_waits();
+        assert!(daemon.stop().success());
+    }
+
+    /// The ledger's questions.
+    fn everything_arrived(&self, daemon: Daemon) {
+        self.drain(daemon);
+        let read = self.site.readings(1);
+        let ledger = Ledger::of(&self.sim);
+        ledger.assert_has_all(committed(&self.agent).values());
+        ledger.assert_only_readings(SOURCE, self.site.readings(1));
+        ledger.assert_unchanged();
+        let arrived = ledger.readings(SOURCE);
+        let missing: Vec<u32> = (1..=read).filter(|number| !arrived.contains(number)).collect();
+        assert!(missing.is_empty(), "{missing:?} of {read}");
+        assert_eq!(self.sim.dropped(), []);
+    }
+}
+
+/// The folder of the store, as the agent makes it.
+fn credentials(agent: &Agent) -> PathBuf {
+    let folder = agent.state_dir().join("credentials");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).expect("a folder");
+    folder
+}
+
+fn error_of(status: &Value) -> &str {
+    status["mqtt"]["last_error"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn readings_leave_as_they_are_stored_and_come_as_they_were_read() {
+    let bench = Bench::with_certificate("");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    assert_eq!(bench.newest_came_by().as_deref(), Some("mqtt"));
+    let status = bench.agent.status_when("it is connected", |s| s["mqtt"]["state"] == "connected");
+    assert_eq!(status["upload"]["state"], "ok");
+    assert!(status["mqtt"]["published"].as_u64() >= Some(1), "{status}");
+    let sessions = bench.broker.sessions();
+    let [session] = &sessions[..] else { panic!("{sessions:?}") };
+    assert_eq!((session.client.as_str(), session.version), ("123", 5));
+    assert!(session.clean && session.keep_alive == 5, "{session:?}");
+    assert!(session.user.contains("UID"), "{session:?}");
+    assert_eq!(daemon.events("mqtt.connected").len(), 1);
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn a_broker_that_was_away_gets_everything_that_was_read_meanwhile() {
+    let bench = Bench::with_certificate("");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    bench.broker.stop();
+    let status = bench.agent.status_when("it waits", |s| s["upload"]["state"] == "waiting");
+    assert_eq!(status["upload"]["waits_for"], "there is no connection to the broker");
+    let read = bench.site.readings(1);
+    eventually("readings go on", || bench.site.readings(1) > read + 10);
+    bench.broker.start_again().expect("a broker");
+    bench.fresh_readings_arrive();
+    // Killed, it may lose what it had acknowledged, which is why that is not called stored.
+    bench.broker.kill();
+    bench.agent.status_when("it waits again", |s| s["upload"]["state"] == "waiting");
+    bench.broker.start_again().expect("a broker");
+    bench.fresh_readings_arrive();
+    assert_eq!(daemon.events("mqtt.disconnected").len(), 1, "told once, as it comes and goes");
+    assert_eq!(daemon.events("mqtt.connected").len(), 2);
+    bench.drain(daemon);
+    Ledger::of(&bench.sim).assert_only_readings(SOURCE, bench.site.readings(1));
+}
+
+/// In the middle of the TCP connection, of the TLS handshake, of CONNECT, of SUBSCRIBE, and between a message
+/// and its PUBACK: wherever so many bytes fall.
+#[test]
+fn a_connection_cut_in_any_phase_costs_no_reading() {
+    let bench = Bench::with_certificate("");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    let there = [0, 100, 700, 1300, 1500, 1700].map(|bytes| (Way::There, bytes));
+    let back = [1, 600, 1400, 1800, 2100, 2300, 2400].map(|bytes| (Way::Back, bytes));
+    for (way, bytes) in there.into_iter().chain(back) {
+        let connections = bench.wire.connections();
+        bench.wire.cut_after(way, bytes);
+        bench.wire.cut();
+        eventually("it connects again", || bench.wire.connections() > connections);
+        bench.fresh_readings_arrive();
+    }
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn a_broker_that_says_nothing_any_more_is_left_and_what_it_did_not_acknowledge_is_sent_again() {
+    let bench = Bench::with_certificate("");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    bench.wire.hush(true);
+    eventually("the silence is noticed", || {
+        !daemon.lines_with(&["event=\"mqtt.disconnected\"", "error_kind=\"silent\""]).is_empty()
+    });
+    bench.wire.cut();
+    bench.wire.hush(false);
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn a_slow_link_that_breaks_now_and_then_carries_everything() {
+    let bench = Bench::with_certificate("");
+    bench.wire.delay(Duration::from_millis(150));
+    bench.wire.throttle(Some(8_000));
+    let daemon = bench.agent.start();
+    for _ in 0..3 {
+        bench.fresh_readings_arrive();
+        bench.wire.cut_after(Way::There, 900);
+    }
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn a_certificate_that_the_broker_refuses_is_named_and_the_next_one_taken_up_at_once() {
+    let bench = Bench::new("");
+    let now = Utc::now();
+    let expired =
+        NodeCertificate::between(NODE, now - TimeDelta::days(9), now - TimeDelta::days(1));
+    let early = NodeCertificate::between(NODE, now + TimeDelta::days(1), now + TimeDelta::days(9));
+    let stranger = Authority::new().expect("an authority");
+    let of_a_stranger = stranger.issue_node(&NodeCertificate::around(NODE, now)).expect("one");
+    for node in [bench.issue(&expired), bench.issue(&early), of_a_stranger] {
+        bench.smuggle(&node);
+        let daemon = bench.agent.start();
+        let status = bench.agent.status_when("it is refused", |s| !error_of(s).is_empty());
+        let error = error_of(&status);
+        assert!(error.contains("certificate"), "{error}");
+        assert!(daemon.stop().success());
+    }
+    fs::remove_file(bench.agent.state_dir().join("credentials/node.pem")).expect("removed");
+    let daemon = bench.agent.start();
+    bench.agent.status_when("there is none", |s| !error_of(s).is_empty());
+    assert_eq!(bench.arrived(), 0);
+    bench.import(&bench.issue(&NodeCertificate::around(NODE, now)));
+    bench.fresh_readings_arrive();
+    let connections = bench.wire.connections();
+    bench.import(&bench.issue(&NodeCertificate::around(NODE, now).rsa()));
+    eventually("it connects with the other one", || bench.wire.connections() > connections);
+    eventually("and says so", || !daemon.events("mqtt.certificate_changed").is_empty());
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
+impl Bench {
+    fn is_not_trusted(&self, edit: impl Fn(&str) -> String) {
+        self.agent.configure(&edit(&self.config));
+        let daemon = self.agent.start();
+        let status =
+            self.agent.status_when("it is not trusted", |s| s["mqtt"]["state"] == "stopped");
+        assert!(error_of(&status).contains("the broker is not trusted"), "{}", error_of(&status));
+        assert_eq!(daemon.lines_with(&["event=\"mqtt.stopped\"", "untrusted"]).len(), 1);
+        assert!(daemon.stop().success());
+    }
+}
+
+#[test]
+fn a_broker_of_another_authority_or_name_is_not_trusted_and_gets_nothing() {
+    let bench = Bench::with_certificate("");
+    let stranger = Authority::new().expect("an authority");
+    fs::write(bench.agent.path("other.pem"), stranger.pem()).expect("written");
+    let with = |line: &str| {
+        let line = format!("[mqtt]\n{line}");
+        move |config: &str| config.replace("[mqtt]", &line)
+    };
+    bench.is_not_trusted(with("ca_file = \"other.pem\""));
+    bench.is_not_trusted(with("server_name = \"queue.example\""));
+    assert_eq!(bench.broker.sessions(), []);
+    let named = with("server_name = \"localhost\"");
+    bench.agent.configure(&named(&bench.config));
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn a_node_without_rights_at_the_broker_stops_and_keeps_everything() {
+    let bench = Bench::new("");
+    // The broker has rules for the nodes that the server knows.
+    let config = bench.config.replace("id = 123", "id = 124");
+    bench.agent.configure(&config);
+    bench.import(&bench.issue(&NodeCertificate::around(124, Utc::now())));
+    let daemon = bench.agent.start();
+    let status = bench.agent.status_when("it stops", |s| s["upload"]["state"] == "stopped");
+    let error = status["upload"]["last_error"].as_str().expect("an error");
+    assert!(error.contains("not authorized") && error.contains("node/124/datum"), "{error}");
+    let read = bench.site.readings(1);
+    eventually("readings go on", || bench.site.readings(1) > read + 5);
+    assert_eq!(daemon.events("upload.stopped").len(), 1);
+    assert_eq!(daemon.events("upload.given_up"), [""; 0]);
+    assert!(daemon.stop().success());
+    let kept = committed(&bench.agent).len();
+    assert!(kept + 1 >= bench.site.readings(1) as usize, "{kept}");
+    assert_eq!(bench.sim.ledger_count().datum, 0);
+}
+
+#[test]
+fn what_is_no_instruction_is_told_once_and_ends_nothing() {
+    let bench = Bench::with_certificate("");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    for garbage in [&b"garbage"[..], b"", &[0x9f; 300_000], &[0xff; 40]] {
+        assert!(bench.broker.publish("node/123/instr", garbage));
+    }
+    eventually("it is told", || !daemon.events("mqtt.message_garbled").is_empty());
+    // The other way is not taken before that.
+    bench.sim.set_instruction_queuing(TimeDelta::seconds(20));
+    // Longer than we said that we take.
+    assert!(bench.broker.publish("node/123/instr", &vec![0; 2 << 20]));
+    bench.fresh_readings_arrive();
+    let id = bench.sim.add_instruction(NewInstruction {
+        node: NODE,
+        topic: "NoSuchTopic".to_owned(),
+        ..NewInstruction::default()
+    });
+    eventually("an instruction still comes", || {
+        bench.sim.instruction(id).is_some_and(|instruction| instruction.state.is_final())
+    });
+    assert_eq!(daemon.events("mqtt.message_garbled").len(), 1);
+    assert_eq!(daemon.events("mqtt.disconnected"), [""; 0]);
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn two_programs_with_one_certificate_are_told_of_each_other() {
+    let bench = Bench::with_certificate("");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    let other = Agent::new(&bench.config);
+    fs::write(other.path("ca.pem"), bench.authority.pem()).expect("written");
+    let folder = credentials(&other);
+    let stored = bench.agent.state_dir().join("credentials/node.pem");
+    fs::copy(stored, folder.join("node.pem")).expect("copied");
+    let _second = other.start();
+    eventually("it is told", || {
+        // This broker does not say why; others do.
+        !daemon.lines_with(&["event=\"mqtt.disconnected\"", "error_kind=\"rival\""]).is_empty()
+    });
+    let told = daemon.lines_with(&["error_kind=\"rival\""]);
+    assert!(told.iter().all(|line| line.contains("stop one of them")), "{told:?}");
+}
+
+#[test]
+fn a_silent_broker_is_gone_round_and_come_back_to_without_loss() {
+    let bench = Bench::with_certificate("");
+    let config = bench.config.replace("\"never\"", "\"2s\"");
+    bench.agent.configure(&config);
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    assert_eq!(bench.newest_came_by().as_deref(), Some("mqtt"));
+    bench.broker.stop();
+    eventually("readings come another way", || bench.newest_came_by().as_deref() == Some("bulk"));
+    assert_eq!(daemon.events("upload.fallback").len(), 1);
+    bench.broker.start_again().expect("a broker");
+    eventually("they come over the broker again", || {
+        bench.newest_came_by().as_deref() == Some("mqtt")
+    });
+    eventually("and it is told", || daemon.events("upload.fallback_over").len() == 1);
+    bench.fresh_readings_arrive();
+    assert_eq!(daemon.events("upload.fallback").len(), 1);
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn the_broker_is_found_through_the_network_identity_document() {
+    let bench = Bench::with_certificate("");
+    let url = format!("url = \"mqtts://{}\"\n", bench.wire.address());
+    bench.agent.configure(&bench.config.replace(&url, ""));
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    assert_eq!(bench.wire.connections(), 0, "the document does not know the link");
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn a_broker_without_tls_needs_no_certificate() {
+    let bench = Bench::new("");
+    let url = format!("mqtts://{}", bench.wire.address());
+    bench.agent.configure(&bench.config.replace(&url, &bench.broker.plain_url()));
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
+/// Puts readings into the queue of an agent that does not run.
+fn fill(state_dir: &Path, count: i64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        fs::create_dir_all(state_dir).expect("a folder");
+        let clock = Clock::open(state_dir).expect("a clock");
+        let limits = settings::Queue { limit_bytes: 256 << 20, at_risk: Duration::from_secs(1) };
+        let (datum, readings) = mpsc::channel(1024);
+        let (_queue, worker) = Queue::open(state_dir, &limits, clock, readings).expect("a queue");
+        let stop = CancellationToken::new();
+        let ended = worker.spawn(stop.clone()).expect("a thread");
+        let first = Utc::now().timestamp_millis() - count;
+        for number in 0..count {
+            let samples = Samples {
+                instantaneous: vec![("watts".into(), 230.into()), ("number".into(), number.into())],
+                accumulating: vec![("wattHours".into(), 41_899_999.into())],
+                ..Samples::default()
+            };
+            let stamp = Stamp::Wall { unix_ms: first + number };
+            let source = SOURCE.parse().expect("a source");
+            datum.send(Datum { source, stamp, samples }).await.expect("taken");
+        }
+        drop(datum);
+        stop.cancel();
+        ended.await.expect("an end").expect("committed");
+    });
+}
+
+/// Readings of a backlog. `BACKLOG=100000` in the environment makes it five times as long.
+fn backlog() -> i64 {
+    let wanted = std::env::var("BACKLOG").ok().and_then(|text| text.parse().ok());
+    wanted.unwrap_or(20_000)
+}
+
+#[test]
+fn a_long_backlog_drains_through_the_window_in_bounded_memory() {
+    let backlog = backlog();
+    let bench = Bench::with_certificate("");
+    let without_meter = bench.config.split("[[modbus]]").next().expect("a part");
+    let wider = without_meter.replace("fallback_after", "in_flight = 200\nfallback_after");
+    bench.agent.configure(&wider);
+    fill(&bench.agent.state_dir(), backlog);
+    let daemon = bench.agent.start();
+    let idle = daemon.resident_kib();
+    let (begun, mut most) = (std::time::Instant::now(), 0);
+    eventually_within(Duration::from_secs(300), "the backlog is drained", || {
+        most = most.max(daemon.resident_kib());
+        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= backlog
+    });
+    println!("{backlog} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
+    // The queue maps nothing and the window is small: what grows is the allocator's slack.
+    assert!(most < idle + 16 * 1024, "{idle} KiB became {most}");
+    bench.agent.until_nothing_waits();
+    assert!(daemon.stop().success());
+    assert_eq!(bench.sim.dropped(), []);
+}
+
+#[test]
+fn killed_at_random_over_mqtt_nothing_committed_is_lost() {
+    let bench = Bench::with_certificate("");
+    let seed = std::env::var("KILL_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("KILL_SEED={seed} kills at the same moments again");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut kept = std::collections::BTreeMap::new();
+    for _ in 0..10 {
+        let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "debug"]));
+        match random.u8(..4) {
+            0 => bench.wire.cut_after(Way::Back, random.u64(..4000)),
+            1 => bench.wire.cut_after(Way::There, random.u64(..4000)),
+            2 => bench.wire.delay(Duration::from_millis(random.u64(..100))),
+            _ => bench.wire.delay(Duration::ZERO),
+        }
+        // Random moments are what is being tested, not guesses at how long something takes.
+        std::thread::sleep(Duration::from_millis(random.u64(100..2500)));
+        daemon.kill();
+        if bench.agent.state_dir().join("queue").exists() {
+            kept.extend(committed(&bench.agent));
+        }
+    }
+    bench.wire.delay(Duration::ZERO);
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    bench.drain(daemon);
+    kept.extend(committed(&bench.agent));
+    let ledger = Ledger::of(&bench.sim);
+    ledger.assert_has_all(kept.values());
+    ledger.assert_only_readings(SOURCE, bench.site.readings(1));
+    ledger.assert_unchanged();
+    assert_eq!(bench.sim.dropped(), []);
+}
+
+#[test]
+fn the_live_feed_shows_each_reading_and_costs_the_main_path_nothing() {
+    let bench = Bench::with_certificate("");
+    let flux = Broker::start_flux(&bench.sim, &bench.authority).expect("a broker");
+    bench.agent.configure(&(bench.config.clone() + "\n[flux]\nretain = true\n"));
+    let daemon = bench.agent.start();
+    eventually("readings are shown", || flux.flux().len() >= 3);
+    let shown = flux.flux();
+    let message = shown.last().expect("a message");
+    assert_eq!(message.topic, "node/123/datum/0/site/meter");
+    let created = message.content["created"].as_i64().expect("a number");
+    assert_eq!(message.content["sourceId"], SOURCE);
+    assert_eq!(message.content["_v"], 2);
+    let stored = || bench.sim.entry(NODE, SOURCE, created);
+    eventually("it is stored as well", || stored().is_some());
+    let stored = stored().expect("just seen").datum.to_json();
+    assert_eq!(stored["i"]["watts"].to_string(), message.content["watts"].to_string());
+    assert_eq!(stored["s"]["opState"], message.content["opState"]);
+    assert_eq!(flux.retained("node/123/#").expect("a broker").len(), 1);
+    flux.stop();
+    let status = bench
+        .agent
+        .status_when("some are left out", |status| status["flux"]["left_out"].as_u64() >= Some(3));
+    assert_eq!(status["upload"]["state"], "ok");
+    bench.fresh_readings_arrive();
+    let before = flux.flux().len();
+    flux.start_again().expect("a broker");
+    eventually("readings are shown again", || flux.flux().len() > before);
+    // A reload takes it away and leaves the rest alone.
+    bench.agent.configure(&bench.config);
+    assert!(daemon.reload().contains("config.reloaded"));
+    assert_eq!(bench.agent.status().expect("a status")["flux"], Value::Null);
+    bench.everything_arrived(daemon);
+}
