@@ -19,6 +19,7 @@ mod part;
 mod rehearse;
 mod reload;
 mod services;
+mod spare;
 mod task;
 mod view;
 

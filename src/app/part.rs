@@ -11,6 +11,7 @@ use super::{
     brokers::Live,
     ends::{Buses, Outcomes},
     services::Services,
+    spare,
     task::Task,
     view::{Auditing, Board, View},
 };
@@ -289,7 +290,11 @@ pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: 
         let uploader = mqtt::Uploader {
             settings: settings.upload.clone(),
             broker: live.handle.clone(),
-            spare: bulk_uploads(base, settings, ways, proof.clone(), &pulse),
+            spare: spare::Shown {
+                way: bulk_uploads(base, settings, ways, proof.clone(), &pulse),
+                clock: base.clock.clone(),
+                since: base.board.over_https.clone(),
+            },
             queue,
             proof,
             clock: base.clock.clone(),

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
@@ -30,6 +31,8 @@ pub(super) struct Board {
     /// Every bus that runs, in the order of the configuration.
     pub(super) buses: watch::Sender<Vec<watch::Receiver<BusStatus>>>,
     pub(super) upload: watch::Sender<UploadStatus>,
+    /// Since when readings go over HTTPS because the broker is silent.
+    pub(super) over_https: watch::Sender<Option<DateTime<Utc>>>,
     /// `None` where SolarQuery is not asked.
     pub(super) proof: watch::Sender<Option<proof::Status>>,
     pub(super) credential: watch::Sender<refresh::Status>,
@@ -53,6 +56,7 @@ impl Board {
             config: watch::Sender::new(config),
             buses: watch::Sender::default(),
             upload: watch::Sender::default(),
+            over_https: watch::Sender::default(),
             proof: watch::Sender::default(),
             credential: watch::Sender::default(),
             identity: watch::Sender::default(),
@@ -125,6 +129,7 @@ impl View {
     fn upload(&self) -> Value {
         let mut upload = json!(*self.board.upload.borrow());
         upload["via"] = json!(self.board.config.borrow().settings.upload.via);
+        upload["over_https_since"] = json!(*self.board.over_https.borrow());
         upload["proof"] = json!(*self.board.proof.borrow());
         upload
     }

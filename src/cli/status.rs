@@ -12,7 +12,7 @@ use crate::observe::control::Ask;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  solarnode-agent status --json | jq .queue.records")]
 pub struct Status {
-    /// Print JSON: {sources, queue, upload, clock, credentials, instructions, config}
+    /// Print JSON: {sources, queue, upload, mqtt, flux, files, clock, credentials, instructions, config, tasks}
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -49,6 +49,8 @@ fn render(status: &Value) -> String {
     section("sources", each(&status["sources"], source));
     section("queue", queue(&status["queue"]));
     section("uploads", upload(&status["upload"]));
+    section("mqtt", broker(&status["mqtt"]).into_iter().collect());
+    section("flux", flux(&status["flux"]).into_iter().collect());
     if !status["files"]["folders"].as_array().is_none_or(Vec::is_empty) {
         section("files", files(&status["files"]));
     }
@@ -127,6 +129,10 @@ fn upload(upload: &Value) -> Vec<String> {
     let line =
         format!("{}; {done}, last {}", show(&upload["state"]), show(&upload["last_success"]));
     let mut lines = vec![line];
+    if !upload["over_https_since"].is_null() {
+        let since = show(&upload["over_https_since"]);
+        lines.push(format!("over HTTPS since {since}, as the broker is silent"));
+    }
     lines.extend(proof(&upload["proof"]));
     if upload["state"] == "ok" {
         return lines;
@@ -151,6 +157,28 @@ fn proof(proof: &Value) -> Option<String> {
         show(&proof["last_shown"]),
     );
     Some(with(line, "waits: ", &proof["waits_for"]))
+}
+
+/// A session with a broker, where there is to be one.
+fn broker(session: &Value) -> Option<String> {
+    session.as_object()?;
+    let line = match session["state"].as_str() {
+        Some("connected") => {
+            format!("connected to {} since {}", show(&session["broker"]), show(&session["since"]))
+        }
+        state => {
+            let (state, since) = (state.unwrap_or("-"), show(&session["since"]));
+            let broker = with(String::new(), "broker ", &session["broker"]);
+            format!("not connected since {since} ({state}){broker}")
+        }
+    };
+    Some(with(line, "", &session["last_error"]))
+}
+
+fn flux(flux: &Value) -> Option<String> {
+    let line = broker(&flux["broker"])?;
+    let (published, left_out) = (show(&flux["published"]), show(&flux["left_out"]));
+    Some(format!("{line}; {published} published since the start, {left_out} left out"))
 }
 
 fn files(files: &Value) -> Vec<String> {
@@ -236,6 +264,26 @@ fn configuration(config: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn brokers_and_the_way_round_them_are_shown_where_there_are_any() {
+        let text = render(&serde_json::json!({
+            "upload": { "state": "ok", "via": "mqtt", "over_https_since": "2026-11-22T01:00:00.5Z" },
+            "mqtt": { "state": "waiting", "broker": "mqtts://b:8883", "since": "2026-11-22T00:50:00Z",
+                      "last_error": "no route" },
+            "flux": { "published": 7, "left_out": 1,
+                      "broker": { "state": "connected", "broker": "mqtts://f:8884", "since": null } },
+        }));
+        for line in [
+            "over HTTPS since 2026-11-22T01:00:00Z, as the broker is silent",
+            "mqtt          not connected since 2026-11-22T00:50:00Z (waiting); broker mqtts://b:8883; no route",
+            "flux          connected to mqtts://f:8884 since -; 7 published since the start, 1 left out",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        let text = render(&serde_json::json!({ "mqtt": null, "flux": null }));
+        assert!(!text.contains("mqtt") && !text.contains("flux"), "{text}");
+    }
 
     #[test]
     fn an_answer_of_another_version_is_shown_as_far_as_it_goes() {
