@@ -646,9 +646,11 @@ impl Worker {
         });
     }
 
-    /// When the first record that waits was read; looked up when another one became the first.
+    /// When the first record that waits was read; looked up when another one became the first, and until its time is known.
     fn oldest(&mut self, first: u64) -> Option<i64> {
-        if self.oldest.is_none_or(|(seq, _)| seq != first) {
+        // What had no time may have been given one since.
+        let placed = !self.unplaced.values().any(|seqs| seqs.contains(first));
+        if self.oldest.is_none_or(|(seq, time)| seq != first || (time.is_none() && placed)) {
             let record = self.peek(first, 1)?.into_iter().next()?;
             let stamp = record::decode_stamp(&record.payload).ok();
             self.oldest = Some((first, stamp.and_then(|stamp| self.clock.place(stamp))));
