@@ -280,7 +280,7 @@ impl<C: RefreshCalls> Keeper<C> {
                 error!(
                     event = "credential.missing",
                     %token, because,
-                    "no token, uploads wait"
+                    "no token, what it signs waits"
                 );
             }
             Condition::TimeUnknown => {
