@@ -118,12 +118,17 @@ fn queue(queue: &Value) -> Vec<String> {
 
 fn upload(upload: &Value) -> Vec<String> {
     let uploaded = show(&upload["uploaded"]);
+    // What SolarQuery has to show is only accepted before.
+    let word = match (upload["via"].as_str(), upload["proof"].is_object()) {
+        (Some("mqtt"), _) => "handed over",
+        (_, true) => "accepted",
+        (_, false) => "proved",
+    };
     let done = match upload["via"].as_str() {
-        Some("mqtt") => format!("{uploaded} handed over since the start"),
-        Some("bulk") => format!("{uploaded} proved since the start"),
+        Some("mqtt" | "bulk") => format!("{uploaded} {word} since the start"),
         _ => {
             let open = show(&upload["open_jobs"]);
-            format!("{uploaded} proved since the start, open jobs: {open}")
+            format!("{uploaded} {word} since the start, open jobs: {open}")
         }
     };
     let line =
@@ -137,10 +142,12 @@ fn upload(upload: &Value) -> Vec<String> {
     if upload["state"] == "ok" {
         return lines;
     }
-    for (name, label) in [("waits_for", "waits: "), ("last_error", "last error: ")] {
-        if !upload[name].is_null() {
-            lines.push(format!("{label}{}", show(&upload[name])));
-        }
+    let (waits_for, last_error) = (&upload["waits_for"], &upload["last_error"]);
+    if !waits_for.is_null() {
+        lines.push(format!("waits: {}", show(waits_for)));
+    }
+    if !last_error.is_null() && last_error != waits_for {
+        lines.push(format!("last error: {}", show(last_error)));
     }
     lines
 }

@@ -17,7 +17,7 @@ pub struct UploadStatus {
     pub given_up: u64,
     /// When the last of them was.
     pub last_success: Option<DateTime<Utc>>,
-    /// What went wrong last, with its remedy.
+    /// What went wrong last, with its remedy, until uploads go on.
     pub last_error: Option<String>,
     /// What is being waited for, if anything.
     pub waits_for: Option<String>,

@@ -136,6 +136,7 @@ impl Note {
             }
             Self::Resumed { down } => {
                 info!(event = "upload.resumed", down_secs = down.as_secs(), "uploads go on");
+                status.last_error = None;
             }
         }
     }
