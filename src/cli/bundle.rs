@@ -129,6 +129,7 @@ fn of_the_agent(archive: &mut Archive, config: &Path) -> Result<(), Failure> {
         ("queue-check.json", &["queue", "check", "--json"]),
         ("instructions.json", &["instruction", "list", "--json"]),
         ("tokens.json", &["token", "show", "--json"]),
+        ("identity.json", &["identity", "show", "--json"]),
     ] {
         archive.add_output(name, Program::this(config, arguments))?;
     }

@@ -29,6 +29,7 @@ use toml::{
 
 use super::{
     ConfigError, checked, merged,
+    problem::join,
     schema::{Described, Section},
     written::{self, Node, Table, Value},
 };
@@ -116,6 +117,13 @@ fn written(value: &Value) -> String {
             let values: Vec<String> = nodes.iter().map(|node| written(&node.value)).collect();
             format!("[{}]", values.join(", "))
         }
+        Value::Table(table) => {
+            let entry = |(name, node): &(String, Node)| {
+                format!("{} = {}", join("", name), written(&node.value))
+            };
+            let entries: Vec<String> = table.entries.iter().map(entry).collect();
+            format!("{{ {} }}", entries.join(", "))
+        }
         other => other.shown(),
     }
 }
@@ -172,6 +180,13 @@ impl Spans {
         keep: bool,
     ) {
         match value.get_ref() {
+            // Names with a value each, which are a value together.
+            DeValue::Table(table) if keep => {
+                for (name, value) in table {
+                    self.0.push((name.span(), true));
+                    self.value(value, None, true);
+                }
+            }
             DeValue::Table(table) => self.table(table, section),
             DeValue::Array(values) => values.iter().for_each(|v| self.value(v, section, keep)),
             _ => self.0.push((value.span(), keep)),
@@ -291,6 +306,15 @@ any = 0xdead
             assert_eq!(values(&path), values(&copy));
             assert!(!values(&copy).concat().contains(REMOVED));
         }
+    }
+
+    #[test]
+    fn numbers_with_names_are_kept_and_other_values_below_them_are_not() {
+        let head = "[[control]]\nstates = ";
+        let fine = format!("{head}{{ Normal = 1, Standby = 0 }}\nsignals = {{ open = 1 }}\n");
+        assert_eq!(redact(&fine), Some((fine.clone(), 0)));
+        let (text, removed) = redact(&format!("{head}{{ Normal = \"hunter2\" }}\n")).expect("TOML");
+        assert!(!text.contains("hunter2") && removed == 1, "{text}");
     }
 
     #[test]
