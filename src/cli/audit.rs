@@ -94,7 +94,7 @@ impl Audit {
         let token = token.unwrap_or(&settings.solarnet.token).clone();
         let store = Store::new(&settings.state_dir, None);
         let stored = store.load_stored(&token).or_exit(Exit::NoPermission)?;
-        let Some(stored) = stored else { return Err(no_token(&token)) };
+        let Some(stored) = stored else { return Err(no_token(&token, settings)) };
         let ledger = ledger(settings)?;
         let known = store.remembered(&token, &stored.token_id).or_exit(Exit::NoPermission)?;
         let policy = known.map(|known| known.policy()).unwrap_or_default();
@@ -159,13 +159,16 @@ impl Audit {
     }
 }
 
-fn no_token(name: &TokenName) -> Failure {
+fn no_token(name: &TokenName, settings: &Settings) -> Failure {
+    let own = "`[audit] token` in the configuration then names it";
+    let named = if settings.audit.token.as_ref() == Some(name) { "" } else { own };
+    let sign = if named.is_empty() { "" } else { "; " };
     Failure::new(
         Exit::Config,
         format!(
             "no token `{name}` on this device; `solarnode-agent token create {name} --for-config \
-             --type data` issues one for audits, `token import {name} --token-id ID` takes one that \
-             there is"
+             --type data --as MANAGER` issues one for audits, `token import {name} --token-id ID` takes \
+             one that there is{sign}{named}"
         ),
     )
 }

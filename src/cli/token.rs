@@ -204,11 +204,37 @@ impl TokenContext {
         }
     }
 
+    /// What to say of the token of [solarnet] where it has nothing to do.
+    fn idle_token(&self) -> Result<String, Failure> {
+        let idle = "with the node's certificate, nothing in this configuration needs that token";
+        Ok(match &self.needs()?.audit_token {
+            Some(audit) => format!("{idle}; `{audit}` audits, see `--type data`"),
+            None => idle.to_owned(),
+        })
+    }
+
     /// Tells the user where the daemon will not use the token of that name.
-    fn note_other_token(&self, streams: &mut Streams<'_>, name: &TokenName) -> io::Result<()> {
+    fn note_other_token(
+        &self,
+        streams: &mut Streams<'_>,
+        name: &TokenName,
+        kind: create::Kind,
+    ) -> io::Result<()> {
         let used = &self.solarnet.token;
         if name == used || self.needs_of(name).is_some() {
             return Ok(());
+        }
+        if let (create::Kind::Data, Some(needs)) = (kind, &self.needs) {
+            return match &needs.audit_token {
+                Some(used) => writeln!(
+                    streams.err,
+                    "note: the configuration audits with another token, `audit.token = \"{used}\"`"
+                ),
+                None => writeln!(
+                    streams.err,
+                    "note: the configuration does not use it yet: `[audit] token = \"{name}\"`"
+                ),
+            };
         }
         writeln!(
             streams.err,

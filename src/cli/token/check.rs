@@ -46,7 +46,7 @@ Example:
   solarnode-agent token check
   solarnode-agent token check --as MANAGER < secret.txt")]
 pub(super) struct Check {
-    /// The token's name [default: the configured one]
+    /// The token's name [default: the configured one, or where it has nothing to do that of [audit]]
     name: Option<TokenName>,
     /// Print JSON: {token, token_id, key_date, key_ends, renewable, tried, policy, policy_from,
     /// policy_seen, missing, excess, stops}
@@ -101,7 +101,22 @@ impl Check {
         context: &TokenContext,
         connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
     ) -> Result<Exit, Failure> {
-        let name = self.name.as_ref().unwrap_or(&context.solarnet.token);
+        let own = &context.solarnet.token;
+        let name = match (&self.name, &context.needs) {
+            (Some(name), _) => name,
+            // Where the node's certificate does the work, the one that audits is all there is to check.
+            (None, Some(needs))
+                if !needs.is_any()
+                    && context.store().load_stored(own).or_store_exit()?.is_none() =>
+            {
+                let Some(audit) = &needs.audit_token else {
+                    writeln!(streams.err, "{}", context.idle_token()?)?;
+                    return Ok(Exit::Ok);
+                };
+                audit
+            }
+            (None, _) => own,
+        };
         let stored = context.stored(name)?;
         let calls = connect(context)?;
         let manager = match self.manager.given() {

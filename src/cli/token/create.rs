@@ -258,7 +258,7 @@ impl Create {
         streams.out.flush()?;
         store.remove_note(&wanted.name, Note::Issue).or_store_exit()?;
         if wanted.install {
-            context.note_other_token(streams, &wanted.name)?;
+            context.note_other_token(streams, &wanted.name, self.kind)?;
             context.tell_daemon(streams, &wanted.name, "the running daemon uses it from now on")?;
         }
         Ok(Exit::Ok)

@@ -23,8 +23,8 @@ use chrono::NaiveDate;
 use clap::Args;
 
 use super::{
-    Exit, Failure, OrExit, OrStoreExit, Streams, TokenContext, block_on, parse_key_date,
-    parse_token_id, read_key_file, read_secret, read_secret_file, readable, taken,
+    Exit, Failure, OrExit, OrStoreExit, Streams, TokenContext, block_on, create::Kind,
+    parse_key_date, parse_token_id, read_key_file, read_secret, read_secret_file, readable, taken,
 };
 use crate::{
     clock::build_date,
@@ -127,7 +127,7 @@ impl Import {
                 if renewed { ", and is renewed by the daemon" } else { "" }
             )?,
         }
-        context.note_other_token(streams, name)?;
+        context.note_other_token(streams, name, Kind::User)?;
         context.tell_daemon(streams, name, "the running daemon uses it from now on")?;
         Ok(Exit::Ok)
     }

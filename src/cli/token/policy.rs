@@ -102,9 +102,7 @@ impl PolicyCommand {
         let (Some(id), Some(acting)) = (&self.id, self.manager.given()) else {
             let now = chrono::Utc::now();
             if self.for_config && self.kind == Kind::User && !context.needs()?.is_any() {
-                let idle =
-                    "with the node's certificate, nothing in this configuration needs a token";
-                writeln!(streams.err, "{idle}")?;
+                writeln!(streams.err, "{}", context.idle_token()?)?;
             }
             return print_json(streams, &self.policy.over(&base, now)?.to_json());
         };
