@@ -117,7 +117,7 @@ static MODBUS: Key<Parsed<String>> = Key {
     form: Parsed {
         kind: "text",
         range: "the `name` of a [[modbus]]",
-        shown: true,
+        shown: |_| true,
         parse: |text| Some(text.to_owned()),
     },
     presence: Presence::Required,

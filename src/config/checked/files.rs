@@ -113,7 +113,7 @@ static SOURCE: Key<Parsed<SourceId>> = Key {
     form: Parsed {
         kind: "source ID",
         range: "1 to 64 characters without + # * ? , and blanks at its ends",
-        shown: true,
+        shown: |_| true,
         parse: |text| text.parse().ok(),
     },
     presence: Presence::Optional("no datum"),

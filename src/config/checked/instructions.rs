@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
     form::{Flag, Listed, Parsed, Span, span_text},
-    problem::Problems,
+    problem::{Place, Problems},
     schema::{Key, Presence, Reader, Section},
     settings::Instructions,
     written::Table,
@@ -94,11 +94,16 @@ pub(super) fn complain_of_starved_uploads(
     }
 }
 
+/// Where `result_source` stands.
+pub(super) fn place_of_result_source(table: &Table, problems: &Problems) -> Place {
+    Reader::known(table, &SECTION, problems).place(RESULT_SOURCE.name)
+}
+
 /// A source ID, wherever one stands.
 pub(super) const SOURCE_ID: Parsed<SourceId> = Parsed {
     kind: "source ID",
     range: "1 to 64 characters without + # * ? , control characters or blanks at its ends",
-    shown: true,
+    shown: |_| true,
     parse: |text| text.parse().ok(),
 };
 

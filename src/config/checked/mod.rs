@@ -32,7 +32,7 @@ use super::{
     form::File,
     problem::{Place, Problem, Problems},
     schema::{Inner, Key, Presence, Reader, Section, Shape},
-    settings::{Bus, Flux, Queue, RepositorySettings, Settings, SolarNet},
+    settings::{Bus, Flux, Proof, Queue, RepositorySettings, Settings, SolarNet, Upload, Via},
     written::Table,
 };
 use crate::domain::{NodeId, SourceId};
@@ -104,6 +104,13 @@ pub(super) fn settings(
     let mqtt = mqtt::check(&file.section("mqtt"), problems);
     let flux = flux_of(&file, problems);
     let audit = audit::check(&file.section("audit"), problems);
+    if let Some(upload) = &upload {
+        if let (Some(solarnet), true) = (&solarnet, upload.via != Via::Import) {
+            let table = file.section("solarnet");
+            solarnet::complain_of_no_certificate(&table, solarnet, problems);
+        }
+        complain_of_idle_keys(&file, upload, problems);
+    }
     let queue = queue::check(&file.section("queue"), problems);
     let instructions = instructions::check(&file.section("instructions"), problems);
     if let (Some(instructions), Some(solarnet)) = (&instructions, &solarnet) {
@@ -128,6 +135,10 @@ pub(super) fn settings(
         .into_iter()
         .map(|table| files::check(table, &mut names, &mut folders, problems))
         .collect();
+    if let Some(source) = instructions.as_ref().and_then(|i| i.result_source.as_ref()) {
+        let place = instructions::place_of_result_source(&file.section("instructions"), problems);
+        names.add_source(source, place, problems);
+    }
     if file.has("files") && !file.has("repository") {
         let expected = "[repository] with its `url`: files have to go somewhere";
         file.error("repository", "nothing", expected);
@@ -155,6 +166,32 @@ pub(super) fn settings(
         repository: repository?,
         files: file_folders.into_iter().collect::<Option<_>>()?,
     })
+}
+
+/// Somebody meant something by a key that does nothing.
+fn complain_of_idle_keys(file: &Reader<'_>, upload: &Upload, problems: &Problems) {
+    let by_broker = upload.via == Via::Mqtt;
+    let idle = [
+        ("upload", "in_flight", !by_broker),
+        ("upload", "fallback_after", !by_broker),
+        ("audit", "settle", upload.proof != Proof::Query),
+    ];
+    for (section, key, idle) in idle {
+        let table = file.section(section);
+        if let (true, Some(node)) = (idle, table.get(key)) {
+            let wanted = if section == "audit" { "proof = \"query\"" } else { "via = \"mqtt\"" };
+            let found = format!("{}, which has no effect", node.value.shown());
+            problems.warning(
+                &node.place,
+                found,
+                format!("{wanted} under [upload], or no such key"),
+            );
+        }
+    }
+    if file.has("mqtt") && !by_broker {
+        let expected = "via = \"mqtt\" under [upload], or no such heading";
+        problems.warning(&file.place("mqtt"), "a broker that is not used", expected);
+    }
 }
 
 /// The File Repository: the outer `None` after a complaint, the inner one where there is none.
@@ -300,8 +337,8 @@ impl Names {
         self.on_a_line.contains(bus)
     }
 
-    /// Notes the source of a unit or control, which must not share it: the server knows a datum by
-    /// node, source and time.
+    /// Notes the source of a unit, a control or of results, which must not share it: the server knows a datum
+    /// by node, source and time.
     fn add_source(&mut self, source: &SourceId, place: Place, problems: &Problems) {
         if let Some(other) = self.sources.get(source) {
             let found = format!("{:?}, which {} has too", source.as_str(), other.file_and_line());

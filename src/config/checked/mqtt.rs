@@ -36,10 +36,14 @@ const REFUSED: &[(&str, &str)] = &[
 const BROKER_URL: Parsed<BrokerUrl> = Parsed {
     kind: "broker address",
     range: "`mqtts://host:port`, or `mqtt://host:port` on a network you trust; no path",
-    // What is not an address may have a password in it.
-    shown: false,
+    shown: no_user,
     parse: |text| text.parse().ok(),
 };
+
+/// A password stands before an `@`.
+fn no_user(text: &str) -> bool {
+    !text.contains('@')
+}
 
 static URL: Key<Parsed<BrokerUrl>> = Key {
     name: "url",
@@ -125,6 +129,13 @@ fn broker(
     if ca_file.as_ref().is_some_and(|path| !path.is_file()) {
         reader.error(CA_FILE.name, reader.shown(CA_FILE.name), "a PEM file that is there");
         return None;
+    }
+    if url.as_ref().is_some_and(|url| !url.secure) {
+        for name in [SERVER_NAME.name, CA_FILE.name].into_iter().filter(|name| reader.has(name)) {
+            let found = format!("{}, which has no effect", reader.shown(name));
+            let expected = "mqtts:// in `url`, or no such key: mqtt:// shows no certificate";
+            problems.warning(&reader.place(name), found, expected);
+        }
     }
     Some(Broker { url, server_name: server_name.map(|(name, _)| name), ca_file })
 }

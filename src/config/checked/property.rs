@@ -48,7 +48,7 @@ static NAME: Key<Parsed<String>> = Key {
     form: Parsed {
         kind: "text",
         range: "1 to 64 characters without control characters and blanks at its ends",
-        shown: true,
+        shown: |_| true,
         parse: label,
     },
     presence: Presence::Required,

@@ -31,7 +31,7 @@ static TOKEN: Key<Parsed<TokenName>> = Key {
     form: Parsed {
         kind: "name",
         range: "1 to 64 of a-z A-Z 0-9 - _ and . , not beginning with a dot",
-        shown: false,
+        shown: |_| false,
         parse: |text| text.parse().ok(),
     },
     presence: Presence::Default("\"files\""),

@@ -39,7 +39,7 @@ static PORT: Key<Parsed<PathBuf>> = Key {
     form: Parsed {
         kind: "path",
         range: "the whole path of a serial port, such as \"/dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0\"",
-        shown: true,
+        shown: |_| true,
         parse: |text| {
             let path = Path::new(text);
             (path.is_absolute() && !text.contains('\0')).then(|| path.to_owned())

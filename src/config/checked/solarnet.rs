@@ -51,7 +51,7 @@ static TOKEN: Key<Parsed<TokenName>> = Key {
     form: Parsed {
         kind: "name",
         range: "1 to 64 of a-z A-Z 0-9 - _ and . , not beginning with a dot",
-        shown: false,
+        shown: |_| false,
         parse: |text| text.parse().ok(),
     },
     presence: Presence::Default("\"site\""),
@@ -131,6 +131,15 @@ pub(super) fn check(table: &Table, problems: &Problems) -> Option<SolarNet> {
         requests_per_second: requests_per_second?,
         timeout: timeout?,
     })
+}
+
+/// SolarIn knows a node by its certificate, which only TLS shows; to this machine itself, too.
+pub(super) fn complain_of_no_certificate(table: &Table, solarnet: &SolarNet, problems: &Problems) {
+    if solarnet.in_url.starts_with("http://") {
+        let reader = Reader::known(table, &SECTION, problems);
+        let expected = "https://, since http:// has no place for the node's certificate, which `upload.via` needs";
+        reader.error(IN_URL.name, reader.shown(IN_URL.name), expected);
+    }
 }
 
 /// As it stands in a `Host` header.

@@ -24,7 +24,7 @@ pub(in crate::config) struct Parsed<T: 'static> {
     /// What makes a good one.
     pub(in crate::config) range: &'static str,
     /// Whether a value that does not fit may be shown; a secret is easily put in the wrong place.
-    pub(in crate::config) shown: bool,
+    pub(in crate::config) shown: fn(&str) -> bool,
     pub(in crate::config) parse: fn(&str) -> Option<T>,
 }
 
@@ -38,7 +38,7 @@ impl<T> Form for Parsed<T> {
         };
         read.ok_or_else(|| Wrong {
             found: match value {
-                Value::Text(text) if !self.shown => {
+                Value::Text(text) if !(self.shown)(text) => {
                     Some(format!("a text of {} characters", text.chars().count()))
                 }
                 _ => None,
@@ -174,11 +174,16 @@ impl<T: Ord> Form for Named<T> {
         };
         let number = Number { not_zero: false, not_negative: false };
         let entry = |(name, node): &(String, Node)| {
+            let named = shorten(name);
             let name = (self.parse)(name).ok_or_else(|| Wrong {
-                found: Some(format!("{:?}", shorten(name))),
+                found: Some(format!("{named:?}")),
                 ..expected(&format!("names of {}", self.what))
             })?;
-            Ok((name, number.read(&node.value)?))
+            let value = number.read(&node.value).map_err(|wrong| {
+                let found = wrong.found.unwrap_or_else(|| node.value.shown());
+                Wrong { found: Some(format!("{named} = {found}")), ..wrong }
+            })?;
+            Ok((name, value))
         };
         table.entries.iter().map(entry).collect()
     }
