@@ -287,6 +287,8 @@ pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: 
     let (queue, proof) = (base.queue.for_task(&pulse), proof.for_task(&pulse));
     if let Some(live) = ways.mqtt {
         let uploader = mqtt::Uploader {
+            node: settings.node,
+            state_dir: settings.state_dir.clone(),
             settings: settings.upload.clone(),
             broker: live.handle.clone(),
             spare: bulk_uploads(base, settings, ways, proof.clone(), &pulse),

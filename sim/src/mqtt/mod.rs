@@ -195,6 +195,11 @@ impl Broker {
         lock(&self.world).instructions.hold = hold;
     }
 
+    /// The collector loses the next messages of nodes without a word; the broker has acknowledged them.
+    pub fn lose(&self, count: usize) {
+        self.collector.lose(count);
+    }
+
     /// What nodes showed on SolarFlux, oldest first.
     pub fn flux(&self) -> Vec<FluxMessage> {
         self.collector.flux()
