@@ -52,6 +52,22 @@ async fn what_is_pushed_is_carried_out_at_once_and_its_results_come_with_the_fin
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_arrives_while_a_poll_is_due_is_not_forgotten_by_it() {
+    let (world, _dir) = world();
+    world.lock().device = Device::TakesItsTime(secs(12));
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.set(7, "3");
+    sleep(secs(1)).await;
+    // Waits for the end of the first one, as the poll does that is due meanwhile.
+    world.set(8, "4");
+    sleep(secs(25)).await;
+    assert_eq!(world.state(8), Some(InstructionState::Completed), "{:?}", world.log());
+    assert_eq!(world.lock().writes.len(), 2);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_broker_it_comes_with_the_next_poll_and_its_results_go_the_same_way() {
     let (world, _dir) = world();
     world.lock().broker_up = false;
