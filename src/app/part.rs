@@ -173,7 +173,7 @@ pub(super) fn instructor(
         }
         Via::Bulk | Via::Mqtt => {
             let broker = ways.mqtt.map(|live| live.handle.for_task(&pulse));
-            let server = Certificate { solarin: ways.solarin.for_task(&pulse), broker, node };
+            let server = Certificate::new(ways.solarin.for_task(&pulse), broker, node);
             instructor_of(server, base, settings, pulse, buses)
         }
     }

@@ -137,6 +137,29 @@ async fn with_the_broker_gone_in_the_middle_the_end_is_told_over_https() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_older_word_that_the_broker_held_back_is_not_the_last_one() {
+    let (world, _dir) = world();
+    world.lock().device = Device::TakesItsTime(secs(5));
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.lock().broker_holds = true;
+    world.set(7, "3");
+    sleep(secs(2)).await;
+    assert_eq!(world.lock().held.len(), 1, "{:?}", world.log());
+    (world.lock().broker_up, world.lock().broker_holds) = (false, false);
+    sleep(secs(10)).await;
+    assert_eq!(world.state(7), Some(InstructionState::Completed));
+    world.lock().broker_up = true;
+    sleep(secs(40)).await;
+    running.stop().await;
+    let told = ["7 Completed", "7 Executing", "7 Completed"];
+    let log = world.log();
+    let states: Vec<&String> = log.iter().filter(|line| told.contains(&line.as_str())).collect();
+    assert_eq!(states, told, "{log:?}");
+    assert_eq!(results(&world, 7)["after"], 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_only_the_broker_left_what_is_pushed_is_still_carried_out() {
     let (world, _dir) = world();
     world.lock().failures.extend([Some(Cause::Unreachable); 100]);
