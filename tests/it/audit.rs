@@ -19,7 +19,7 @@ const LIST: &str = "/solarquery/api/v1/sec/datum/list";
 const AUDIT: &str = "[audit]\ntoken = \"audit\"\n";
 
 /// Gives the agent a token for audits.
-fn import_audit(agent: &Agent, sim: &Sim, policy: &Value) {
+pub(crate) fn import_audit(agent: &Agent, sim: &Sim, policy: &Value) {
     let token = sim.issue_token(USER, TokenKind::ReadNodeData, policy);
     let secret = agent.private_file("secret", &token.secret);
     let secret = secret.to_str().expect("text");
