@@ -11,7 +11,8 @@ use std::{
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
-    Authority, Broker, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site, SolarIn, Unit,
+    Authority, Broker, Certificate, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site,
+    SolarIn, Unit,
 };
 use solarnode_agent::{
     clock::Clock,
@@ -290,6 +291,30 @@ fn a_broker_of_another_authority_or_name_is_not_trusted_and_gets_nothing() {
     let named = with("server_name = \"localhost\"");
     bench.agent.configure(&named(&bench.config));
     let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn an_expired_certificate_of_the_broker_is_named_and_a_renewed_one_is_found() {
+    let bench = Bench::with_certificate("");
+    let now = Utc::now();
+    let show = |until| {
+        bench.broker.stop();
+        let wanted = Certificate::between(now - TimeDelta::days(9), until);
+        bench.broker.show(&bench.authority, &wanted).expect("a certificate");
+        bench.broker.start_again().expect("a broker");
+    };
+    show(now - TimeDelta::days(1));
+    let daemon = bench.agent.start();
+    let status = bench.agent.status_when("it is not accepted", |s| !error_of(s).is_empty());
+    let error = error_of(&status);
+    assert!(error.contains("the broker's certificate is not valid now"), "{error}");
+    assert!(error.contains("check the clock of this machine"), "{error}");
+    let told = ["event=\"mqtt.disconnected\"", "error_kind=\"certificate_dates\""];
+    assert_eq!(daemon.lines_with(&told).len(), 1);
+    assert_eq!(bench.broker.sessions(), []);
+    show(now + TimeDelta::days(9));
     bench.fresh_readings_arrive();
     bench.everything_arrived(daemon);
 }
