@@ -82,7 +82,8 @@ def _costs(about: Line, runs: dict[tuple[str, str], list[Line]]) -> str:
 
 def _losses(about: Line, runs: dict[tuple[str, str], list[Line]]) -> str:
     rows = [
-        "| What happens | Agent | readings due | read | of these never arrived | the rest was there after | reads again after |",
+        "| What happens | Agent | readings due | read | of these never arrived | the rest was there after "
+        "| reads again after |",
         "| --- | --- | --: | --: | --: | --: | --: |",
     ]
     for scenario, work in LOSSES.items():

@@ -21,10 +21,10 @@ pub(crate) fn all(with_root: bool) -> Result<(), String> {
     let cargo = cargo();
     run(&cargo, &["fmt", "--all", "--check"])?;
     run(&cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
-    // Most tests of the whole agent wait for it most of the time.
+    // One run names all that fails. Most tests of the whole agent wait for it most of the time.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = format!("--test-threads={}", 2 * cores);
-    let mut arguments = vec!["test", "--workspace", "--locked", "--", &*threads];
+    let mut arguments = vec!["test", "--workspace", "--locked", "--no-fail-fast", "--", &*threads];
     arguments.extend(with_root.then_some("--include-ignored"));
     run(&cargo, &arguments)?;
     crate::run::quickstart(&[])?;

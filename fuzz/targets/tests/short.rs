@@ -102,7 +102,7 @@ macro_rules! each {
 }
 
 each! {
-    config control_request file_answer identity instructions modbus_answer modbus_rtu modbus_tcp modbus_value
-    policy queue_record recording server_data server_date solarnet_answer spool_recovery
+    cbor config control_request file_answer identity instructions modbus_answer modbus_rtu modbus_tcp modbus_value
+    policy queue_record recording server_data server_date solarin_answer solarnet_answer spool_recovery
     state_files
 }
