@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{part::Base, task::Task};
@@ -20,7 +20,7 @@ use crate::{
         Identity,
         network::{self, Network},
     },
-    mqtt::{Client, Deliver, Handle, Session, Subscription, Surroundings},
+    mqtt::{self, Client, Deliver, Handle, Session, Subscription, Surroundings},
     net::{Net, NetError, Tls},
     pulse::{Bound, During, Pulse},
     solarin::cbor,
@@ -77,6 +77,10 @@ impl IdleSession {
 
 /// What a session asks of SolarNetwork.
 struct Services {
+    /// The broker, where the configuration says so.
+    url: Option<BrokerUrl>,
+    /// The session that has its broker for itself.
+    ahead: Option<watch::Receiver<mqtt::Status>>,
     network: Network,
     /// The broker's name in the network identity document.
     name: &'static str,
@@ -86,16 +90,33 @@ struct Services {
 
 impl Surroundings for Services {
     async fn find_broker(&self) -> Result<BrokerUrl, String> {
+        let url = self.wanted().await?;
+        // Two sessions of one node end each other there.
+        let taken = self.ahead.as_ref().and_then(|ahead| ahead.borrow().broker.clone());
+        if taken.and_then(|taken| taken.parse().ok()).is_some_and(|taken| url.is_at(&taken)) {
+            return Err(format!(
+                "{url} is the broker of [mqtt], which has one session for this node: `flux.url` must name another one"
+            ));
+        }
+        Ok(url)
+    }
+
+    async fn learn_time(&self) {
+        self.net.probe_date(&self.in_url).await;
+    }
+}
+
+impl Services {
+    async fn wanted(&self) -> Result<BrokerUrl, String> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
         let (in_url, name) = (&self.in_url, self.name);
         let url = self.network.service_url(name).await;
         let url = url.ok_or_else(|| {
             format!("{in_url} does not say where `{name}` is, or does not answer: `url` may say so")
         })?;
         url.parse().map_err(|error| format!("{in_url} says that `{name}` is at {url}: {error}"))
-    }
-
-    async fn learn_time(&self) {
-        self.net.probe_date(&self.in_url).await;
     }
 }
 
@@ -150,7 +171,7 @@ pub(super) fn mqtt(base: &Base, settings: &Settings) -> Result<Option<IdleSessio
         keep_alive: settings.mqtt.keep_alive,
         in_flight: settings.upload.in_flight,
     };
-    let mut idle = session(base, settings, client, network::MQTT)?;
+    let mut idle = session(base, settings, client, network::MQTT, None)?;
     let deliver = Box::new(Pushed(base.inbox_sender.clone()));
     let topic = format!("node/{node}/instr");
     idle.session = idle.session.listening(Subscription { topic, deliver });
@@ -173,21 +194,24 @@ pub(super) fn flux(base: &Base, settings: &Settings) -> Result<Option<IdleSessio
         keep_alive: FEED_KEEP_ALIVE,
         in_flight: FEED_AT_ONCE,
     };
-    session(base, settings, client, network::FLUX).map(Some)
+    let ahead = (settings.upload.via == Via::Mqtt).then(|| base.board.mqtt.subscribe());
+    session(base, settings, client, network::FLUX, ahead).map(Some)
 }
 
 fn session(
     base: &Base,
     settings: &Settings,
-    client: Client,
+    mut client: Client,
     name: &'static str,
+    ahead: Option<watch::Receiver<mqtt::Status>>,
 ) -> Result<IdleSession, NetError> {
     let (solarnet, clock, link) = (&settings.solarnet, base.clock.clone(), client.link);
     let (pulse, stop) = (base.pulses.of(link), CancellationToken::new());
     let tls = tls(link, settings, &client.broker, clock.clone(), Some(&base.identity))?;
     let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone())?;
     let network = Network::new(&solarnet.in_url, net.clone(), clock.clone(), &settings.state_dir);
-    let services = Services { network, name, net, in_url: solarnet.in_url.clone() };
+    let (url, in_url) = (client.broker.url.take(), solarnet.in_url.clone());
+    let services = Services { url, ahead, network, name, net, in_url };
     let status = match link {
         "flux" => base.board.flux_broker.clone(),
         _ => base.board.mqtt.clone(),

@@ -173,7 +173,7 @@ pub(super) fn instructor(
         }
         Via::Bulk | Via::Mqtt => {
             let broker = ways.mqtt.map(|live| live.handle.for_task(&pulse));
-            let server = Certificate { solarin: ways.solarin.for_task(&pulse), broker, node };
+            let server = Certificate::new(ways.solarin.for_task(&pulse), broker, node);
             instructor_of(server, base, settings, pulse, buses)
         }
     }
@@ -287,6 +287,8 @@ pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: 
     let (queue, proof) = (base.queue.for_task(&pulse), proof.for_task(&pulse));
     if let Some(live) = ways.mqtt {
         let uploader = mqtt::Uploader {
+            node: settings.node,
+            state_dir: settings.state_dir.clone(),
             settings: settings.upload.clone(),
             broker: live.handle.clone(),
             spare: bulk_uploads(base, settings, ways, proof.clone(), &pulse),

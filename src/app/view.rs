@@ -124,6 +124,7 @@ impl View {
 
     fn upload(&self) -> Value {
         let mut upload = json!(*self.board.upload.borrow());
+        upload["via"] = json!(self.board.config.borrow().settings.upload.via);
         upload["proof"] = json!(*self.board.proof.borrow());
         upload
     }

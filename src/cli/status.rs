@@ -115,13 +115,17 @@ fn queue(queue: &Value) -> Vec<String> {
 }
 
 fn upload(upload: &Value) -> Vec<String> {
-    let line = format!(
-        "{}; {} proved since the start, open jobs: {}, last {}",
-        show(&upload["state"]),
-        show(&upload["uploaded"]),
-        show(&upload["open_jobs"]),
-        show(&upload["last_success"]),
-    );
+    let uploaded = show(&upload["uploaded"]);
+    let done = match upload["via"].as_str() {
+        Some("mqtt") => format!("{uploaded} handed over since the start"),
+        Some("bulk") => format!("{uploaded} proved since the start"),
+        _ => {
+            let open = show(&upload["open_jobs"]);
+            format!("{uploaded} proved since the start, open jobs: {open}")
+        }
+    };
+    let line =
+        format!("{}; {done}, last {}", show(&upload["state"]), show(&upload["last_success"]));
     let mut lines = vec![line];
     lines.extend(proof(&upload["proof"]));
     if upload["state"] == "ok" {

@@ -181,7 +181,8 @@ pub struct Audit {
 }
 
 /// The server's ways in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Via {
     /// SolarUser's datum import, signed with a token.
     Import,

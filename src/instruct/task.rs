@@ -246,9 +246,6 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             let mut failed = is_general(&result);
             // What arrives unasked shows that the server is there, whatever became of the last poll.
             up |= !arrived.is_empty();
-            for message in arrived.drain(..) {
-                self.take_in(&message);
-            }
             if !failed && Instant::now() >= next_poll {
                 result = self.poll().await;
                 up = result.is_ok() || self.server.is_connected();
@@ -256,6 +253,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
                 let pause =
                     if up && result.is_err() { self.back_off(&result) } else { self.interval };
                 next_poll = Instant::now() + pause;
+            }
+            // After the poll, which forgets what it does not list: what is being pushed is not listed.
+            for message in arrived.drain(..) {
+                self.take_in(&message);
             }
             if !failed && up {
                 let round = self.round().await;

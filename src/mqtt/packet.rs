@@ -73,7 +73,7 @@ pub(super) enum Outgoing {
 
 /// What the broker sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub enum Incoming {
     /// The session has begun.
     Connected(Terms),
     /// There will be no session.
@@ -109,13 +109,13 @@ pub(super) enum Incoming {
 
 /// What the broker allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Terms {
+pub struct Terms {
     /// Messages without acknowledgement.
-    pub(super) in_flight: u16,
+    pub in_flight: u16,
     /// The longest packet it takes.
-    pub(super) max_packet: Option<u32>,
+    pub max_packet: Option<u32>,
     /// The longest silence in seconds, where it wants another than ours.
-    pub(super) keep_alive_secs: Option<u16>,
+    pub keep_alive_secs: Option<u16>,
 }
 
 /// Why the broker does not want something.
@@ -147,7 +147,7 @@ impl std::fmt::Display for Refusal {
 /// Bytes that are no packet, or one that is too long.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Malformed(String);
+pub struct Malformed(String);
 
 /// Bytes that a message takes beside its topic and payload, at most: type, length, both lengths within, number.
 const OVERHEAD: usize = 1 + 4 + 2 + 2 + 1;
@@ -206,7 +206,7 @@ pub(super) fn encode(packet: Outgoing, out: &mut BytesMut) -> Result<(), Malform
 /// # Errors
 ///
 /// If it is none, or longer than [`MAX_INCOMING`].
-pub(super) fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
+pub fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
     let length = match v5::check(received.iter(), Some(MAX_INCOMING)) {
         Ok(header) => header.frame_length(),
         Err(Error::InsufficientBytes(_)) => return Ok(None),

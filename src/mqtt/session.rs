@@ -171,7 +171,7 @@ pub trait Deliver: Send {
 
 /// What a session asks of the world beside its broker.
 pub trait Surroundings: Send + Sync {
-    /// Where the broker is, if the configuration does not say so.
+    /// Where the broker is. Asked before each attempt.
     fn find_broker(&self) -> impl Future<Output = Result<BrokerUrl, String>> + Send;
 
     /// Asks somebody for the time: the broker's certificate is not valid at the one that is believed in.
@@ -289,12 +289,9 @@ impl<S: Surroundings> Session<S> {
     pub async fn run(mut self) {
         let stop = self.stop.clone();
         loop {
-            let url = match self.client.broker.url.clone() {
-                Some(url) => url,
-                None => tokio::select! {
-                    () = stop.cancelled() => return,
-                    url = self.find() => url,
-                },
+            let url = tokio::select! {
+                () = stop.cancelled() => return self.tell_down("stopped"),
+                url = self.find() => url,
             };
             let ended = tokio::select! {
                 biased;
@@ -336,10 +333,11 @@ impl<S: Surroundings> Session<S> {
             };
             let link = self.client.link;
             if !std::mem::replace(&mut told, true) {
-                warn!(event = "mqtt.address_unknown", link, reason, "broker not known");
+                warn!(event = "mqtt.address_unknown", link, reason, "no broker to connect to");
             }
             self.status.send_modify(|status| {
                 status.state = "waiting";
+                status.broker = None;
                 status.last_error = Some(reason);
             });
             self.rest(ADDRESS_EVERY).await;
@@ -562,7 +560,10 @@ impl<S: Surroundings> Session<S> {
 
     fn tell_down(&self, state: &'static str) {
         self.connected.send_replace(false);
-        self.status.send_modify(|status| status.state = state);
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.broker = None;
+        });
     }
 
     fn now(&self) -> Duration {

@@ -85,7 +85,8 @@ impl Book {
         proof.begin(accepted).await;
         let mut claimed = Vec::new();
         for mut batch in contents.open {
-            let rows = batch.seqs.count();
+            // Without rows it stands for some that are not in it ([`Book::save_hours`]).
+            let rows = batch.seqs.count().max(1);
             batch.seqs = queue.claim_exactly(batch.seqs).await;
             if batch.seqs.count() < rows {
                 ledger.left_the_queue(&batch.id, batch.seqs.is_empty(), now);
@@ -123,6 +124,24 @@ impl Book {
         self.proved(NOW);
     }
 
+    /// Whether something was counted that is not on disk.
+    pub(super) fn has_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// As [`Book::save`], where rows come and go one by one: any number of rows of these hours may be on
+    /// their way until the next time. Whoever opens the book after a crash marks them.
+    pub(super) async fn save_hours(&mut self, hours: Tallies) {
+        const HOURS: &str = "hours";
+        let mut open = Vec::new();
+        if !hours.is_empty() {
+            let batch = Batch::new(HOURS.to_owned(), Ranges::default(), true);
+            self.opened(&batch, hours);
+            open.push(batch);
+        }
+        self.save(open).await;
+    }
+
     /// Some of a batch's rows were accepted in a former life, as far as anybody knows: it is not counted as one.
     pub(super) fn doubts(&mut self, id: &str) {
         self.ledger.left_the_queue(id, true, self.clock.signing_now().timestamp());
@@ -145,10 +164,12 @@ impl Book {
         }
     }
 
-    /// At the end of a run: waits for a write that is under way, and writes what was counted since.
+    /// At the end of a run: waits for a write that is under way, and writes what was counted since, or that
+    /// nothing is on its way any more.
     pub(super) async fn close(&mut self, open: Vec<Batch>) {
         drop(self.saving.clone().lock_owned().await);
-        if self.counted {
+        let ended = open.is_empty() && self.ledger.on_its_way().next().is_some();
+        if self.counted || ended {
             self.save(open).await;
         }
     }

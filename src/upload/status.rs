@@ -9,13 +9,13 @@ use tokio::sync::watch;
 pub struct UploadStatus {
     /// `ok`, `waiting` (it passes) or `stopped` (a person has to do something).
     pub state: &'static str,
-    /// Jobs that the server has and has not finished, as far as we know.
+    /// Jobs that the server has and has not finished, as far as we know. The other ways have none.
     pub open_jobs: usize,
-    /// Datum proved since the daemon started.
+    /// Datum proved since the daemon started; over a broker, those that it took.
     pub uploaded: u64,
     /// Datum given up since the daemon started.
     pub given_up: u64,
-    /// When a batch was proved last.
+    /// When the last of them was.
     pub last_success: Option<DateTime<Utc>>,
     /// What went wrong last, with its remedy.
     pub last_error: Option<String>,

@@ -32,7 +32,7 @@ use super::{
     form::File,
     problem::{Place, Problem, Problems},
     schema::{Inner, Key, Presence, Reader, Section, Shape},
-    settings::{Bus, Flux, Queue, RepositorySettings, Settings, SolarNet},
+    settings::{Bus, Flux, Queue, RepositorySettings, Settings, SolarNet, Upload, Via},
     written::Table,
 };
 use crate::domain::{NodeId, SourceId};
@@ -103,6 +103,11 @@ pub(super) fn settings(
     let upload = upload::check(&file.section("upload"), problems);
     let mqtt = mqtt::check(&file.section("mqtt"), problems);
     let flux = flux_of(&file, problems);
+    if let (Some(Upload { via: Via::Mqtt, .. }), Some(mqtt), Some(Some(flux))) =
+        (&upload, &mqtt, &flux)
+    {
+        mqtt::complain_of_one_broker(&file.section("flux"), mqtt, flux, problems);
+    }
     let audit = audit::check(&file.section("audit"), problems);
     let queue = queue::check(&file.section("queue"), problems);
     let instructions = instructions::check(&file.section("instructions"), problems);

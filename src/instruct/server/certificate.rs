@@ -4,11 +4,20 @@
 //! A state goes to the broker first; where that takes no message within [`PUBLISH_LIMIT`], it goes with an
 //! exchange. Both may then have happened, which is harmless: the same word twice is the same word.
 //!
+//! What is harmful is an older word that a broker still holds when the end has gone the other way: the server
+//! writes what comes last. So the end of an instruction of which the broker had heard before is told to the broker
+//! as well, behind the older word, as soon as it takes messages again. This is not on disk: after a restart in
+//! between the older word may stay, and the node's journal knows better.
+//!
 //! An acknowledgement that reaches the server before the row of an instruction that was just pushed is
 //! lost there. The instruction is then offered again by an exchange half a minute later, still `Queued`,
 //! and gets the same acknowledgement again from the journal.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -27,6 +36,9 @@ use crate::{
 
 /// How long the broker may take to confirm a message before it goes another way.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Instructions that are remembered as spoken of to the broker and not ended there.
+const SPOKEN_OF: usize = 64;
 
 /// Says something to SolarIn, or nothing, and hears what waits.
 pub trait Exchange: Send + Sync {
@@ -104,10 +116,55 @@ pub struct Certificate<E, B> {
     pub broker: B,
     /// Whose instructions these are.
     pub node: NodeId,
+    /// What the broker heard of and not the end, with the end where that was told another way.
+    spoken_of: Mutex<BTreeMap<InstructionId, Option<Bytes>>>,
+}
+
+impl<E: Exchange, B: Broker> Certificate<E, B> {
+    /// Nothing was told yet.
+    pub fn new(solarin: E, broker: B, node: NodeId) -> Self {
+        Self { solarin, broker, node, spoken_of: Mutex::default() }
+    }
+
+    fn spoken_of(&self) -> MutexGuard<'_, BTreeMap<InstructionId, Option<Bytes>>> {
+        self.spoken_of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the broker took it in time.
+    async fn publish(&self, id: InstructionId, message: Bytes) -> bool {
+        match timeout(PUBLISH_LIMIT, self.broker.publish(message)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(reason)) => debug!(instruction_id = id.0, reason, "state not published"),
+            Err(_) => debug!(instruction_id = id.0, "state not confirmed by the broker"),
+        }
+        false
+    }
+
+    /// It goes to the broker, which may hold it back, whatever it answers.
+    fn may_be_held(&self, id: InstructionId) {
+        let mut spoken_of = self.spoken_of();
+        spoken_of.insert(id, None);
+        if spoken_of.len() > SPOKEN_OF {
+            spoken_of.pop_first();
+        }
+    }
+
+    /// Tells the broker the ends that went another way.
+    async fn tell_ends(&self) {
+        let ends: Vec<_> =
+            self.spoken_of().iter().filter_map(|(id, end)| Some((*id, end.clone()?))).collect();
+        for (id, end) in ends {
+            if !self.broker.is_connected() || !self.publish(id, end).await {
+                return;
+            }
+            self.spoken_of().remove(&id);
+        }
+    }
 }
 
 impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
     async fn pending(&self) -> Result<Parsed, ServerError> {
+        self.tell_ends().await;
         let heard = self.solarin.exchange(None).await?;
         Ok(parse::message(&heard.instructions, self.node))
     }
@@ -117,23 +174,29 @@ impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
     }
 
     async fn tell(&self, word: Acknowledgement) -> Result<bool, ServerError> {
+        let message = Bytes::from(cbor::acknowledgement(&word));
         if self.broker.is_connected() {
-            let message = Bytes::from(cbor::acknowledgement(&word));
-            match timeout(PUBLISH_LIMIT, self.broker.publish(message)).await {
-                Ok(Ok(())) => {
-                    self.solarin.forget(word.id);
-                    return Ok(true);
+            if !word.state.is_final() {
+                self.may_be_held(word.id);
+            }
+            if self.publish(word.id, message.clone()).await {
+                if word.state.is_final() {
+                    self.spoken_of().remove(&word.id);
                 }
-                Ok(Err(reason)) => {
-                    debug!(instruction_id = word.id.0, reason, "state not published")
-                }
-                Err(_) => debug!(instruction_id = word.id.0, "state not confirmed by the broker"),
+                self.solarin.forget(word.id);
+                return Ok(true);
             }
         }
-        match self.solarin.exchange(Some(&word)).await? {
-            Heard { taken: true, .. } => Ok(true),
-            Heard { taken: false, .. } => Err(ServerError::NotTaken),
+        let Heard { taken, .. } = self.solarin.exchange(Some(&word)).await?;
+        if !taken {
+            return Err(ServerError::NotTaken);
         }
+        if word.state.is_final()
+            && let Some(end) = self.spoken_of().get_mut(&word.id)
+        {
+            *end = Some(message);
+        }
+        Ok(true)
     }
 
     fn shows_acknowledged(&self) -> bool {

@@ -52,6 +52,22 @@ async fn what_is_pushed_is_carried_out_at_once_and_its_results_come_with_the_fin
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_arrives_while_a_poll_is_due_is_not_forgotten_by_it() {
+    let (world, _dir) = world();
+    world.lock().device = Device::TakesItsTime(secs(12));
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.set(7, "3");
+    sleep(secs(1)).await;
+    // Waits for the end of the first one, as the poll does that is due meanwhile.
+    world.set(8, "4");
+    sleep(secs(25)).await;
+    assert_eq!(world.state(8), Some(InstructionState::Completed), "{:?}", world.log());
+    assert_eq!(world.lock().writes.len(), 2);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_broker_it_comes_with_the_next_poll_and_its_results_go_the_same_way() {
     let (world, _dir) = world();
     world.lock().broker_up = false;
@@ -118,6 +134,29 @@ async fn with_the_broker_gone_in_the_middle_the_end_is_told_over_https() {
     assert_eq!(world.state(7), Some(InstructionState::Completed));
     assert_eq!(results(&world, 7)["after"], 3);
     assert_eq!(finals(&world, 7), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_word_that_the_broker_held_back_is_not_the_last_one() {
+    let (world, _dir) = world();
+    world.lock().device = Device::TakesItsTime(secs(5));
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.lock().broker_holds = true;
+    world.set(7, "3");
+    sleep(secs(2)).await;
+    assert_eq!(world.lock().held.len(), 1, "{:?}", world.log());
+    (world.lock().broker_up, world.lock().broker_holds) = (false, false);
+    sleep(secs(10)).await;
+    assert_eq!(world.state(7), Some(InstructionState::Completed));
+    world.lock().broker_up = true;
+    sleep(secs(40)).await;
+    running.stop().await;
+    let told = ["7 Completed", "7 Executing", "7 Completed"];
+    let log = world.log();
+    let states: Vec<&String> = log.iter().filter(|line| told.contains(&line.as_str())).collect();
+    assert_eq!(states, told, "{log:?}");
+    assert_eq!(results(&world, 7)["after"], 3);
 }
 
 #[tokio::test(start_paused = true)]

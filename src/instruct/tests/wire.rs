@@ -124,7 +124,30 @@ impl Broker for World {
         if !self.lock().broker_up {
             return Err("not connected".to_owned());
         }
-        let word = cbor::decode(&message).expect("CBOR");
+        {
+            let mut inner = self.lock();
+            if inner.broker_holds {
+                inner.held.push(message);
+                return Ok(());
+            }
+        }
+        let passed_on = std::mem::take(&mut self.lock().held);
+        for message in passed_on.iter().chain([&message]) {
+            self.collect(message);
+        }
+        self.pass().await;
+        Ok(())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.lock().broker_up
+    }
+}
+
+impl World {
+    /// What the server makes of a message of the broker's.
+    fn collect(&self, message: &[u8]) {
+        let word = cbor::decode(message).expect("CBOR");
         let id = word["instructionId"].as_i64().expect("an ID");
         let state = word["state"].as_str().expect("a state").to_owned();
         assert!(InstructionState::from_name(&state).is_some(), "{state}");
@@ -137,12 +160,6 @@ impl Broker for World {
             let result = word.get("resultParameters").and_then(Value::as_object).cloned();
             self.acknowledged(id, &state, result, false);
         }
-        self.pass().await;
-        Ok(())
-    }
-
-    fn is_connected(&self) -> bool {
-        self.lock().broker_up
     }
 }
 

@@ -77,6 +77,9 @@ pub(super) struct Inner {
     /// Where the broker pushes to.
     pub(super) push: Option<mpsc::Sender<Value>>,
     pub(super) broker_up: bool,
+    /// The broker confirms messages and passes them on with the first one after.
+    pub(super) broker_holds: bool,
+    pub(super) held: Vec<bytes::Bytes>,
     /// How long after it was added an acknowledgement over the broker finds no row.
     pub(super) invisible: Duration,
     /// When each instruction was added.
@@ -193,6 +196,8 @@ impl World {
                 via: Via::Token,
                 push: None,
                 broker_up: true,
+                broker_holds: false,
+                held: Vec::new(),
                 invisible: Duration::ZERO,
                 added: BTreeMap::new(),
                 results: BTreeMap::new(),
@@ -279,7 +284,7 @@ impl World {
                 tokio::spawn(self.instructor(server, inbox, &stop).run())
             }
             Via::Certificate => {
-                let server = Certificate { solarin: self.clone(), broker: self.clone(), node };
+                let server = Certificate::new(self.clone(), self.clone(), node);
                 tokio::spawn(self.instructor(server, inbox, &stop).run())
             }
         };
