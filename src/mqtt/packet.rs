@@ -205,7 +205,7 @@ pub(super) fn encode(packet: Outgoing, out: &mut BytesMut) -> Result<(), Malform
 ///
 /// # Errors
 ///
-/// If it is none, or longer than [`MAX_INCOMING`].
+/// If it is none, longer than [`MAX_INCOMING`], or against the protocol.
 pub(super) fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
     let length = match v5::check(received.iter(), Some(MAX_INCOMING)) {
         Ok(header) => header.frame_length(),
@@ -223,7 +223,13 @@ pub(super) fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malfor
         _ => frame,
     };
     let packet = Packet::read(&mut frame, None).map_err(|error| Malformed(error.to_string()))?;
-    Ok(Some(of_packet(packet)))
+    match of_packet(packet) {
+        // The protocol forbids it, and nothing could ever be sent.
+        Incoming::Connected(Terms { in_flight: 0, .. }) => {
+            Err(Malformed("a Receive Maximum of 0".to_owned()))
+        }
+        incoming => Ok(Some(incoming)),
+    }
 }
 
 fn of_packet(packet: Packet) -> Incoming {
@@ -359,6 +365,7 @@ mod tests {
         let terms = Terms { in_flight: u16::MAX, max_packet: None, keep_alive_secs: None };
         assert_eq!(decoded(b"\x20\x03\x00\x00\x00"), Ok(Some(Incoming::Connected(terms))));
         assert_eq!(decoded(b"\x20\x02\x00\x01"), Ok(Some(Incoming::Refused(Refusal::Version))));
+        assert!(decoded(b"\x20\x06\x00\x00\x03\x21\x00\x00").is_err(), "no message at all");
         let bad_id = Refusal::Identity("client identifier not valid".into());
         assert_eq!(decoded(b"\x20\x03\x00\x85\x00"), Ok(Some(Incoming::Refused(bad_id))));
     }
