@@ -129,6 +129,8 @@ pub enum Refusal {
     TakenOver,
     /// It does not speak MQTT 5.
     Version,
+    /// Nobody listens to the topic, so it kept nothing.
+    Unheard,
     /// Something else, in the protocol's words.
     Other(String),
 }
@@ -139,6 +141,7 @@ impl std::fmt::Display for Refusal {
             Self::NotAuthorized => f.write_str("not authorized"),
             Self::TakenOver => f.write_str("session taken over"),
             Self::Version => f.write_str("MQTT 5 not supported"),
+            Self::Unheard => f.write_str("nobody listens there"),
             Self::Identity(words) | Self::Other(words) => f.write_str(words),
         }
     }
@@ -262,8 +265,9 @@ fn of_packet(packet: Packet) -> Incoming {
         }
         Packet::PubAck(ack) => {
             let refused = match ack.reason {
-                // That nobody listens is no business of who speaks.
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
+                PubAckReason::Success => None,
+                // The broker has thrown it away.
+                PubAckReason::NoMatchingSubscribers => Some(Refusal::Unheard),
                 PubAckReason::NotAuthorized => Some(Refusal::NotAuthorized),
                 reason => Some(Refusal::Other(words(&reason))),
             };
@@ -349,7 +353,7 @@ mod tests {
     fn answers_say_what_was_refused() {
         let refused = |id, refused| Ok(Some(Incoming::Acknowledged { id, refused }));
         assert_eq!(decoded(b"\x40\x02\x00\x07"), refused(7, None));
-        assert_eq!(decoded(b"\x40\x03\x00\x07\x10"), refused(7, None), "nobody listens");
+        assert_eq!(decoded(b"\x40\x03\x00\x07\x10"), refused(7, Some(Refusal::Unheard)));
         assert_eq!(decoded(b"\x40\x03\x00\x07\x87"), refused(7, Some(Refusal::NotAuthorized)));
         let quota = Refusal::Other("quota exceeded".into());
         assert_eq!(decoded(b"\x40\x04\x00\x07\x97\x00"), refused(7, Some(quota)));

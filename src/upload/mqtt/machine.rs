@@ -31,8 +31,8 @@ pub enum Answer {
     Taken,
     /// The connection was lost, or not there.
     Lost,
-    /// The broker does not want it, with the reason and its remedy.
-    Refused(String),
+    /// The broker does not want it, with the reason and its remedy, and how long to wait.
+    Refused(String, Pause),
 }
 
 /// What is told.
@@ -136,7 +136,7 @@ impl Machine {
                 }
             }
             Answer::Lost => self.effects.released.insert(seq..=seq),
-            Answer::Refused(reason) => {
+            Answer::Refused(reason, pause) => {
                 self.effects.released.insert(seq..=seq);
                 self.release_ready();
                 let known = self.refused.take();
@@ -144,7 +144,7 @@ impl Machine {
                     self.effects.notes.push(Note::Stopped(reason.clone()));
                 }
                 let since = known.map_or(now, |known| known.since);
-                let wait = retry::wait(Pause::Person, now.saturating_sub(since), jitter);
+                let wait = retry::wait(pause, now.saturating_sub(since), jitter);
                 self.refused = Some(Refused { since, until: now + wait, reason });
             }
         }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     fn refusal() -> Answer {
-        Answer::Refused("not authorized".to_owned())
+        Answer::Refused("not authorized".to_owned(), Pause::Person)
     }
 
     #[test]
@@ -261,6 +261,20 @@ mod tests {
         machine.answered(later, 0.5, 1, Answer::Taken);
         assert_eq!(machine.effects().notes, [Note::Resumed { down: later }]);
         assert_eq!(sent(&mut machine, later), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_row_that_nobody_listens_to_is_kept_and_tried_again_soon() {
+        let mut machine = Machine::new(3);
+        machine.claimed(rows(1..=2));
+        assert_eq!(sent(&mut machine, secs(0)), [1, 2]);
+        let unheard = || Answer::Refused("nobody listens".to_owned(), Pause::Trouble);
+        machine.answered(secs(0), 0.5, 1, unheard());
+        machine.answered(secs(0), 0.5, 2, unheard());
+        let effects = machine.effects();
+        assert_eq!(effects.released, [1, 2].into_iter().collect());
+        assert!(effects.handed_over.is_empty());
+        assert_eq!(machine.next(secs(0), CONNECTED), Step::Wait(Some(secs(1))));
     }
 
     proptest! {

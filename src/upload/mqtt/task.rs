@@ -29,6 +29,7 @@ use crate::{
         UploadError, UploadStatus,
         bulk::{self, task::Exchange},
         proof::{self, Proof},
+        retry::Pause,
     },
 };
 
@@ -303,8 +304,11 @@ impl<'a, S: Spare> Run<'a, S> {
         let (answer, seen) = match result {
             Ok(()) => (Answer::Taken, Seen::Taken),
             Err(PublishError::NotConnected | PublishError::Lost) => (Answer::Lost, Seen::Useless),
+            Err(error @ PublishError::Unheard { .. }) => {
+                (Answer::Refused(error.to_string(), Pause::Trouble), Seen::Useless)
+            }
             Err(error @ (PublishError::Refused { .. } | PublishError::TooLong { .. })) => {
-                (Answer::Refused(error.to_string()), Seen::Useless)
+                (Answer::Refused(error.to_string(), Pause::Person), Seen::Useless)
             }
         };
         let now = self.began.elapsed();
