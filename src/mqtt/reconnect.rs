@@ -82,6 +82,7 @@ impl Reconnect {
         let settled = stood.is_some_and(|stood| stood >= SETTLED);
         if settled {
             self.told.clear();
+            self.cut_short = 0;
         }
         if std::mem::take(&mut self.useful) || settled {
             self.trouble_since = None;
@@ -156,6 +157,20 @@ mod tests {
         }
         reconnect.connected(secs(50));
         assert!(!reconnect.closed(secs(50) + SETTLED));
+    }
+
+    #[test]
+    fn a_connection_that_stood_ends_the_suspicion_however_it_was_lost() {
+        let mut reconnect = Reconnect::default();
+        for now in [10, 20, 30] {
+            reconnect.connected(secs(now));
+            reconnect.closed(secs(now + 5));
+            wait(&mut reconnect, now + 5);
+        }
+        reconnect.connected(secs(50));
+        reconnect.lost(secs(50) + SETTLED, "silent", false, 0.5);
+        reconnect.connected(secs(60) + SETTLED);
+        assert!(!reconnect.closed(secs(61) + SETTLED), "the first of a new row");
     }
 
     #[test]
