@@ -156,6 +156,17 @@ async fn a_batch_goes_out_compressed_and_only_what_was_said_counts_as_stored() {
 }
 
 #[tokio::test]
+async fn a_long_body_is_compressed_beside_the_runtime() {
+    let is_ready_at_once = |length: usize| {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let request = request("http://in".to_owned(), "x".repeat(length));
+        std::pin::pin!(request).poll(&mut context).is_ready()
+    };
+    assert!(is_ready_at_once(1000));
+    assert!(!is_ready_at_once(8 << 20));
+}
+
+#[tokio::test]
 async fn nothing_to_say_is_a_poll_and_instructions_reach_the_inbox_while_it_has_room() {
     let server = Server::start(|_| {
         json!({
