@@ -45,6 +45,7 @@ use crate::{
     clock::Clock,
     config::settings::SolarNet,
     domain::{Datum, InstructionId},
+    instruct::parse::readable,
     net::{Incoming, Net, NetError, Outgoing, SendError},
     pulse::{Bound, Pulse},
     solarnet::{Next, Priority, pace::Pace},
@@ -250,7 +251,7 @@ impl SolarIn {
         }
         if instructions.as_array().is_some_and(|list| !list.is_empty()) {
             // When it is full, or nobody obeys, the server offers them again.
-            drop(self.shared.inbox.try_send(instructions.clone()));
+            drop(self.shared.inbox.try_send(readable(&instructions)));
         }
         Ok(Exchanged { stored, acknowledged: settled, instructions })
     }

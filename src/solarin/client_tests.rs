@@ -184,6 +184,17 @@ async fn nothing_to_say_is_a_poll_and_instructions_reach_the_inbox_while_it_has_
 }
 
 #[tokio::test]
+async fn of_a_long_list_of_instructions_no_more_than_is_read_waits_in_the_inbox() {
+    let server = Server::start(|_| {
+        let list: Value = (1..=1000).map(|id| json!({ "id": id })).collect();
+        json!({ "success": true, "data": { "instructions": list } })
+    });
+    let (solarin, mut inbox) = client(&server.url);
+    solarin.exchange(&[]).await.expect("an answer");
+    assert_eq!(inbox.recv().await.and_then(|list| Some(list.as_array()?.len())), Some(101));
+}
+
+#[tokio::test]
 async fn acknowledgements_go_along_with_any_exchange_until_they_are_heard() {
     let server = Server::start(takes);
     let (solarin, _inbox) = client(&server.url);
