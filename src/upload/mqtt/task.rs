@@ -113,10 +113,11 @@ impl<S: Spare> Uploader<S> {
     pub async fn run(self) -> Result<(), S::Error> {
         let began = Instant::now();
         let mut fallback = Fallback::new(self.settings.fallback_after);
+        let mut aside_told = false;
         while !self.stop.is_cancelled() {
             match fallback.way() {
                 Way::Mqtt => {
-                    let run = Run::begin(&self, began, &mut fallback).await;
+                    let run = Run::begin(&self, began, &mut fallback, &mut aside_told).await;
                     if run.work().await.is_none() {
                         return Ok(());
                     }
@@ -164,6 +165,8 @@ struct Run<'a, S> {
     parts: &'a Uploader<S>,
     began: Instant,
     fallback: &'a mut Fallback,
+    /// Whether it was told that rows are too long for the broker.
+    aside_told: &'a mut bool,
     machine: Machine,
     answers: JoinSet<(u64, Result<(), PublishError>)>,
     connected: watch::Receiver<bool>,
@@ -174,12 +177,18 @@ struct Run<'a, S> {
 }
 
 impl<'a, S: Spare> Run<'a, S> {
-    async fn begin(parts: &'a Uploader<S>, began: Instant, fallback: &'a mut Fallback) -> Self {
+    async fn begin(
+        parts: &'a Uploader<S>,
+        began: Instant,
+        fallback: &'a mut Fallback,
+        aside_told: &'a mut bool,
+    ) -> Self {
         // What another run had claimed; it has ended.
         parts.proof.begin(Ranges::default()).await;
         Self {
             began,
             fallback,
+            aside_told,
             machine: Machine::new(parts.settings.in_flight),
             answers: JoinSet::new(),
             connected: parts.broker.connected(),
@@ -258,7 +267,9 @@ impl<'a, S: Spare> Run<'a, S> {
     /// Waits for whatever may lead to another step. `None`: the queue has ended.
     async fn wait(&mut self, until: Option<Duration>) -> Option<()> {
         let now = self.began.elapsed();
-        let next = [until, self.fallback.next()].into_iter().flatten().min();
+        let errand = self.machine.aside_since().zip(self.parts.settings.fallback_after);
+        let errand = errand.map(|(since, after)| since + after);
+        let next = [until, self.fallback.next(), errand].into_iter().flatten().min();
         let left = next.map(|at| at.saturating_sub(now));
         let _waiting =
             self.parts.pulse.enter("waiting for datum or the broker", Bound::until(left));
@@ -301,17 +312,27 @@ impl<'a, S: Spare> Run<'a, S> {
                 Err(_) => return,
             },
         };
+        let now = self.began.elapsed();
         let (answer, seen) = match result {
             Ok(()) => (Answer::Taken, Seen::Taken),
             Err(PublishError::NotConnected | PublishError::Lost) => (Answer::Lost, Seen::Useless),
             Err(error @ PublishError::Unheard { .. }) => {
                 (Answer::Refused(error.to_string(), Pause::Trouble), Seen::Useless)
             }
-            Err(error @ (PublishError::Refused { .. } | PublishError::TooLong { .. })) => {
+            Err(error @ PublishError::TooLong { .. }) => {
+                self.machine.answered(
+                    now,
+                    fastrand::f64(),
+                    seq,
+                    Answer::TooLong(error.to_string()),
+                );
+                // That says nothing of the broker.
+                return;
+            }
+            Err(error @ PublishError::Refused { .. }) => {
                 (Answer::Refused(error.to_string(), Pause::Person), Seen::Useless)
             }
         };
-        let now = self.began.elapsed();
         self.machine.answered(now, fastrand::f64(), seq, answer);
         let note = self.fallback.saw(now, seen);
         self.tell_way(note);
@@ -328,6 +349,9 @@ impl<'a, S: Spare> Run<'a, S> {
             (false, _) => self.fallback.saw(now, Seen::Idle),
         };
         self.tell_way(note);
+        if let Some(since) = self.machine.aside_since() {
+            self.fallback.errand(now, since);
+        }
     }
 
     async fn carry_out(&mut self) {
@@ -349,6 +373,16 @@ impl<'a, S: Spare> Run<'a, S> {
                         error = reason,
                         "uploads stopped"
                     );
+                    self.status.last_error = Some(reason);
+                }
+                machine::Note::Aside(reason) => {
+                    if !std::mem::replace(self.aside_told, true) {
+                        error!(
+                            event = "upload.aside",
+                            error = reason,
+                            "datum too long for the broker are kept"
+                        );
+                    }
                     self.status.last_error = Some(reason);
                 }
                 machine::Note::Resumed { down } => {
