@@ -121,6 +121,10 @@ impl Worker {
         }
         self.unplaced.retain(|_, seqs| !seqs.is_empty());
         self.forget(|seq| seqs.contains(seq));
+        if self.uncommitted.is_empty() {
+            // What arrives next has all its time: a reading that is proved before then costs no write.
+            self.commit_due = None;
+        }
         let Some(spool) = &mut self.spool else { return };
         // What was proved may have made room.
         self.retry_due = self.retry_due.map(|_| Instant::now());

@@ -128,6 +128,26 @@ async fn claimed_rows_that_are_read_while_the_disk_has_failed_are_waited_for() {
     assert_eq!(worker.claim(10, 1 << 20).rows, [], "nobody else gets it");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_proved_before_its_commit_does_not_bring_forward_that_of_the_next() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut worker = worker(dir.path(), mpsc::channel(1).1);
+    let began = Instant::now();
+    for at in 0..20 {
+        worker.take(datum(at), None);
+        let row = worker.claim(10, 1 << 20).rows.pop().expect("a row");
+        worker.tick(Instant::now());
+        tokio::time::advance(Duration::from_millis(100)).await;
+        let open = worker.commit_due.expect("it is not proved") - Instant::now();
+        assert!(open >= Duration::from_millis(600), "{open:?} after {:?}", began.elapsed());
+        worker.acknowledge(&Ranges::from_iter([row.seq]));
+    }
+    worker.take(datum(20), None);
+    worker.take(datum(21), None);
+    worker.acknowledge(&Ranges::from_iter([21]));
+    assert!(worker.commit_due.is_some(), "one is not proved");
+}
+
 #[tokio::test]
 async fn what_arrives_while_the_disk_has_failed_is_kept_in_memory_and_stored_later() {
     let dir = tempfile::tempdir().expect("a temporary folder");
