@@ -20,6 +20,7 @@ use crate::{
         Identity,
         network::{self, Network},
     },
+    instruct::parse::readable,
     mqtt::{self, Client, Deliver, Handle, Session, Subscription, Surroundings},
     net::{Net, NetError, Tls},
     pulse::{Bound, During, Pulse},
@@ -127,7 +128,7 @@ impl Deliver for Pushed {
     fn deliver(&mut self, payload: &[u8]) -> Result<(), String> {
         let message = cbor::decode(payload).map_err(|error| error.to_string())?;
         // Where there is no room the server offers it again over HTTPS, as it was not acknowledged.
-        drop(self.0.try_send(message));
+        drop(self.0.try_send(readable(&message)));
         Ok(())
     }
 }

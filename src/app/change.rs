@@ -9,7 +9,7 @@
 //!  upload, and audit where it asks      restarts the uploader
 //!  upload.via                           restarts all that reach the server
 //!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
-//!  mqtt                                 restarts the broker's session and the two that use it
+//!  mqtt, upload.in_flight               restarts the broker's session and the two that use it
 //!  flux                                 starts, stops or restarts the live feed
 //!  queue                                adjusts the queue, which stays open
 //!  solarnet.token                       restarts the refresher, which puts another key into use
@@ -162,7 +162,6 @@ impl Changes {
         let uploads = differing([
             ("upload.every", *every != new.upload.every),
             ("upload.proof", *proof != new.upload.proof),
-            ("upload.in_flight", *in_flight != new.upload.in_flight),
             ("upload.fallback_after", *fallback_after != new.upload.fallback_after),
         ]);
         changes.add(Part::Uploader, How::Restart, uploads);
@@ -180,7 +179,9 @@ impl Changes {
         let asks = differing([("upload.proof", *proof != new.upload.proof)]);
         changes.add(Part::Refresher, How::Restart, asks);
         changes.add(Part::Identity, How::Restart, identifying(identity, &new.identity));
-        let broker = talking(mqtt, &new.mqtt);
+        let mut broker = talking(mqtt, &new.mqtt);
+        // The session's window as well as the uploader's.
+        broker.extend(differing([("upload.in_flight", *in_flight != new.upload.in_flight)]));
         for part in [Part::Uploader, Part::Instructor, Part::Mqtt] {
             changes.add(part, How::Restart, broker.clone());
         }

@@ -111,7 +111,7 @@ impl LinkError {
             Self::Unreachable(_)
             | Self::Late(_)
             | Self::Dates(_)
-            | Self::Refused(Refusal::TakenOver | Refusal::Other(_))
+            | Self::Refused(Refusal::TakenOver | Refusal::Unheard | Refusal::Other(_))
             | Self::Ended(_)
             | Self::Rival
             | Self::Closed(_)

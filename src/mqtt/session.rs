@@ -69,6 +69,14 @@ pub enum PublishError {
         /// Its word.
         refusal: packet::Refusal,
     },
+    /// Nobody would have got it.
+    #[error(
+        "nobody listens to {topic} at the broker: the reader of SolarNetwork's queue is away, or the broker is another one than the server reads"
+    )]
+    Unheard {
+        /// Where to.
+        topic: String,
+    },
     /// It is longer than the broker takes.
     #[error(
         "a message of {bytes} bytes is longer than the broker takes ({most}): raise its limit, or read fewer properties into one source"
@@ -580,8 +588,11 @@ struct Tag {
 impl Tag {
     fn answer(self, refused: Option<packet::Refusal>) {
         let Self { topic, done } = self;
-        let result =
-            refused.map_or(Ok(()), |refusal| Err(PublishError::Refused { topic, refusal }));
+        let result = match refused {
+            None => Ok(()),
+            Some(packet::Refusal::Unheard) => Err(PublishError::Unheard { topic }),
+            Some(refusal) => Err(PublishError::Refused { topic, refusal }),
+        };
         // Who does not wait any more does not want to know.
         drop(done.send(result));
     }

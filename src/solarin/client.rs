@@ -30,7 +30,10 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use rustls::client::ResolvesClientCert;
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
 
 use super::{
     Acknowledgement,
@@ -42,6 +45,7 @@ use crate::{
     clock::Clock,
     config::settings::SolarNet,
     domain::{Datum, InstructionId},
+    instruct::parse::readable,
     net::{Incoming, Net, NetError, Outgoing, SendError},
     pulse::{Bound, Pulse},
     solarnet::{Next, Priority, pace::Pace},
@@ -55,6 +59,9 @@ const ATTEMPTS: u32 = 3;
 
 /// A body below this many bytes is not worth compressing.
 const COMPRESS_FROM: usize = 200;
+
+/// A body from this many bytes on takes long enough to compress that others should not wait for it.
+const COMPRESS_BESIDE: usize = 16 * 1024;
 
 /// Something to say.
 #[derive(Debug, Clone, Copy)]
@@ -244,7 +251,7 @@ impl SolarIn {
         }
         if instructions.as_array().is_some_and(|list| !list.is_empty()) {
             // When it is full, or nobody obeys, the server offers them again.
-            drop(self.shared.inbox.try_send(instructions.clone()));
+            drop(self.shared.inbox.try_send(readable(&instructions)));
         }
         Ok(Exchanged { stored, acknowledged: settled, instructions })
     }
@@ -256,7 +263,7 @@ impl SolarIn {
         }
         let net = self.net()?;
         shared.pace.turn(Priority::Bulk, &self.pulse).await;
-        let request = request(shared.url.clone(), json);
+        let request = request(shared.url.clone(), json).await?;
         let longest = Bound::Within(shared.timeout * ATTEMPTS);
         let _calling = self.pulse.enter("calling the server", longest);
         let sent = match net.send(&request).await {
@@ -339,7 +346,18 @@ fn body(datum: &[(&Datum, i64)], acknowledgements: &[Acknowledgement]) -> String
     body
 }
 
-fn request(url: String, json: String) -> Outgoing {
+/// A long body is compressed beside the runtime, which reads the meters: a full batch takes a small processor a
+/// good part of a second.
+async fn request(url: String, json: String) -> Result<Outgoing, InError> {
+    if json.len() < COMPRESS_BESIDE {
+        return Ok(compressed(url, json));
+    }
+    let compressing = spawn_blocking(move || compressed(url, json));
+    // It fails only if the runtime is being shut down.
+    compressing.await.map_err(|error| InError::of(Cause::Unreachable, error.to_string()))
+}
+
+fn compressed(url: String, json: String) -> Outgoing {
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut headers = vec![
         header("Content-Type", "application/json;charset=UTF-8"),

@@ -156,6 +156,17 @@ async fn a_batch_goes_out_compressed_and_only_what_was_said_counts_as_stored() {
 }
 
 #[tokio::test]
+async fn a_long_body_is_compressed_beside_the_runtime() {
+    let is_ready_at_once = |length: usize| {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let request = request("http://in".to_owned(), "x".repeat(length));
+        std::pin::pin!(request).poll(&mut context).is_ready()
+    };
+    assert!(is_ready_at_once(1000));
+    assert!(!is_ready_at_once(8 << 20));
+}
+
+#[tokio::test]
 async fn nothing_to_say_is_a_poll_and_instructions_reach_the_inbox_while_it_has_room() {
     let server = Server::start(|_| {
         json!({
@@ -170,6 +181,17 @@ async fn nothing_to_say_is_a_poll_and_instructions_reach_the_inbox_while_it_has_
     assert_eq!(server.asked()[0].items, [] as [Value; 0]);
     assert_eq!(inbox.recv().await, Some(json!([{ "id": 7 }])));
     assert_eq!(inbox.len(), 1, "the others are offered again");
+}
+
+#[tokio::test]
+async fn of_a_long_list_of_instructions_no_more_than_is_read_waits_in_the_inbox() {
+    let server = Server::start(|_| {
+        let list: Value = (1..=1000).map(|id| json!({ "id": id })).collect();
+        json!({ "success": true, "data": { "instructions": list } })
+    });
+    let (solarin, mut inbox) = client(&server.url);
+    solarin.exchange(&[]).await.expect("an answer");
+    assert_eq!(inbox.recv().await.and_then(|list| Some(list.as_array()?.len())), Some(101));
 }
 
 #[tokio::test]

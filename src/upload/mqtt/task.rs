@@ -32,6 +32,7 @@ use crate::{
         book::Book,
         bulk::{self, task::Exchange},
         proof::{self, Proof},
+        retry::Pause,
     },
 };
 
@@ -112,10 +113,11 @@ impl<S: Spare> Uploader<S> {
     pub async fn run(self) -> Result<(), UploadError> {
         let began = Instant::now();
         let mut fallback = Fallback::new(self.settings.fallback_after);
+        let mut aside_told = false;
         while !self.stop.is_cancelled() {
             match fallback.way() {
                 Way::Mqtt => {
-                    let run = Run::begin(&self, began, &mut fallback).await?;
+                    let run = Run::begin(&self, began, &mut fallback, &mut aside_told).await?;
                     if run.work().await.is_none() {
                         return Ok(());
                     }
@@ -163,6 +165,8 @@ struct Run<'a, S> {
     parts: &'a Uploader<S>,
     began: Instant,
     fallback: &'a mut Fallback,
+    /// Whether it was told that rows are too long for the broker.
+    aside_told: &'a mut bool,
     machine: Machine,
     book: Book,
     account: Account,
@@ -179,6 +183,7 @@ impl<'a, S: Spare> Run<'a, S> {
         parts: &'a Uploader<S>,
         began: Instant,
         fallback: &'a mut Fallback,
+        aside_told: &'a mut bool,
     ) -> Result<Self, UploadError> {
         let Uploader { state_dir, node, queue, proof, clock, .. } = parts;
         let (mut book, left) = Book::open(state_dir, *node, queue, proof, clock).await?;
@@ -190,6 +195,7 @@ impl<'a, S: Spare> Run<'a, S> {
         Ok(Self {
             began,
             fallback,
+            aside_told,
             machine: Machine::new(parts.settings.in_flight),
             book,
             account: Account::new(began.elapsed(), parts.settings.every),
@@ -286,7 +292,9 @@ impl<'a, S: Spare> Run<'a, S> {
     /// Waits for whatever may lead to another step. `None`: the queue has ended.
     async fn wait(&mut self, until: Option<Duration>) -> Option<()> {
         let now = self.began.elapsed();
-        let next = [until, self.fallback.next(), self.save_at()].into_iter().flatten().min();
+        let errand = self.machine.aside_since().zip(self.parts.settings.fallback_after);
+        let errand = errand.map(|(since, after)| since + after);
+        let next = [until, self.fallback.next(), self.save_at(), errand].into_iter().flatten().min();
         let left = next.map(|at| at.saturating_sub(now));
         let _waiting =
             self.parts.pulse.enter("waiting for datum or the broker", Bound::until(left));
@@ -329,14 +337,27 @@ impl<'a, S: Spare> Run<'a, S> {
                 Err(_) => return,
             },
         };
+        let now = self.began.elapsed();
         let (answer, seen) = match result {
             Ok(()) => (Answer::Taken, Seen::Taken),
             Err(PublishError::NotConnected | PublishError::Lost) => (Answer::Lost, Seen::Useless),
-            Err(error @ (PublishError::Refused { .. } | PublishError::TooLong { .. })) => {
-                (Answer::Refused(error.to_string()), Seen::Useless)
+            Err(error @ PublishError::Unheard { .. }) => {
+                (Answer::Refused(error.to_string(), Pause::Trouble), Seen::Useless)
+            }
+            Err(error @ PublishError::TooLong { .. }) => {
+                self.machine.answered(
+                    now,
+                    fastrand::f64(),
+                    seq,
+                    Answer::TooLong(error.to_string()),
+                );
+                // That says nothing of the broker.
+                return;
+            }
+            Err(error @ PublishError::Refused { .. }) => {
+                (Answer::Refused(error.to_string(), Pause::Person), Seen::Useless)
             }
         };
-        let now = self.began.elapsed();
         self.machine.answered(now, fastrand::f64(), seq, answer);
         let note = self.fallback.saw(now, seen);
         self.tell_way(note);
@@ -353,6 +374,9 @@ impl<'a, S: Spare> Run<'a, S> {
             (false, _) => self.fallback.saw(now, Seen::Idle),
         };
         self.tell_way(note);
+        if let Some(since) = self.machine.aside_since() {
+            self.fallback.errand(now, since);
+        }
     }
 
     async fn carry_out(&mut self) {
@@ -382,6 +406,16 @@ impl<'a, S: Spare> Run<'a, S> {
                         error = reason,
                         "uploads stopped"
                     );
+                    self.status.last_error = Some(reason);
+                }
+                machine::Note::Aside(reason) => {
+                    if !std::mem::replace(self.aside_told, true) {
+                        error!(
+                            event = "upload.aside",
+                            error = reason,
+                            "datum too long for the broker are kept"
+                        );
+                    }
                     self.status.last_error = Some(reason);
                 }
                 machine::Note::Resumed { down } => {
