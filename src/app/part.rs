@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::TimeDelta;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -67,7 +70,7 @@ pub(super) struct Base {
     pub(super) plans: Plans,
     /// Instructions that arrive unasked.
     pub(super) inbox: Inbox,
-    pub(super) inbox_sender: mpsc::Sender<Value>,
+    pub(super) inbox_sender: mpsc::Sender<(Instant, Value)>,
     /// What instructions may ask of the node itself.
     pub(super) services: Services,
 }

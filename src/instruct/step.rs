@@ -151,6 +151,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             }
             Viewed::Gone => {
                 self.seen.remove(&id);
+                self.outdate(id, Instant::now());
                 Ok(false)
             }
             Viewed::Unreadable(skipped) => Err(Trouble::Unreadable(skipped)),
@@ -163,7 +164,8 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         let result = record.told().map(|told| told.parameters());
         let word = Acknowledgement { id, state, at: record.ended.unwrap_or(now), result };
         let there = self.before_stop(self.server.tell(word)).await??;
-        self.told.insert(id, Instant::now());
+        // What arrives now was on its way. If the word was not heard, the instruction is offered again.
+        self.outdate(id, Instant::now() + FRESH);
         if let Some(seen) = self.seen.get_mut(&id) {
             seen.instruction.state = state;
             seen.at = Instant::now();

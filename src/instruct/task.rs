@@ -30,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    decide::FRESH,
     inbox::Inbox,
     journal::{Journal, JournalError},
     parse::{self, Parsed, Skipped},
@@ -44,7 +43,8 @@ use crate::{
     clock::Clock,
     config::settings::{Control, Instructions},
     domain::{
-        Chain, ControlWrite, Datum, Instruction, InstructionId, NodeId, WriteError, WriteReport,
+        Chain, ControlWrite, Datum, Instruction, InstructionId, InstructionState, NodeId,
+        WriteError, WriteReport,
     },
     pulse::{Bound, Pulse},
     solarnet::Next,
@@ -56,6 +56,10 @@ pub const ACT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a call may still take once the daemon is to stop.
 pub const LAST_WORD: Duration = Duration::from_secs(3);
+
+/// The longest that a message may have waited and still be read. What is older is offered again, if it still
+/// stands.
+const WAITED: Duration = ACT_LIMIT;
 
 /// Elements of answers that are remembered as complained about.
 const COMPLAINTS: usize = 64;
@@ -156,7 +160,8 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, 
             pulse: self.pulse,
             stop: self.stop,
             seen: BTreeMap::new(),
-            told: BTreeMap::new(),
+            outdated: BTreeMap::new(),
+            polled: None,
             skipped: VecDeque::new(),
             trouble: None,
             held: false,
@@ -223,8 +228,11 @@ pub(super) struct Worker<S, A, R, T, V> {
     pub(super) stop: CancellationToken,
     /// The server's word, since the last poll.
     pub(super) seen: BTreeMap<InstructionId, Seen>,
-    /// When each instruction was spoken of by this node, lately.
-    pub(super) told: BTreeMap<InstructionId, Instant>,
+    /// What arrived unasked up to then is no news of that instruction: lately, this node spoke of it, or the
+    /// server did not have it.
+    outdated: BTreeMap<InstructionId, Instant>,
+    /// When the last poll was answered.
+    polled: Option<Instant>,
     /// Elements that were complained about lately, at most [`COMPLAINTS`].
     skipped: VecDeque<String>,
     /// The present interval between polls.
@@ -246,8 +254,8 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             let mut failed = is_general(&result);
             // What arrives unasked shows that the server is there, whatever became of the last poll.
             up |= !arrived.is_empty();
-            for message in arrived.drain(..) {
-                self.take_in(&message);
+            for (at, message) in arrived.drain(..) {
+                self.take_in(&message, at);
             }
             if !failed && Instant::now() >= next_poll {
                 result = self.poll().await;
@@ -280,26 +288,40 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         }
     }
 
-    /// Takes what arrived unasked as the server's word.
-    fn take_in(&mut self, message: &Value) {
+    /// Takes what arrived unasked as the server's word of that instant, unless there is a later one.
+    fn take_in(&mut self, message: &Value, at: Instant) {
+        if at.elapsed() > WAITED {
+            return;
+        }
         let Parsed { instructions, skipped } = parse::message(message, self.node);
         self.complain(&skipped);
-        // On its way while this node spoke of it. If that was not heard, it is offered again.
-        self.told.retain(|_, at| at.elapsed() <= FRESH);
-        let is_news = |i: &Instruction| !self.told.contains_key(&i.id);
+        self.outdated.retain(|_, until| until.elapsed() <= WAITED);
+        let is_news = |i: &Instruction| {
+            // A poll brings all but those that are being pushed.
+            let polled = self.polled.filter(|_| i.state != InstructionState::Queuing);
+            polled.max(self.outdated.get(&i.id).copied()).is_none_or(|until| until < at)
+        };
         let instructions: Vec<_> = instructions.into_iter().filter(is_news).collect();
         if instructions.is_empty() {
             return;
         }
-        self.see(instructions);
+        self.see(instructions, at);
         let now = self.time.trusted_now();
         self.status.send_modify(|status| status.last_arrival = now);
     }
 
-    fn see(&mut self, instructions: Vec<Instruction>) {
-        let at = Instant::now();
-        let seen = instructions.into_iter().map(|i| (i.id, Seen { instruction: i, at }));
-        self.seen.extend(seen);
+    fn see(&mut self, instructions: Vec<Instruction>, at: Instant) {
+        for instruction in instructions {
+            if self.seen.get(&instruction.id).is_none_or(|seen| seen.at <= at) {
+                self.seen.insert(instruction.id, Seen { instruction, at });
+            }
+        }
+    }
+
+    /// What arrived up to `until` is no news of this instruction.
+    pub(super) fn outdate(&mut self, id: InstructionId, until: Instant) {
+        let latest = self.outdated.entry(id).or_insert(until);
+        *latest = until.max(*latest);
     }
 
     /// Names each element that cannot be used, once.
@@ -325,8 +347,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         } else {
             (self.interval * 2).min(self.settings.poll_slowest)
         };
+        let at = Instant::now();
+        self.polled = Some(at);
         self.seen.clear();
-        self.see(parsed.instructions);
+        self.see(parsed.instructions, at);
         let now = self.time.trusted_now();
         self.status.send_modify(|status| status.last_poll = now);
         Ok(())

@@ -30,7 +30,10 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use rustls::client::ResolvesClientCert;
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     Acknowledgement,
@@ -93,7 +96,7 @@ struct Shared {
     connections: Mutex<Connections>,
     pace: Pace,
     outbox: Mutex<Outbox>,
-    inbox: mpsc::Sender<Value>,
+    inbox: mpsc::Sender<(Instant, Value)>,
 }
 
 /// Connections, and which certificate they were made with.
@@ -114,7 +117,7 @@ impl SolarIn {
         identity: Arc<dyn ResolvesClientCert>,
         changed: watch::Receiver<u64>,
         clock: Clock,
-        inbox: mpsc::Sender<Value>,
+        inbox: mpsc::Sender<(Instant, Value)>,
     ) -> Result<Self, NetError> {
         let (ca_file, timeout) = (solarnet.ca_file.as_ref(), solarnet.timeout);
         let net = Net::with_identity(ca_file, timeout, clock.clone(), identity.clone())?;
@@ -244,7 +247,7 @@ impl SolarIn {
         }
         if instructions.as_array().is_some_and(|list| !list.is_empty()) {
             // When it is full, or nobody obeys, the server offers them again.
-            drop(self.shared.inbox.try_send(instructions.clone()));
+            drop(self.shared.inbox.try_send((Instant::now(), instructions.clone())));
         }
         Ok(Exchanged { stored, acknowledged: settled, instructions })
     }

@@ -101,7 +101,7 @@ fn fails() -> Value {
     json!({ "success": false, "message": "Internal error" })
 }
 
-fn client(url: &str) -> (SolarIn, mpsc::Receiver<Value>) {
+fn client(url: &str) -> (SolarIn, mpsc::Receiver<(Instant, Value)>) {
     let solarnet = SolarNet {
         user_url: String::new(),
         query_url: String::new(),
@@ -168,7 +168,7 @@ async fn nothing_to_say_is_a_poll_and_instructions_reach_the_inbox_while_it_has_
         assert_eq!(exchanged.instructions, json!([{ "id": 7 }]));
     }
     assert_eq!(server.asked()[0].items, [] as [Value; 0]);
-    assert_eq!(inbox.recv().await, Some(json!([{ "id": 7 }])));
+    assert_eq!(inbox.recv().await.map(|(_, message)| message), Some(json!([{ "id": 7 }])));
     assert_eq!(inbox.len(), 1, "the others are offered again");
 }
 

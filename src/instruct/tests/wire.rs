@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::TimeDelta;
 use serde_json::{Map, Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::level_filters::LevelFilter;
 
 use super::world::{Reboot, Via, World};
@@ -38,7 +38,7 @@ impl World {
         pushed["state"] = json!("Queuing");
         if let Some(push) = &inner.push {
             // A full inbox or a dead agent takes nothing.
-            drop(push.try_send(json!({ "instructions": [pushed] })));
+            drop(push.try_send((Instant::now(), json!({ "instructions": [pushed] }))));
         }
     }
 
@@ -110,7 +110,7 @@ impl Exchange for World {
         let push = self.lock().push.clone();
         if let Some(push) = push {
             // As from any exchange; a full inbox takes nothing.
-            drop(push.try_send(instructions.clone()));
+            drop(push.try_send((Instant::now(), instructions.clone())));
         }
         Ok(Heard { taken: word.is_some(), instructions })
     }

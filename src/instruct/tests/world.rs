@@ -75,7 +75,7 @@ pub(super) struct Inner {
     /// By which way the agent reaches the server.
     pub(super) via: Via,
     /// Where the broker pushes to.
-    pub(super) push: Option<mpsc::Sender<Value>>,
+    pub(super) push: Option<mpsc::Sender<(Instant, Value)>>,
     pub(super) broker_up: bool,
     /// How long after it was added an acknowledgement over the broker finds no row.
     pub(super) invisible: Duration,
