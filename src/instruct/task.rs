@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
+    decide::FRESH,
     inbox::Inbox,
     journal::{Journal, JournalError},
     parse::{self, Parsed, Skipped},
@@ -226,7 +227,7 @@ pub(super) struct Worker<S, A, R, T, V> {
     status: watch::Sender<Status>,
     pub(super) pulse: Pulse,
     pub(super) stop: CancellationToken,
-    /// The server's word, since the last poll.
+    /// The server's word, since the last poll; what is being pushed, for as long as it is fresh.
     pub(super) seen: BTreeMap<InstructionId, Seen>,
     /// What arrived unasked up to then is no news of that instruction: lately, this node spoke of it, or the
     /// server did not have it.
@@ -349,7 +350,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         };
         let at = Instant::now();
         self.polled = Some(at);
-        self.seen.clear();
+        // One that is being pushed is not listed, and its word still counts.
+        self.seen.retain(|_, seen| {
+            seen.instruction.state == InstructionState::Queuing && seen.at.elapsed() <= FRESH
+        });
         self.see(parsed.instructions, at);
         let now = self.time.trusted_now();
         self.status.send_modify(|status| status.last_poll = now);

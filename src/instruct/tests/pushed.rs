@@ -251,6 +251,21 @@ async fn what_a_later_answer_does_not_offer_is_not_revived_by_an_earlier_one() {
     assert_eq!(world.lock().writes, []);
 }
 
+/// The device keeps the instructor busy until a poll is due and something was pushed.
+#[tokio::test(start_paused = true)]
+async fn what_is_pushed_when_a_poll_is_due_is_not_forgotten_for_it() {
+    let (world, _dir) = world();
+    world.lock().device = Device::TakesItsTime(secs(30));
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.set(7, "3");
+    sleep(secs(28)).await;
+    world.set(8, "4");
+    sleep(secs(3)).await;
+    running.stop().await;
+    assert!(world.log().contains(&"8 Executing".to_owned()), "{:?}", world.log());
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_nothing() {
     let (world, _dir) = world();
