@@ -125,6 +125,10 @@ impl ServerError {
     /// Whether the other instructions would meet the same.
     #[must_use]
     pub fn is_general(&self) -> bool {
+        // An answer came: only this one is not in it.
+        if matches!(self, Self::NotTaken) {
+            return false;
+        }
         match self.next() {
             Next::Retry { .. } | Next::RefreshKey => true,
             // The server also answers so for one ID that it no longer knows.

@@ -267,6 +267,19 @@ async fn what_is_pushed_when_a_poll_is_due_is_not_forgotten_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_whose_state_is_never_taken_holds_up_no_other() {
+    let (world, _dir) = world();
+    world.lock().broker_up = false;
+    world.lock().unnamed = Some(7);
+    world.set(7, "3");
+    world.set(8, "4");
+    world.run_for(secs(60)).await;
+    assert_eq!(world.state(7), Some(InstructionState::Queued));
+    assert_eq!(world.state(8), Some(InstructionState::Completed));
+    assert_eq!(world.lock().writes.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_nothing() {
     let (world, _dir) = world();
     let running = world.start();

@@ -98,6 +98,8 @@ impl Exchange for World {
             let error = CallError { method: "POST", path, cause, refusal: None, detail: None };
             return Err(error.into());
         }
+        let unnamed = self.lock().unnamed;
+        let word = word.filter(|word| Some(word.id.0) != unnamed);
         if let Some(word) = word {
             self.acknowledged(word.id.0, word.state.name(), word.result.clone(), true);
         }

@@ -79,6 +79,8 @@ pub(super) struct Inner {
     pub(super) broker_up: bool,
     /// How long after it was added an acknowledgement over the broker finds no row.
     pub(super) invisible: Duration,
+    /// An ID that no answer to an acknowledgement names.
+    pub(super) unnamed: Option<i64>,
     /// When each instruction was added.
     pub(super) added: BTreeMap<i64, DateTime<Utc>>,
     /// The result parameters that the server keeps.
@@ -194,6 +196,7 @@ impl World {
                 push: None,
                 broker_up: true,
                 invisible: Duration::ZERO,
+                unnamed: None,
                 added: BTreeMap::new(),
                 results: BTreeMap::new(),
                 allow: BTreeSet::from(NodeTopic::ALL),
