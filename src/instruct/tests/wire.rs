@@ -193,6 +193,9 @@ impl Services for World {
     async fn install_certificate(&self, certificate: String) -> Result<String, String> {
         self.pass().await;
         self.lock().done.push(format!("install {certificate}"));
+        if certificate.contains("slow") {
+            sleep(Duration::from_secs(70)).await;
+        }
         self.pass().await;
         if certificate.contains("bad") {
             Err("no certificate".to_owned())
