@@ -36,8 +36,8 @@ pub trait Exchange: Send + Sync {
         word: Option<&Acknowledgement>,
     ) -> impl Future<Output = Result<Heard, ServerError>> + Send;
 
-    /// The instruction was spoken of by another way: no older word of ours must follow by this one.
-    fn forget(&self, id: InstructionId);
+    /// The instruction is to be spoken of by another way. Returns once no older word of ours can follow by this one.
+    fn hush(&self, id: InstructionId) -> impl Future<Output = ()> + Send;
 }
 
 impl Exchange for SolarIn {
@@ -48,8 +48,8 @@ impl Exchange for SolarIn {
         Ok(Heard { taken, instructions: exchanged.instructions })
     }
 
-    fn forget(&self, id: InstructionId) {
-        SolarIn::forget(self, id);
+    async fn hush(&self, id: InstructionId) {
+        SolarIn::hush(self, id).await;
     }
 }
 
@@ -118,12 +118,10 @@ impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
 
     async fn tell(&self, word: Acknowledgement) -> Result<bool, ServerError> {
         if self.broker.is_connected() {
+            self.solarin.hush(word.id).await;
             let message = Bytes::from(cbor::acknowledgement(&word));
             match timeout(PUBLISH_LIMIT, self.broker.publish(message)).await {
-                Ok(Ok(())) => {
-                    self.solarin.forget(word.id);
-                    return Ok(true);
-                }
+                Ok(Ok(())) => return Ok(true),
                 Ok(Err(reason)) => {
                     debug!(instruction_id = word.id.0, reason, "state not published")
                 }

@@ -117,7 +117,7 @@ impl Exchange for World {
         Ok(Heard { taken: word.is_some(), instructions })
     }
 
-    fn forget(&self, _: InstructionId) {}
+    async fn hush(&self, _: InstructionId) {}
 }
 
 impl Broker for World {
