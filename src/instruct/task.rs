@@ -15,7 +15,7 @@
 //!   server takes it within [`LAST_WORD`], and otherwise after the next start.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     time::Duration,
 };
@@ -163,6 +163,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, 
             seen: BTreeMap::new(),
             outdated: BTreeMap::new(),
             polled: None,
+            aside: BTreeSet::new(),
             skipped: VecDeque::new(),
             trouble: None,
             held: false,
@@ -234,6 +235,8 @@ pub(super) struct Worker<S, A, R, T, V> {
     outdated: BTreeMap<InstructionId, Instant>,
     /// When the last poll was answered.
     polled: Option<Instant>,
+    /// What ended and was told over HTTPS, while the broker may have an older word: it gets the end, too.
+    pub(super) aside: BTreeSet<InstructionId>,
     /// Elements that were complained about lately, at most [`COMPLAINTS`].
     skipped: VecDeque<String>,
     /// The present interval between polls.

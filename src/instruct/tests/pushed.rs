@@ -279,6 +279,37 @@ async fn one_whose_state_is_never_taken_holds_up_no_other() {
     assert_eq!(world.lock().writes.len(), 1);
 }
 
+/// The server takes `Executing` from the broker long after it heard the end over HTTPS.
+#[tokio::test(start_paused = true)]
+async fn an_older_state_that_the_broker_kept_does_not_undo_the_end() {
+    for restarts in [false, true] {
+        let (world, _dir) = world();
+        world.lock().device = Device::TakesItsTime(secs(5));
+        world.collector(false);
+        let mut running = world.start();
+        sleep(secs(1)).await;
+        world.set(7, "3");
+        sleep(secs(2)).await;
+        world.lock().broker_up = false;
+        sleep(secs(20)).await;
+        assert_eq!(world.state(7), Some(InstructionState::Completed));
+        assert!(!world.record(7).expect("a record").is_settled());
+        if restarts {
+            running.kill().await;
+            running = world.start();
+            sleep(secs(5)).await;
+        }
+        world.collector(true);
+        assert_eq!(world.state(7), Some(InstructionState::Executing));
+        world.lock().broker_up = true;
+        sleep(secs(60)).await;
+        running.stop().await;
+        assert_eq!(world.state(7), Some(InstructionState::Completed), "{:?}", world.log());
+        assert_eq!(results(&world, 7)["after"], 3);
+        assert!(world.record(7).expect("a record").is_settled());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_nothing() {
     let (world, _dir) = world();

@@ -126,7 +126,37 @@ impl Broker for World {
         if !self.lock().broker_up {
             return Err("not connected".to_owned());
         }
-        let word = cbor::decode(&message).expect("CBOR");
+        self.lock().at_broker.push(message);
+        self.collect();
+        self.pass().await;
+        Ok(())
+    }
+
+    fn is_used(&self) -> bool {
+        true
+    }
+
+    fn is_connected(&self) -> bool {
+        self.lock().broker_up
+    }
+}
+
+impl World {
+    /// Whether the server's collector runs; when it comes back it takes what the broker kept for it.
+    pub(super) fn collector(&self, up: bool) {
+        self.lock().collector_up = up;
+        self.collect();
+    }
+
+    fn collect(&self) {
+        if self.lock().collector_up {
+            let waiting = std::mem::take(&mut self.lock().at_broker);
+            waiting.iter().for_each(|message| self.collected(message));
+        }
+    }
+
+    fn collected(&self, message: &[u8]) {
+        let word = cbor::decode(message).expect("CBOR");
         let id = word["instructionId"].as_i64().expect("an ID");
         let state = word["state"].as_str().expect("a state").to_owned();
         assert!(InstructionState::from_name(&state).is_some(), "{state}");
@@ -139,12 +169,6 @@ impl Broker for World {
             let result = word.get("resultParameters").and_then(Value::as_object).cloned();
             self.acknowledged(id, &state, result, false);
         }
-        self.pass().await;
-        Ok(())
-    }
-
-    fn is_connected(&self) -> bool {
-        self.lock().broker_up
     }
 }
 
