@@ -164,6 +164,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, 
             outdated: BTreeMap::new(),
             polled: None,
             aside: BTreeSet::new(),
+            put_off: BTreeSet::new(),
             skipped: VecDeque::new(),
             trouble: None,
             held: false,
@@ -237,6 +238,8 @@ pub(super) struct Worker<S, A, R, T, V> {
     polled: Option<Instant>,
     /// What ended and was told over HTTPS, while the broker may have an older word: it gets the end, too.
     pub(super) aside: BTreeSet<InstructionId>,
+    /// What met trouble of its own waits for the next poll: the answer to its own word is a message, too.
+    put_off: BTreeSet<InstructionId>,
     /// Elements that were complained about lately, at most [`COMPLAINTS`].
     skipped: VecDeque<String>,
     /// The present interval between polls.
@@ -343,6 +346,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
     }
 
     async fn poll(&mut self) -> Result<(), Trouble> {
+        self.put_off.clear();
         let parsed = self.before_stop(self.server.pending()).await??;
         self.complain(&parsed.skipped);
         let is_new = |i: &Instruction| self.journal.get(i.id).is_none();
@@ -369,6 +373,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         let mut ids: Vec<_> = self.seen.keys().copied().chain(unsettled).collect();
         ids.sort_unstable_by_key(|id| (!self.cancels(*id), *id));
         ids.dedup();
+        ids.retain(|id| !self.put_off.contains(id));
         let mut first = Ok(());
         for id in ids {
             if self.stop.is_cancelled() {
@@ -376,8 +381,11 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             }
             match self.step(id).await {
                 Err(trouble) if trouble.is_general() => return Err(trouble),
-                Err(trouble) if first.is_ok() => first = Err(trouble),
-                Ok(()) | Err(_) => {}
+                Err(trouble) => {
+                    self.put_off.insert(id);
+                    first = first.and(Err(trouble));
+                }
+                Ok(()) => {}
             }
         }
         first
@@ -426,7 +434,11 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         let text =
             trouble.filter(|t| !matches!(t, Trouble::Stopping)).map(|t| Chain(t).to_string());
         // Until a poll works again, nothing has shown that the trouble is over.
-        let text = if up { text } else { text.or_else(|| self.trouble.clone()) };
+        let text = if up && self.put_off.is_empty() {
+            text
+        } else {
+            text.or_else(|| self.trouble.clone())
+        };
         match (&self.trouble, &text) {
             (Some(before), Some(now)) if before == now => {}
             (_, Some(error)) => {
