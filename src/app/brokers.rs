@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{part::Base, task::Task};
@@ -122,13 +125,13 @@ impl Services {
 }
 
 /// Instructions that are pushed.
-struct Pushed(mpsc::Sender<Value>);
+struct Pushed(mpsc::Sender<(Instant, Value)>);
 
 impl Deliver for Pushed {
     fn deliver(&mut self, payload: &[u8]) -> Result<(), String> {
         let message = cbor::decode(payload).map_err(|error| error.to_string())?;
         // Where there is no room the server offers it again over HTTPS, as it was not acknowledged.
-        drop(self.0.try_send(readable(&message)));
+        drop(self.0.try_send((Instant::now(), readable(&message))));
         Ok(())
     }
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::TimeDelta;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -67,7 +70,7 @@ pub(super) struct Base {
     pub(super) plans: Plans,
     /// Instructions that arrive unasked.
     pub(super) inbox: Inbox,
-    pub(super) inbox_sender: mpsc::Sender<Value>,
+    pub(super) inbox_sender: mpsc::Sender<(Instant, Value)>,
     /// What instructions may ask of the node itself.
     pub(super) services: Services,
 }
@@ -173,7 +176,7 @@ pub(super) fn instructor(
         }
         Via::Bulk | Via::Mqtt => {
             let broker = ways.mqtt.map(|live| live.handle.for_task(&pulse));
-            let server = Certificate::new(ways.solarin.for_task(&pulse), broker, node);
+            let server = Certificate { solarin: ways.solarin.for_task(&pulse), broker, node };
             instructor_of(server, base, settings, pulse, buses)
         }
     }

@@ -4,20 +4,15 @@
 //! A state goes to the broker first; where that takes no message within [`PUBLISH_LIMIT`], it goes with an
 //! exchange. Both may then have happened, which is harmless: the same word twice is the same word.
 //!
-//! What is harmful is an older word that a broker still holds when the end has gone the other way: the server
-//! writes what comes last. So the end of an instruction of which the broker had heard before is told to the broker
-//! as well, behind the older word, as soon as it takes messages again. This is not on disk: after a restart in
-//! between the older word may stay, and the node's journal knows better.
+//! The server takes what the broker has when it comes to it, perhaps long after it was published, and asks for
+//! no order. A word that goes with an exchange may thus be undone by an older one ([`Told::Aside`]); what the
+//! broker takes after the older one is not.
 //!
 //! An acknowledgement that reaches the server before the row of an instruction that was just pushed is
 //! lost there. The instruction is then offered again by an exchange half a minute later, still `Queued`,
 //! and gets the same acknowledgement again from the journal.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -26,7 +21,7 @@ use tracing::debug;
 
 use super::{
     super::parse::{self, Parsed},
-    Server, ServerError, Viewed, Way,
+    Server, ServerError, Told, Viewed, Way,
 };
 use crate::{
     domain::{Chain, InstructionId, InstructionState, NodeId},
@@ -37,9 +32,6 @@ use crate::{
 /// How long the broker may take to confirm a message before it goes another way.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
 
-/// Instructions that are remembered as spoken of to the broker and not ended there.
-const SPOKEN_OF: usize = 64;
-
 /// Says something to SolarIn, or nothing, and hears what waits.
 pub trait Exchange: Send + Sync {
     /// One exchange.
@@ -48,8 +40,8 @@ pub trait Exchange: Send + Sync {
         word: Option<&Acknowledgement>,
     ) -> impl Future<Output = Result<Heard, ServerError>> + Send;
 
-    /// The instruction was spoken of by another way: no older word of ours must follow by this one.
-    fn forget(&self, id: InstructionId);
+    /// The instruction is to be spoken of by another way. Returns once no older word of ours can follow by this one.
+    fn hush(&self, id: InstructionId) -> impl Future<Output = ()> + Send;
 }
 
 impl Exchange for SolarIn {
@@ -60,8 +52,8 @@ impl Exchange for SolarIn {
         Ok(Heard { taken, instructions: exchanged.instructions })
     }
 
-    fn forget(&self, id: InstructionId) {
-        SolarIn::forget(self, id);
+    async fn hush(&self, id: InstructionId) {
+        SolarIn::hush(self, id).await;
     }
 }
 
@@ -79,6 +71,9 @@ pub trait Broker: Send + Sync {
     /// Returns once the broker has the message; the error says in words why not.
     fn publish(&self, message: Bytes) -> impl Future<Output = Result<(), String>> + Send;
 
+    /// Whether there is a session that connects when it can.
+    fn is_used(&self) -> bool;
+
     /// Whether there is a connection at present.
     fn is_connected(&self) -> bool;
 }
@@ -86,6 +81,10 @@ pub trait Broker: Send + Sync {
 impl Broker for Handle {
     async fn publish(&self, message: Bytes) -> Result<(), String> {
         Handle::publish(self, message).await.map_err(|error| Chain(&error).to_string())
+    }
+
+    fn is_used(&self) -> bool {
+        true
     }
 
     fn is_connected(&self) -> bool {
@@ -102,6 +101,10 @@ impl<B: Broker> Broker for Option<B> {
         }
     }
 
+    fn is_used(&self) -> bool {
+        self.as_ref().is_some_and(Broker::is_used)
+    }
+
     fn is_connected(&self) -> bool {
         self.as_ref().is_some_and(Broker::is_connected)
     }
@@ -116,55 +119,10 @@ pub struct Certificate<E, B> {
     pub broker: B,
     /// Whose instructions these are.
     pub node: NodeId,
-    /// What the broker heard of and not the end, with the end where that was told another way.
-    spoken_of: Mutex<BTreeMap<InstructionId, Option<Bytes>>>,
-}
-
-impl<E: Exchange, B: Broker> Certificate<E, B> {
-    /// Nothing was told yet.
-    pub fn new(solarin: E, broker: B, node: NodeId) -> Self {
-        Self { solarin, broker, node, spoken_of: Mutex::default() }
-    }
-
-    fn spoken_of(&self) -> MutexGuard<'_, BTreeMap<InstructionId, Option<Bytes>>> {
-        self.spoken_of.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the broker took it in time.
-    async fn publish(&self, id: InstructionId, message: Bytes) -> bool {
-        match timeout(PUBLISH_LIMIT, self.broker.publish(message)).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(reason)) => debug!(instruction_id = id.0, reason, "state not published"),
-            Err(_) => debug!(instruction_id = id.0, "state not confirmed by the broker"),
-        }
-        false
-    }
-
-    /// It goes to the broker, which may hold it back, whatever it answers.
-    fn may_be_held(&self, id: InstructionId) {
-        let mut spoken_of = self.spoken_of();
-        spoken_of.insert(id, None);
-        if spoken_of.len() > SPOKEN_OF {
-            spoken_of.pop_first();
-        }
-    }
-
-    /// Tells the broker the ends that went another way.
-    async fn tell_ends(&self) {
-        let ends: Vec<_> =
-            self.spoken_of().iter().filter_map(|(id, end)| Some((*id, end.clone()?))).collect();
-        for (id, end) in ends {
-            if !self.broker.is_connected() || !self.publish(id, end).await {
-                return;
-            }
-            self.spoken_of().remove(&id);
-        }
-    }
 }
 
 impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
     async fn pending(&self) -> Result<Parsed, ServerError> {
-        self.tell_ends().await;
         let heard = self.solarin.exchange(None).await?;
         Ok(parse::message(&heard.instructions, self.node))
     }
@@ -173,30 +131,23 @@ impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
         Ok(Viewed::of(id, self.pending().await?))
     }
 
-    async fn tell(&self, word: Acknowledgement) -> Result<bool, ServerError> {
-        let message = Bytes::from(cbor::acknowledgement(&word));
+    async fn tell(&self, word: Acknowledgement) -> Result<Told, ServerError> {
         if self.broker.is_connected() {
-            if !word.state.is_final() {
-                self.may_be_held(word.id);
-            }
-            if self.publish(word.id, message.clone()).await {
-                if word.state.is_final() {
-                    self.spoken_of().remove(&word.id);
+            self.solarin.hush(word.id).await;
+            let message = Bytes::from(cbor::acknowledgement(&word));
+            match timeout(PUBLISH_LIMIT, self.broker.publish(message)).await {
+                Ok(Ok(())) => return Ok(Told::Taken),
+                Ok(Err(reason)) => {
+                    debug!(instruction_id = word.id.0, reason, "state not published")
                 }
-                self.solarin.forget(word.id);
-                return Ok(true);
+                Err(_) => debug!(instruction_id = word.id.0, "state not confirmed by the broker"),
             }
         }
-        let Heard { taken, .. } = self.solarin.exchange(Some(&word)).await?;
-        if !taken {
-            return Err(ServerError::NotTaken);
+        match self.solarin.exchange(Some(&word)).await? {
+            Heard { taken: true, .. } if self.broker.is_used() => Ok(Told::Aside),
+            Heard { taken: true, .. } => Ok(Told::Taken),
+            Heard { taken: false, .. } => Err(ServerError::NotTaken),
         }
-        if word.state.is_final()
-            && let Some(end) = self.spoken_of().get_mut(&word.id)
-        {
-            *end = Some(message);
-        }
-        Ok(true)
     }
 
     fn shows_acknowledged(&self) -> bool {

@@ -294,7 +294,8 @@ impl<'a, S: Spare> Run<'a, S> {
         let now = self.began.elapsed();
         let errand = self.machine.aside_since().zip(self.parts.settings.fallback_after);
         let errand = errand.map(|(since, after)| since + after);
-        let next = [until, self.fallback.next(), self.save_at(), errand].into_iter().flatten().min();
+        let next =
+            [until, self.fallback.next(), self.save_at(), errand].into_iter().flatten().min();
         let left = next.map(|at| at.saturating_sub(now));
         let _waiting =
             self.parts.pulse.enter("waiting for datum or the broker", Bound::until(left));
