@@ -2,6 +2,8 @@
 //!
 //! The task alone reads the certificate's files in the daemon and puts into the [`Identity`] what it finds. Told that
 //! the store changed it reads it again; while there is nothing usable it looks once a minute even if nobody tells it.
+//! The certificate of another node than the configured one is never put into use: with it, this node's datum would be
+//! stored as the other's. It counts as none.
 //!
 //! A renewed certificate takes these steps; killed between any two of them, the next start goes on:
 //!
@@ -31,7 +33,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Identity, NodeCertificate,
     calls::{IdentityCalls, Trouble},
-    check::{Listed, judge},
+    check::{Complaint, Listed, judge, of_node},
     node::Unusable,
     renewal::{Condition, Life, Machine, Memory, Moment, Step, Terms},
     renewed::renewed,
@@ -70,6 +72,9 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: Unusable,
     },
+    /// It is not the configured node's.
+    #[error("the certificate on this device is not used: {0}")]
+    OtherNode(Complaint),
 }
 
 /// Reads the certificate in that slot.
@@ -83,6 +88,21 @@ pub fn load(store: &Store, slot: Slot) -> Result<Option<(NodeCertificate, Origin
         Ok(certificate) => Ok(Some((certificate, found.origin))),
         Err(reason) => Err(LoadError::Unusable { path: found.path, reason }),
     }
+}
+
+/// Reads the certificate in that slot for use by this node.
+///
+/// # Errors
+///
+/// If there is one that cannot be used, or that is not this node's.
+pub fn load_of(
+    store: &Store,
+    slot: Slot,
+    node: NodeId,
+) -> Result<Option<NodeCertificate>, LoadError> {
+    let Some((certificate, _)) = load(store, slot)? else { return Ok(None) };
+    of_node(&certificate, node).map_err(LoadError::OtherNode)?;
+    Ok(Some(certificate))
 }
 
 /// Hands a renewed certificate to the keeper. Cheap to clone.
@@ -247,7 +267,7 @@ struct Work<C> {
     /// What stands on disk of the machine's memory.
     written: Memory,
     path: PathBuf,
-    /// Why the store cannot be read, if it cannot.
+    /// Why what is in the store is not used, if it is not.
     unreadable: Option<String>,
     /// What the log says last, and whether something stands against a renewal.
     reported: Option<(Condition, bool)>,
@@ -263,23 +283,27 @@ impl<C: IdentityCalls> Work<C> {
         Bound::Within(self.parts.calls.patience())
     }
 
-    /// Takes what is in the store. One that cannot be read changes nothing.
+    /// Takes what is in the store. One that cannot be read changes nothing; another node's is as good as none.
     async fn reload(&mut self) {
-        let store = self.parts.store.clone();
-        let loaded =
-            off_thread(move || (load(&store, Slot::Current), load(&store, Slot::Next))).await;
+        let (store, node) = (self.parts.store.clone(), self.parts.node);
+        let load = move || (load_of(&store, Slot::Current, node), load(&store, Slot::Next));
+        let loaded = off_thread(load).await;
         let unreadable = match loaded.0 {
             Ok(current) => {
-                let current = current.map(|(certificate, _)| certificate);
                 self.put_into_use(current);
                 None
             }
-            Err(error) => Some(Chain(&error).to_string()),
+            Err(error) => {
+                if matches!(error, LoadError::OtherNode(_)) {
+                    self.put_into_use(None);
+                }
+                Some(Chain(&error).to_string())
+            }
         };
         if self.unreadable != unreadable
             && let Some(error) = &unreadable
         {
-            error!(event = "identity.unreadable", %error, "certificate not read");
+            error!(event = "identity.unreadable", %error, "certificate not used");
         }
         self.unreadable = unreadable;
         let current = self.parts.identity.current();
@@ -371,9 +395,10 @@ impl<C: IdentityCalls> Work<C> {
     /// Proves the renewed certificate and takes it into use.
     async fn prove(&mut self) -> Result<String, String> {
         let store = self.parts.store.clone();
-        let next = off_thread(move || load(&store, Slot::Next)).await;
-        let Ok(Some((next, _))) = next else {
-            // Somebody has removed it.
+        let node = self.parts.node;
+        let next = off_thread(move || load_of(&store, Slot::Next, node)).await;
+        let Ok(Some(next)) = next else {
+            // Somebody has removed or replaced it.
             self.machine.holds(self.parts.identity.current().map(|current| life(&current)), false);
             return Err("the renewed certificate is not in the store any more".to_owned());
         };
@@ -619,3 +644,6 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
