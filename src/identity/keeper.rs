@@ -397,9 +397,10 @@ impl<C: IdentityCalls> Work<C> {
         let store = self.parts.store.clone();
         let node = self.parts.node;
         let next = off_thread(move || load_of(&store, Slot::Next, node)).await;
-        let Ok(Some(next)) = next else {
+        let before = self.parts.identity.current();
+        let (Ok(Some(next)), Some(before)) = (next, &before) else {
             // Somebody has removed or replaced it.
-            self.machine.holds(self.parts.identity.current().map(|current| life(&current)), false);
+            self.machine.holds(before.map(|current| life(&current)), false);
             return Err("the renewed certificate is not in the store any more".to_owned());
         };
         let next = Arc::new(next);
@@ -411,7 +412,7 @@ impl<C: IdentityCalls> Work<C> {
         let moment = self.moment();
         self.machine.proved(outcome.clone(), moment);
         match outcome {
-            Ok(()) => self.take_over(&next).await,
+            Ok(()) => self.take_over(before, &next).await,
             Err(Trouble::Refused(error)) => {
                 error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
                 self.drop_next().await;
@@ -429,14 +430,33 @@ impl<C: IdentityCalls> Work<C> {
         }
     }
 
-    async fn take_over(&mut self, next: &Arc<NodeCertificate>) -> Result<String, String> {
-        let store = self.parts.store.clone();
-        let pem = next.to_pem();
-        let saved = off_thread(move || store.save_identity(Slot::Current, pem.as_bytes())).await;
-        if let Err(error) = saved {
-            // It stays where it is, and the next start proves it once more.
-            self.machine.holds(self.parts.identity.current().map(|current| life(&current)), true);
-            return Err(format!("the renewed certificate is not on disk: {}", Chain(&error)));
+    /// Puts `next` in the place of `before`, unless somebody changed either of them while it was proved.
+    async fn take_over(
+        &mut self,
+        before: &Arc<NodeCertificate>,
+        next: &Arc<NodeCertificate>,
+    ) -> Result<String, String> {
+        let (store, old, new) = (self.parts.store.clone(), before.clone(), next.clone());
+        let saved = off_thread(move || {
+            let holds = |slot, wanted: &NodeCertificate| {
+                load(&store, slot)
+                    .is_ok_and(|found| found.is_some_and(|(found, _)| found == *wanted))
+            };
+            let still = || holds(Slot::Current, &old) && holds(Slot::Next, &new);
+            store.save_identity_if(Slot::Current, new.to_pem().as_bytes(), still)
+        });
+        match saved.await {
+            Ok(true) => {}
+            Ok(false) => {
+                // Whatever is in the store now counts.
+                self.reload().await;
+                return Err("another certificate was put in while this one was proved".to_owned());
+            }
+            Err(error) => {
+                // It stays where it is, and the next start proves it once more.
+                self.machine.holds(Some(life(before)), true);
+                return Err(format!("the renewed certificate is not on disk: {}", Chain(&error)));
+            }
         }
         let (serial, ends) = (next.leaf().serial(), next.ends().to_rfc3339());
         info!(

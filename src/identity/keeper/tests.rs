@@ -33,6 +33,7 @@ impl IdentityCalls for Server {
 struct Bench {
     _dir: TempDir,
     authority: Authority,
+    first: NodeIdentity,
     store: Store,
     identity: Identity,
     reload: Arc<Notify>,
@@ -48,7 +49,8 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let authority = Authority::new().expect("an authority");
         let store = Store::new(dir.path(), None);
-        save(&store, &first(&authority));
+        let first = first(&authority);
+        save(&store, &first);
         let (installer, arrivals) = Installer::channel();
         let (status, shown) = watch::channel(Status::default());
         let (identity, reload) = (Identity::new(), Arc::new(Notify::new()));
@@ -74,6 +76,7 @@ impl Bench {
         Self {
             _dir: dir,
             authority,
+            first,
             store,
             identity,
             reload,
@@ -128,4 +131,33 @@ async fn the_certificate_of_another_node_is_as_good_as_none() {
     bench.until("it is not used any more", |status| status.subject.is_none()).await;
     assert_eq!(bench.used(), None);
     assert!(bench.status.borrow().because.contains("change `node.id`"));
+}
+
+#[tokio::test]
+async fn an_import_while_a_renewed_certificate_is_proved_is_not_overwritten() {
+    let mut bench = Bench::start(|authority| of_node(authority, NODE));
+    bench.until("it is used", |status| status.subject.is_some()).await;
+    let present = load(&bench.store, Slot::Current).expect("readable").expect("there").0;
+    let until = Utc::now() + TimeDelta::days(900);
+    let wanted = Wanted::between(NODE, Utc::now() - TimeDelta::days(1), until);
+    let renewed = bench.authority.renew_node(&wanted, &bench.first).expect("renewed");
+    let installer = bench.installer.clone();
+    let installing = tokio::spawn(async move { installer.install(renewed.chain_pem()).await });
+    let waits = async {
+        while !bench.store.identity_path(Slot::Next).exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waits).await.expect("it is being proved");
+
+    let imported = of_node(&bench.authority, NODE);
+    save(&bench.store, &imported);
+    bench.server.0.add_permits(1);
+    let said = installing.await.expect("it ends").expect_err("the import counts");
+    assert!(said.contains("another certificate was put in"), "{said}");
+    let stored = load(&bench.store, Slot::Current).expect("readable").expect("there").0;
+    assert_ne!(stored, present);
+    assert_eq!(stored.leaf().der().as_ref(), imported.der());
+    assert_eq!(bench.used().as_deref(), Some(imported.der()));
+    assert!(!bench.store.identity_path(Slot::Next).exists(), "it belongs to the one before");
 }
