@@ -311,7 +311,8 @@ impl<C: IdentityCalls> Work<C> {
         // One that an import has overtaken is of no use any more.
         let waits = match (&current, &next) {
             (Some(current), Some(next)) => {
-                self.may_follow(current, &next.leaf().to_pem()).is_ok_and(|next| next.is_some())
+                let follows = self.may_follow(current, &next.leaf().to_pem()).await;
+                follows.is_ok_and(|next| next.is_some())
             }
             _ => false,
         };
@@ -339,13 +340,16 @@ impl<C: IdentityCalls> Work<C> {
         }
     }
 
-    fn may_follow(
+    async fn may_follow(
         &self,
-        current: &NodeCertificate,
+        current: &Arc<NodeCertificate>,
         pem: &str,
     ) -> Result<Option<NodeCertificate>, String> {
-        let now = self.parts.clock.believed_now();
-        renewed(current, pem, self.parts.node, now).map_err(|error| error.to_string())
+        let (now, node) = (self.parts.clock.believed_now(), self.parts.node);
+        let (current, pem) = (current.clone(), pem.to_owned());
+        // Signatures of whoever sent it are verified.
+        let outcome = off_thread(move || renewed(&current, &pem, node, now)).await;
+        outcome.map_err(|error| error.to_string())
     }
 
     /// Asks for a renewal, after writing down that it does.
@@ -375,7 +379,7 @@ impl<C: IdentityCalls> Work<C> {
         let current = self.parts.identity.current();
         let current =
             current.ok_or("there is no certificate on this device that could be renewed")?;
-        let outcome = self.may_follow(&current, pem);
+        let outcome = self.may_follow(&current, pem).await;
         if let Err(error) = &outcome {
             error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
         }
@@ -653,7 +657,7 @@ pub fn memory(bytes: &[u8]) -> Option<Memory> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// Runs what reads or writes files in a thread for that: the disk may take its time.
+/// Runs what reads or writes files, or works for long, in a thread for that.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match spawn_blocking(work).await {
         Ok(result) => result,
