@@ -10,7 +10,7 @@ use super::{
     certificate::Certificate,
     key::{Form, PrivateKey},
     pem, pkcs7,
-    pkcs12::{self, Pkcs12Error},
+    pkcs12::{self, Pkcs12Error, Work},
 };
 
 /// The most certificates and the most keys that are taken: a node has a chain of four and one key.
@@ -84,8 +84,9 @@ impl Material {
         } else {
             None
         };
+        let mut work = Work::default();
         for block in blocks {
-            self.add_block(block, password.as_ref())?;
+            self.add_block(block, password.as_ref(), &mut work)?;
         }
         Ok(())
     }
@@ -107,6 +108,7 @@ impl Material {
         &mut self,
         block: pem::Block,
         password: Option<&Zeroizing<String>>,
+        work: &mut Work,
     ) -> Result<(), MaterialError> {
         let form = match block.label.as_str() {
             "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" => Some(Form::Pkcs8),
@@ -124,7 +126,7 @@ impl Material {
         };
         match (form, password) {
             (Some(form), Some(password)) if block.label.starts_with("ENCRYPTED") => {
-                let der = pkcs12::decrypt_key(&body, password)?;
+                let der = pkcs12::decrypt_key(&body, password, work)?;
                 self.add_key(form, der)
             }
             (Some(form), _) => self.add_key(form, body),
