@@ -17,7 +17,7 @@ use crate::{
         Settings,
         settings::{Broker, Via},
     },
-    domain::BrokerUrl,
+    domain::{BrokerUrl, InvalidBrokerUrl},
     flux::{self, Feed},
     identity::{
         Identity,
@@ -120,8 +120,18 @@ impl Services {
         let url = url.ok_or_else(|| {
             format!("{in_url} does not say where `{name}` is, or does not answer: `url` may say so")
         })?;
-        url.parse().map_err(|error| format!("{in_url} says that `{name}` is at {url}: {error}"))
+        broker(&url).map_err(|error| format!("{in_url} says that `{name}` is at {url}: {error}"))
     }
+}
+
+/// A broker's address as a server says it. Nobody here has decided that others may read what goes there.
+fn broker(url: &str) -> Result<BrokerUrl, String> {
+    let url: BrokerUrl = url.parse().map_err(|error: InvalidBrokerUrl| error.to_string())?;
+    if url.is_readable_on_the_way() {
+        let reason = "anybody on the way could read and change what is sent; it is used only if `url` says so";
+        return Err(reason.to_owned());
+    }
+    Ok(url)
 }
 
 /// Instructions that are pushed.
@@ -224,4 +234,17 @@ fn session(
     let session = session.following(base.identity.changed());
     let waiting = pulse.enter("waiting to be started", Bound::Open);
     Ok(IdleSession { session, handle, pulse, waiting, stop })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_a_server_names_is_used_only_where_nobody_can_listen() {
+        assert!(broker("mqtts://queue.solarnetwork.net:8883").is_ok());
+        assert!(broker("mqtt://127.0.0.1:1883").is_ok());
+        assert!(broker("mqtt://192.0.2.1").is_err_and(|reason| reason.contains("`url`")));
+        assert!(broker("https://192.0.2.1").is_err());
+    }
 }

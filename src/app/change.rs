@@ -11,6 +11,7 @@
 //!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
 //!  mqtt, upload.in_flight               restarts the broker's session and the two that use it
 //!  flux                                 starts, stops or restarts the live feed
+//!  mqtt.url, flux.url                   the keeper of the certificate as well, where one is needed or not any more
 //!  queue                                adjusts the queue, which stays open
 //!  solarnet.token                       restarts the refresher, which puts another key into use
 //!  the rest of solarnet                 restarts all that reach the server
@@ -36,6 +37,7 @@ use crate::{
         },
     },
     domain::SourceId,
+    needs,
 };
 
 /// What a reload does.
@@ -186,6 +188,14 @@ impl Changes {
             changes.add(part, How::Restart, broker.clone());
         }
         changes.feed(flux.as_ref(), new.flux.as_ref());
+        if needs::certificate(old) != needs::certificate(new) {
+            // That `upload.via` changed restarts it anyway.
+            let for_whom = differing([
+                ("mqtt.url", mqtt.broker.url != new.mqtt.broker.url),
+                ("flux", *flux != new.flux),
+            ]);
+            changes.add(Part::Identity, How::Restart, for_whom);
+        }
         changes.add(Part::Instructor, How::Restart, instructing(instructions, &new.instructions));
         // It also says whether a renewed certificate is taken.
         let renewal = differing([("identity.renew", identity.renew != new.identity.renew)]);

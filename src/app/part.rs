@@ -98,10 +98,11 @@ pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, Net
 /// # Errors
 ///
 /// If it cannot be made as configured.
-pub(super) fn solarin(base: &Base, solarnet: &settings::SolarNet) -> Result<SolarIn, NetError> {
+pub(super) fn solarin(base: &Base, settings: &Settings) -> Result<SolarIn, NetError> {
     let identity = Arc::new(base.identity.clone());
     let (changed, clock) = (base.identity.changed(), base.clock.clone());
-    SolarIn::new(solarnet, identity, changed, clock, base.inbox_sender.clone())
+    let (solarnet, node) = (&settings.solarnet, settings.node);
+    SolarIn::new(solarnet, node, identity, changed, clock, base.inbox_sender.clone())
 }
 
 /// A bus that is made and does nothing yet.

@@ -46,7 +46,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::settings::SolarNet,
-    domain::{Datum, InstructionId},
+    domain::{Datum, InstructionId, NodeId},
     instruct::parse::readable,
     net::{Incoming, Net, NetError, Outgoing, SendError},
     pulse::{Bound, Pulse},
@@ -95,6 +95,7 @@ pub struct SolarIn {
 #[derive(Debug)]
 struct Shared {
     url: String,
+    node: NodeId,
     timeout: Duration,
     clock: Clock,
     identity: Arc<dyn ResolvesClientCert>,
@@ -115,13 +116,15 @@ struct Connections {
 }
 
 impl SolarIn {
-    /// Talks to `solarnet.in_url` as whoever `identity` is at that moment; `changed` says when it is another.
+    /// Talks to `solarnet.in_url` for `node`, as whoever `identity` is at that moment; `changed` says when it is
+    /// another.
     ///
     /// # Errors
     ///
     /// If the client cannot be made.
     pub fn new(
         solarnet: &SolarNet,
+        node: NodeId,
         identity: Arc<dyn ResolvesClientCert>,
         changed: watch::Receiver<u64>,
         clock: Clock,
@@ -132,6 +135,7 @@ impl SolarIn {
         let connections = Connections { net, of: *changed.borrow() };
         let shared = Shared {
             url: format!("{}/bulkCollector.do", solarnet.in_url),
+            node,
             timeout,
             clock,
             identity,
@@ -328,13 +332,14 @@ impl SolarIn {
 
     fn read(&self, incoming: &Incoming) -> Result<Heard, InError> {
         let now = self.shared.clock.signing_now();
-        let heard = answer::read(&Received {
+        let received = Received {
             status: incoming.status,
             body: &incoming.body,
             retry_after: incoming.header("retry-after"),
             rate_limit_retry_after: incoming.header("x-sn-rate-limit-retry-after"),
             now,
-        });
+        };
+        let heard = answer::read(&received, self.shared.node);
         heard.inspect_err(|error| {
             let not_before = error.refusal.as_ref().and_then(|refusal| refusal.retry_after);
             if let Some(wait) = not_before.and_then(|at| (at - now).to_std().ok()) {

@@ -117,7 +117,14 @@ fn client(url: &str) -> (SolarIn, mpsc::Receiver<(Instant, Value)>) {
     let clock = Clock::open(tempfile::tempdir().expect("a folder").path()).expect("a clock");
     let (inbox, instructions) = mpsc::channel(2);
     let changed = watch::channel(0).1;
-    let client = SolarIn::new(&solarnet, Arc::new(Nobody), changed, clock, inbox);
+    let client = SolarIn::new(
+        &solarnet,
+        NodeId::try_from(123).expect("a node"),
+        Arc::new(Nobody),
+        changed,
+        clock,
+        inbox,
+    );
     (client.expect("a client"), instructions)
 }
 
