@@ -47,9 +47,7 @@ pub(super) enum LinkError {
     )]
     Dates(String),
     /// The broker's certificate, or TLS otherwise, was not accepted.
-    #[error(
-        "the broker is not trusted: {0}; `mqtt.ca_file` names authorities beside the system's, `mqtt.server_name` the name that the certificate must have"
-    )]
+    #[error("the broker is not trusted: {0}")]
     Untrusted(String),
     /// The broker does not accept our certificate.
     #[error(
@@ -97,6 +95,17 @@ impl LinkError {
             Self::TakenOver => "taken_over",
             Self::Rival => "rival",
             Self::Garbled(_) => "garbled",
+        }
+    }
+
+    /// The same with what to look at in the section of the configuration that the broker has.
+    #[must_use]
+    pub(super) fn in_section(&self, section: &str) -> String {
+        match self {
+            Self::Untrusted(_) => format!(
+                "{self}; `{section}.ca_file` names authorities beside the system's, `{section}.server_name` the name that the certificate must have"
+            ),
+            error => error.to_string(),
         }
     }
 

@@ -181,7 +181,7 @@ pub trait Surroundings: Send + Sync {
 /// Who a client is to its broker.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// What it is called in the log.
+    /// What it is called in the log: the section of the configuration that its broker has.
     pub link: &'static str,
     /// Its ID.
     pub id: String,
@@ -525,12 +525,13 @@ impl<S: Surroundings> Session<S> {
     fn tell_lost(&mut self, error: &LinkError, tell: bool) {
         let (link, kind) = (self.client.link, error.kind());
         let needs_a_person = error.needs_a_person();
+        let error = error.in_section(link);
         if !tell {
-            debug!(link, error_kind = kind, %error, "no connection to the broker");
+            debug!(link, error_kind = kind, error, "no connection to the broker");
         } else if needs_a_person {
-            error!(event = "mqtt.stopped", link, error_kind = kind, %error, "no connection to the broker until somebody acts");
+            error!(event = "mqtt.stopped", link, error_kind = kind, error, "no connection to the broker until somebody acts");
         } else {
-            warn!(event = "mqtt.disconnected", link, error_kind = kind, %error, "no connection to the broker");
+            warn!(event = "mqtt.disconnected", link, error_kind = kind, error, "no connection to the broker");
         }
         let now = self.clock.trusted_now();
         self.status.send_modify(|status| {
@@ -538,7 +539,7 @@ impl<S: Surroundings> Session<S> {
                 status.since = now;
             }
             status.state = if needs_a_person { "stopped" } else { "waiting" };
-            status.last_error = Some(error.to_string());
+            status.last_error = Some(error);
         });
     }
 
