@@ -526,12 +526,13 @@ impl<S: Surroundings> Session<S> {
         let (link, kind) = (self.client.link, error.kind());
         let needs_a_person = error.needs_a_person();
         let error = error.in_section(link);
+        let broker = self.status.borrow().broker.clone();
         if !tell {
             debug!(link, error_kind = kind, error, "no connection to the broker");
         } else if needs_a_person {
-            error!(event = "mqtt.stopped", link, error_kind = kind, error, "no connection to the broker until somebody acts");
+            error!(event = "mqtt.stopped", link, broker, error_kind = kind, error, "no connection to the broker until somebody acts");
         } else {
-            warn!(event = "mqtt.disconnected", link, error_kind = kind, error, "no connection to the broker");
+            warn!(event = "mqtt.disconnected", link, broker, error_kind = kind, error, "no connection to the broker");
         }
         let now = self.clock.trusted_now();
         self.status.send_modify(|status| {
