@@ -47,6 +47,9 @@ const UNSENT: usize = 64 * 1024;
 /// Between two looks for the broker's address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(60);
 
+/// The state of a session that has no certificate to show.
+const NO_CERTIFICATE: &str = "no_certificate";
+
 /// Between two questions for the time, while nobody has told it.
 const TIME_EVERY: Duration = Duration::from_secs(15);
 
@@ -84,7 +87,8 @@ pub enum PublishError {
 /// How a session stands, for `status`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Status {
-    /// `connected`, `connecting`, `waiting` (for the next attempt), or `stopped` (a person has to do something).
+    /// `connected`, `connecting`, `waiting` (for the next attempt), `no_certificate` (waiting for one to be imported),
+    /// or `stopped` (a person has to do something).
     pub state: &'static str,
     /// The broker, where it is known.
     pub broker: Option<String>,
@@ -116,6 +120,7 @@ pub struct Handle {
     topic: String,
     requests: mpsc::Sender<Request>,
     connected: watch::Receiver<bool>,
+    status: watch::Receiver<Status>,
     pulse: Pulse,
 }
 
@@ -150,6 +155,12 @@ impl Handle {
     pub fn offer(&self, topic: String, payload: Bytes, retain: bool) -> bool {
         let request = Request { topic, payload, retain, done: None };
         *self.connected.borrow() && self.requests.try_send(request).is_ok()
+    }
+
+    /// Whether nothing is tried for want of a certificate.
+    #[must_use]
+    pub fn lacks_certificate(&self) -> bool {
+        self.status.borrow().state == NO_CERTIFICATE
     }
 
     /// Whether there is a connection, as it changes.
@@ -250,6 +261,7 @@ impl<S: Surroundings> Session<S> {
             topic,
             requests: sender.clone(),
             connected: is_connected,
+            status: status.subscribe(),
             pulse: Pulse::unheard(),
         };
         let session = Self {
@@ -320,18 +332,32 @@ impl<S: Surroundings> Session<S> {
         }
     }
 
-    /// Asks for the address until there is one.
+    /// Asks for the address until there is one, and a certificate where one is shown.
     async fn find(&mut self) -> BrokerUrl {
-        let mut told = false;
+        let (mut told, mut missing_told) = (false, false);
         loop {
             let asking = self.pulse.enter("asking for the broker's address", Bound::Open);
             let found = refusing(&mut self.requests, self.surroundings.find_broker()).await;
             drop(asking);
+            let link = self.client.link;
             let reason = match found {
+                Ok(url) if url.secure && !self.tls.has_certificate() => {
+                    let reason =
+                        "no certificate: `solarnode-agent identity import FILE` installs one";
+                    if !std::mem::replace(&mut missing_told, true) {
+                        warn!(event = "mqtt.no_certificate", link, broker = %url, reason, "no connection to the broker without a certificate");
+                    }
+                    self.status.send_modify(|status| {
+                        status.state = NO_CERTIFICATE;
+                        status.broker = Some(url.to_string());
+                        status.last_error = Some(reason.to_owned());
+                    });
+                    self.rest(ADDRESS_EVERY).await;
+                    continue;
+                }
                 Ok(url) => return url,
                 Err(reason) => reason,
             };
-            let link = self.client.link;
             if !std::mem::replace(&mut told, true) {
                 warn!(event = "mqtt.address_unknown", link, reason, "no broker to connect to");
             }
