@@ -96,7 +96,7 @@ pub struct Status {
     pub since: Option<DateTime<Utc>>,
     /// Connections that were made since the daemon started.
     pub connections: u64,
-    /// Messages that the broker took since the daemon started.
+    /// Messages since the daemon started that the broker took, or that were sent and want no acknowledgement.
     pub published: u64,
     /// Messages that were received since the daemon started.
     pub received: u64,
@@ -428,7 +428,9 @@ impl<S: Surroundings> Session<S> {
                 () = &mut asking => {}
                 _ = self.requests.recv_many(&mut requests, room), if room > 0 => {
                     for request in requests.drain(..) {
-                        send(request, self.began.elapsed(), terms, &mut link, &mut dialogue)?;
+                        if send(request, self.began.elapsed(), terms, &mut link, &mut dialogue)? {
+                            self.status.send_modify(|status| status.published += 1);
+                        }
                     }
                 }
                 () = sleep(left) => match dialogue.due(self.began.elapsed()) {
@@ -615,31 +617,33 @@ impl Tag {
     }
 }
 
+/// Sends a message; says whether that is all there is to it, as it wants no acknowledgement.
 fn send(
     request: Request,
     now: Duration,
     terms: Terms,
     link: &mut Link,
     dialogue: &mut Dialogue<Tag>,
-) -> Result<(), LinkError> {
+) -> Result<bool, LinkError> {
     let Request { topic, payload, retain, done } = request;
     let bytes = packet::publish_len(&topic, &payload);
     if let Some(most) = terms.max_packet.filter(|most| bytes > *most as usize) {
         if let Some(done) = done {
             drop(done.send(Err(PublishError::TooLong { bytes, most })));
         }
-        return Ok(());
+        return Ok(false);
     }
     let id = match done {
         // Nobody waits for it any more: it was not sent, and need not be.
-        Some(done) if done.is_closed() => return Ok(()),
+        Some(done) if done.is_closed() => return Ok(false),
         Some(done) => Some(dialogue.publish(now, Tag { topic: topic.clone(), done })),
         None => {
             dialogue.sent(now);
             None
         }
     };
-    link.push(Outgoing::Publish { id, topic, retain, payload })
+    link.push(Outgoing::Publish { id, topic, retain, payload })?;
+    Ok(id.is_none())
 }
 
 /// Does something while there is no connection: whoever publishes hears so at once.
