@@ -50,6 +50,9 @@ pub(super) struct Associate {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Put the new node's certificate in the place of the one on this device
+    #[arg(long)]
+    replace: bool,
     /// Seconds to wait for the certificate
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     wait: u64,
@@ -61,6 +64,14 @@ impl Associate {
         streams: &mut Streams<'_>,
         context: &IdentityContext,
     ) -> Result<Exit, Failure> {
+        if let (false, Ok(stored)) = (self.replace, context.stored()) {
+            let message = format!(
+                "this device has the certificate of {} until {}: --replace puts another one in its place",
+                stored.leaf().subject(),
+                readable(stored.ends())
+            );
+            return Err(Failure::new(Exit::Usage, message));
+        }
         let invitation = self.read(streams)?;
         let (clock, solarnet) = (Clock::untold(), &context.solarnet);
         let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone());
