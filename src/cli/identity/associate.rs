@@ -39,10 +39,11 @@ const EVERY: Duration = Duration::from_secs(5);
 /// on. Run it again with the same invitation if it was interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An invitation lets whoever has it become the node. It is good for a week, and for one node.
+An invitation lets whoever has it become the node. It is good for a week, and for one node. Without a terminal nobody
+can be asked, so that --yes is needed there.
 
 Example:
-  solarnode-agent identity associate < invitation.txt")]
+  solarnode-agent identity associate --yes < invitation.txt")]
 pub(super) struct Associate {
     /// Read the invitation from this file [default: standard input]
     #[arg(long, value_name = "FILE")]
@@ -117,6 +118,10 @@ impl Associate {
             None => (&mut *streams.input).take(MAX_BYTES).read_to_string(&mut text),
         };
         read.context("could not read the invitation").or_exit(Exit::Usage)?;
+        if text.trim().is_empty() {
+            let message = "nothing came: give the invitation on standard input or with --invitation-file";
+            return Err(Failure::new(Exit::Usage, message));
+        }
         Invitation::parse(&text).or_exit(Exit::Usage)
     }
 
