@@ -141,11 +141,9 @@ pub(super) fn escaped(text: &str) -> Zeroizing<String> {
 /// What is to be made of a request without an answer.
 pub(super) fn not_sent(url: &str, error: &SendError) -> Trouble {
     match error {
-        SendError::OwnCertificate(reason) => {
-            Trouble::Refused(format!(
-                "{url} did not accept the certificate, most likely as it does not know the authority that issued it: {reason}"
-            ))
-        }
+        SendError::OwnCertificate(reason) => Trouble::Refused(format!(
+            "{url} did not accept the certificate, most likely as it does not know the authority that issued it: {reason}"
+        )),
         SendError::Tls(reason) => Trouble::Passing(format!(
             "{url} is not trusted: {reason}; `solarnet.ca_file` names authorities beside the system's"
         )),
@@ -167,9 +165,7 @@ fn judge(path: &str, answer: &Incoming) -> Result<(), Trouble> {
             );
             Err(if status == 401 { Trouble::Refused(reason) } else { Trouble::Passing(reason) })
         }
-        status @ 403 => {
-            Err(Trouble::Refused(format!("{path} was refused ({status}){says}")))
-        }
+        status @ 403 => Err(Trouble::Refused(format!("{path} was refused ({status}){says}"))),
         status => Err(Trouble::Passing(format!("{path} was answered with {status}{says}"))),
     }
 }

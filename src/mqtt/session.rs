@@ -558,9 +558,23 @@ impl<S: Surroundings> Session<S> {
         if !tell {
             debug!(link, error_kind = kind, error, "no connection to the broker");
         } else if needs_a_person {
-            error!(event = "mqtt.stopped", link, broker, error_kind = kind, error, "no connection to the broker until somebody acts");
+            error!(
+                event = "mqtt.stopped",
+                link,
+                broker,
+                error_kind = kind,
+                error,
+                "no connection to the broker until somebody acts"
+            );
         } else {
-            warn!(event = "mqtt.disconnected", link, broker, error_kind = kind, error, "no connection to the broker");
+            warn!(
+                event = "mqtt.disconnected",
+                link,
+                broker,
+                error_kind = kind,
+                error,
+                "no connection to the broker"
+            );
         }
         let now = self.clock.trusted_now();
         self.status.send_modify(|status| {

@@ -65,14 +65,6 @@ impl Associate {
         streams: &mut Streams<'_>,
         context: &IdentityContext,
     ) -> Result<Exit, Failure> {
-        if let (false, Ok(stored)) = (self.replace, context.stored()) {
-            let message = format!(
-                "this device has the certificate of {} until {}: --replace puts another one in its place",
-                stored.leaf().subject(),
-                readable(stored.ends())
-            );
-            return Err(Failure::new(Exit::Usage, message));
-        }
         let invitation = self.read(streams)?;
         let (clock, solarnet) = (Clock::untold(), &context.solarnet);
         let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone());
@@ -83,6 +75,14 @@ impl Associate {
             invitation: &invitation,
         };
         refuse_other_network(&invitation, &solarnet.in_url)?;
+        if let (false, Ok(stored)) = (self.replace, context.stored()) {
+            let message = format!(
+                "this device has the certificate of {} until {}: --replace puts another one in its place",
+                stored.leaf().subject(),
+                readable(stored.ends())
+            );
+            return Err(Failure::new(Exit::Usage, message));
+        }
         let record = self.agree(streams, context, &association, &clock)?;
         let accepted = block_on(self.certificate(&association, &record))?.map_err(trouble)?;
         let (Some(store), Some(node)) = (accepted.store, accepted.node.or(context.node)) else {
@@ -119,7 +119,8 @@ impl Associate {
         };
         read.context("could not read the invitation").or_exit(Exit::Usage)?;
         if text.trim().is_empty() {
-            let message = "nothing came: give the invitation on standard input or with --invitation-file";
+            let message =
+                "nothing came: give the invitation on standard input or with --invitation-file";
             return Err(Failure::new(Exit::Usage, message));
         }
         Invitation::parse(&text).or_exit(Exit::Usage)

@@ -59,9 +59,8 @@ impl Check {
         let complaints = judge(&certificate, node, now);
         let (remarks, problems): (Vec<_>, Vec<_>) =
             complaints.iter().partition(|complaint| complaint.is_remark());
-        let text = |list: &[&Complaint]| -> Vec<String> {
-            list.iter().map(ToString::to_string).collect()
-        };
+        let text =
+            |list: &[&Complaint]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
         let (problems, mut remarks) = (text(&problems), text(&remarks));
         let dates = dates(&certificate, context, now);
         if (dates.warns_from..dates.ends).contains(&now) {
