@@ -190,7 +190,7 @@ fn certificate(certificate: &Value) -> String {
         show(&certificate["ends"]),
         show(&certificate["because"]),
     );
-    let line = with(line, "renewal asked for from ", &certificate["next_attempt"]);
+    let line = with(line, "a renewal is asked for next on ", &certificate["next_attempt"]);
     with(line, "", &certificate["last_error"])
 }
 

@@ -150,11 +150,13 @@ pub(super) fn escaped(text: &str) -> Zeroizing<String> {
 /// What is to be made of a request without an answer.
 pub(super) fn not_sent(url: &str, error: &SendError) -> Trouble {
     match error {
-        SendError::OwnCertificate(reason) => {
-            Trouble::Refused(format!("{url} did not accept the certificate: {reason}"))
-        }
+        SendError::OwnCertificate(reason) => Trouble::Refused(format!(
+            "{url} did not accept the certificate, most likely as it does not know the authority that issued it: {reason}"
+        )),
+        SendError::Tls(reason) => Trouble::Passing(format!(
+            "{url} is not trusted: {reason}; `solarnet.ca_file` names authorities beside the system's"
+        )),
         SendError::CertificateDates(reason)
-        | SendError::Tls(reason)
         | SendError::Unreachable(reason)
         | SendError::Content(reason) => Trouble::Passing(format!("no answer from {url}: {reason}")),
     }
@@ -166,9 +168,13 @@ fn judge(path: &str, answer: &Incoming) -> Result<(), Trouble> {
         // Success may say nothing else.
         200 if answer.body.is_empty() || network::data(&answer.body).is_some() => Ok(()),
         200 => Err(Trouble::Passing(format!("{path} was answered without success{says}"))),
-        status @ (401 | 403) => {
-            Err(Trouble::Refused(format!("{path} was refused ({status}){says}")))
+        status @ (401 | 404) => {
+            let reason = format!(
+                "{path} was answered with {status}{says}; is `solarnet.in_url` that of SolarIn?"
+            );
+            Err(if status == 401 { Trouble::Refused(reason) } else { Trouble::Passing(reason) })
         }
+        status @ 403 => Err(Trouble::Refused(format!("{path} was refused ({status}){says}"))),
         status => Err(Trouble::Passing(format!("{path} was answered with {status}{says}"))),
     }
 }

@@ -29,8 +29,17 @@ pub struct Material {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MaterialError {
     /// It is neither PEM nor PKCS#12.
-    #[error("it is neither PEM nor a PKCS#12 store")]
+    #[error(
+        "it is neither PEM nor a PKCS#12 store; `keytool -importkeystore -deststoretype PKCS12` makes one \
+         of a Java store, and `openssl x509 -inform DER` PEM of a certificate in DER"
+    )]
     Neither,
+    /// Nothing at all.
+    #[error("nothing came: it is empty")]
+    Empty,
+    /// The password of a key does not fit.
+    #[error("the password is not that of the private key")]
+    KeyPassword,
     /// There is a PEM block that cannot be read.
     #[error("the PEM block `{label}` in it is damaged")]
     Block {
@@ -71,6 +80,9 @@ impl Material {
     ) -> Result<(), E> {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN "));
         let Some(text) = text else {
+            if bytes.is_empty() {
+                return Err(MaterialError::Empty.into());
+            }
             if !looks_like_store(bytes) {
                 return Err(MaterialError::Neither.into());
             }
@@ -126,7 +138,11 @@ impl Material {
         };
         match (form, password) {
             (Some(form), Some(password)) if block.label.starts_with("ENCRYPTED") => {
-                let der = pkcs12::decrypt_key(&body, password, work)?;
+                let der =
+                    pkcs12::decrypt_key(&body, password, work).map_err(|error| match error {
+                        Pkcs12Error::Password => MaterialError::KeyPassword,
+                        error => error.into(),
+                    })?;
                 self.add_key(form, der)
             }
             (Some(form), _) => self.add_key(form, body),

@@ -367,7 +367,9 @@ impl<'a, S: Spare> Run<'a, S> {
     /// Rows that wait for nothing but the broker make its silence count.
     fn judge_silence(&mut self, seen: machine::Seen) {
         let waits = self.stat.borrow().waiting > 0 && self.parts.proof.has_room();
-        let owing = self.machine.has_rows() || (waits && !self.dry);
+        // Without a certificate the other way is none either.
+        let owing = (self.machine.has_rows() || (waits && !self.dry))
+            && !self.parts.broker.lacks_certificate();
         let now = self.began.elapsed();
         let note = match (owing, seen.connected) {
             (true, true) => self.fallback.saw(now, Seen::Owing),
