@@ -194,26 +194,42 @@ fn example(path: &str) -> String {
     path.replace('*', "5d0f6c1e-3b0e-4a7f-9d4a-0c6b1a2f7e11")
 }
 
+impl Needs {
+    /// What stops without the token.
+    fn what_stops(&self) -> &'static str {
+        let calls = |paths: &[&str]| self.api_paths.iter().any(|path| paths.contains(path));
+        if calls(&upload::import::http::API_PATHS) {
+            "uploads and instructions stop"
+        } else if calls(&audit::query::API_PATHS) {
+            "audits and proofs stop; uploads go on until too many datum wait for a proof"
+        } else {
+            "what uses it stops"
+        }
+    }
+}
+
 /// Why a key of a token with this policy cannot be renewed, if it cannot.
 #[must_use]
 pub fn renewal_refused(policy: &Policy) -> Option<Refused> {
     policy.refuses(Request::Refresh).or_else(|| policy.refuses(Request::Api(POLICY_PATH)))
 }
 
-/// On which dates what stops, the first one first, under the policy as far as it is known.
+/// On which dates what stops, the first one first, under the policy as far as it is known, and where it is known
+/// what the token is for.
 #[must_use]
-pub fn stops(credential: &Credential, policy: Option<&Policy>) -> Vec<Stop> {
+pub fn stops(credential: &Credential, policy: Option<&Policy>, needs: Option<&Needs>) -> Vec<Stop> {
+    let what = needs.map_or("what uses it stops", Needs::what_stops);
     let mut stops = Vec::new();
     let end = policy.and_then(|policy| policy.not_after).and_then(DateTime::from_timestamp_millis);
     if let Some(at) = end {
-        let because = "the token ends (its policy's `notAfter`): uploads and instructions stop";
-        stops.push(Stop { at, because: because.to_owned() });
+        let because = format!("the token ends (its policy's `notAfter`): {what}");
+        stops.push(Stop { at, because });
     }
     let refused = policy.and_then(renewal_refused);
     if let (Some(refused), None) = (refused, &credential.secret) {
         let because = format!(
-            "the signing key ends and cannot be renewed ({refused}): uploads and instructions stop \
-             unless the token is imported again"
+            "the signing key ends and cannot be renewed ({refused}) unless the token is imported again: \
+             {what}"
         );
         stops.push(Stop { at: credential.ends(), because });
     }
@@ -322,10 +338,15 @@ mod tests {
         let dates = |stops: Vec<Stop>| -> Vec<String> {
             stops.iter().map(|stop| stop.at.date_naive().to_string()).collect()
         };
-        let both = stops(&credential(false), Some(&policy));
+        let both = stops(&credential(false), Some(&policy), None);
         assert!(both[0].because.contains("notAfter"), "{both:?}");
+        let asks = Needs { api_paths: audit::query::API_PATHS.to_vec(), ..needs() };
+        for (needs, what) in [(needs(), "uploads and instructions stop"), (asks, "uploads go on")] {
+            let stops = stops(&credential(false), Some(&policy), Some(&needs));
+            assert!(stops.iter().all(|stop| stop.because.contains(what)), "{stops:?}");
+        }
         assert_eq!(dates(both), ["2026-11-27", "2026-11-29"]);
-        assert_eq!(dates(stops(&credential(true), Some(&policy))), ["2026-11-27"]);
-        assert_eq!(stops(&credential(false), None), []);
+        assert_eq!(dates(stops(&credential(true), Some(&policy), None)), ["2026-11-27"]);
+        assert_eq!(stops(&credential(false), None, None), []);
     }
 }

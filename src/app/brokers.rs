@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{part::Base, task::Task};
@@ -14,13 +17,14 @@ use crate::{
         Settings,
         settings::{Broker, Via},
     },
-    domain::BrokerUrl,
+    domain::{BrokerUrl, InvalidBrokerUrl},
     flux::{self, Feed},
     identity::{
         Identity,
         network::{self, Network},
     },
-    mqtt::{Client, Deliver, Handle, Session, Subscription, Surroundings},
+    instruct::parse::readable,
+    mqtt::{self, Client, Deliver, Handle, Session, Subscription, Surroundings},
     net::{Net, NetError, Tls},
     pulse::{Bound, During, Pulse},
     solarin::cbor,
@@ -77,6 +81,10 @@ impl IdleSession {
 
 /// What a session asks of SolarNetwork.
 struct Services {
+    /// The broker, where the configuration says so.
+    url: Option<BrokerUrl>,
+    /// The session that has its broker for itself.
+    ahead: Option<watch::Receiver<mqtt::Status>>,
     network: Network,
     /// The broker's name in the network identity document.
     name: &'static str,
@@ -86,12 +94,15 @@ struct Services {
 
 impl Surroundings for Services {
     async fn find_broker(&self) -> Result<BrokerUrl, String> {
-        let (in_url, name) = (&self.in_url, self.name);
-        let url = self.network.service_url(name).await;
-        let url = url.ok_or_else(|| {
-            format!("{in_url} does not say where `{name}` is, or does not answer: `url` may say so")
-        })?;
-        url.parse().map_err(|error| format!("{in_url} says that `{name}` is at {url}: {error}"))
+        let url = self.wanted().await?;
+        // Two sessions of one node end each other there.
+        let taken = self.ahead.as_ref().and_then(|ahead| ahead.borrow().broker.clone());
+        if taken.and_then(|taken| taken.parse().ok()).is_some_and(|taken| url.is_at(&taken)) {
+            return Err(format!(
+                "{url} is the broker of [mqtt], which has one session for this node: `flux.url` must name another one"
+            ));
+        }
+        Ok(url)
     }
 
     async fn learn_time(&self) {
@@ -99,14 +110,38 @@ impl Surroundings for Services {
     }
 }
 
+impl Services {
+    async fn wanted(&self) -> Result<BrokerUrl, String> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        let (in_url, name) = (&self.in_url, self.name);
+        let url = self.network.service_url(name).await;
+        let url = url.ok_or_else(|| {
+            format!("{in_url} does not say where `{name}` is, or does not answer: `url` may say so")
+        })?;
+        broker(&url).map_err(|error| format!("{in_url} says that `{name}` is at {url}: {error}"))
+    }
+}
+
+/// A broker's address as a server says it. Nobody here has decided that others may read what goes there.
+fn broker(url: &str) -> Result<BrokerUrl, String> {
+    let url: BrokerUrl = url.parse().map_err(|error: InvalidBrokerUrl| error.to_string())?;
+    if url.is_readable_on_the_way() {
+        let reason = "anybody on the way could read and change what is sent; it is used only if `url` says so";
+        return Err(reason.to_owned());
+    }
+    Ok(url)
+}
+
 /// Instructions that are pushed.
-struct Pushed(mpsc::Sender<Value>);
+struct Pushed(mpsc::Sender<(Instant, Value)>);
 
 impl Deliver for Pushed {
     fn deliver(&mut self, payload: &[u8]) -> Result<(), String> {
         let message = cbor::decode(payload).map_err(|error| error.to_string())?;
         // Where there is no room the server offers it again over HTTPS, as it was not acknowledged.
-        drop(self.0.try_send(message));
+        drop(self.0.try_send((Instant::now(), readable(&message))));
         Ok(())
     }
 }
@@ -150,7 +185,7 @@ pub(super) fn mqtt(base: &Base, settings: &Settings) -> Result<Option<IdleSessio
         keep_alive: settings.mqtt.keep_alive,
         in_flight: settings.upload.in_flight,
     };
-    let mut idle = session(base, settings, client, network::MQTT)?;
+    let mut idle = session(base, settings, client, network::MQTT, None)?;
     let deliver = Box::new(Pushed(base.inbox_sender.clone()));
     let topic = format!("node/{node}/instr");
     idle.session = idle.session.listening(Subscription { topic, deliver });
@@ -173,21 +208,24 @@ pub(super) fn flux(base: &Base, settings: &Settings) -> Result<Option<IdleSessio
         keep_alive: FEED_KEEP_ALIVE,
         in_flight: FEED_AT_ONCE,
     };
-    session(base, settings, client, network::FLUX).map(Some)
+    let ahead = (settings.upload.via == Via::Mqtt).then(|| base.board.mqtt.subscribe());
+    session(base, settings, client, network::FLUX, ahead).map(Some)
 }
 
 fn session(
     base: &Base,
     settings: &Settings,
-    client: Client,
+    mut client: Client,
     name: &'static str,
+    ahead: Option<watch::Receiver<mqtt::Status>>,
 ) -> Result<IdleSession, NetError> {
     let (solarnet, clock, link) = (&settings.solarnet, base.clock.clone(), client.link);
     let (pulse, stop) = (base.pulses.of(link), CancellationToken::new());
     let tls = tls(link, settings, &client.broker, clock.clone(), Some(&base.identity))?;
     let net = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone())?;
     let network = Network::new(&solarnet.in_url, net.clone(), clock.clone(), &settings.state_dir);
-    let services = Services { network, name, net, in_url: solarnet.in_url.clone() };
+    let (url, in_url) = (client.broker.url.take(), solarnet.in_url.clone());
+    let services = Services { url, ahead, network, name, net, in_url };
     let status = match link {
         "flux" => base.board.flux_broker.clone(),
         _ => base.board.mqtt.clone(),
@@ -196,4 +234,17 @@ fn session(
     let session = session.following(base.identity.changed());
     let waiting = pulse.enter("waiting to be started", Bound::Open);
     Ok(IdleSession { session, handle, pulse, waiting, stop })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_a_server_names_is_used_only_where_nobody_can_listen() {
+        assert!(broker("mqtts://queue.solarnetwork.net:8883").is_ok());
+        assert!(broker("mqtt://127.0.0.1:1883").is_ok());
+        assert!(broker("mqtt://192.0.2.1").is_err_and(|reason| reason.contains("`url`")));
+        assert!(broker("https://192.0.2.1").is_err());
+    }
 }

@@ -9,8 +9,9 @@
 //!  upload, and audit where it asks      restarts the uploader
 //!  upload.via                           restarts all that reach the server
 //!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
-//!  mqtt                                 restarts the broker's session and the two that use it
+//!  mqtt, upload.in_flight               restarts the broker's session and the two that use it
 //!  flux                                 starts, stops or restarts the live feed
+//!  mqtt.url, flux.url                   the keeper of the certificate as well, where one is needed or not any more
 //!  queue                                adjusts the queue, which stays open
 //!  solarnet.token                       restarts the refresher, which puts another key into use
 //!  the rest of solarnet                 restarts all that reach the server
@@ -36,6 +37,7 @@ use crate::{
         },
     },
     domain::SourceId,
+    needs,
 };
 
 /// What a reload does.
@@ -162,7 +164,6 @@ impl Changes {
         let uploads = differing([
             ("upload.every", *every != new.upload.every),
             ("upload.proof", *proof != new.upload.proof),
-            ("upload.in_flight", *in_flight != new.upload.in_flight),
             ("upload.fallback_after", *fallback_after != new.upload.fallback_after),
         ]);
         changes.add(Part::Uploader, How::Restart, uploads);
@@ -180,11 +181,21 @@ impl Changes {
         let asks = differing([("upload.proof", *proof != new.upload.proof)]);
         changes.add(Part::Refresher, How::Restart, asks);
         changes.add(Part::Identity, How::Restart, identifying(identity, &new.identity));
-        let broker = talking(mqtt, &new.mqtt);
+        let mut broker = talking(mqtt, &new.mqtt);
+        // The session's window as well as the uploader's.
+        broker.extend(differing([("upload.in_flight", *in_flight != new.upload.in_flight)]));
         for part in [Part::Uploader, Part::Instructor, Part::Mqtt] {
             changes.add(part, How::Restart, broker.clone());
         }
         changes.feed(flux.as_ref(), new.flux.as_ref());
+        if needs::certificate(old) != needs::certificate(new) {
+            // That `upload.via` changed restarts it anyway.
+            let for_whom = differing([
+                ("mqtt.url", mqtt.broker.url != new.mqtt.broker.url),
+                ("flux", *flux != new.flux),
+            ]);
+            changes.add(Part::Identity, How::Restart, for_whom);
+        }
         changes.add(Part::Instructor, How::Restart, instructing(instructions, &new.instructions));
         // It also says whether a renewed certificate is taken.
         let renewal = differing([("identity.renew", identity.renew != new.identity.renew)]);

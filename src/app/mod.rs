@@ -170,8 +170,8 @@ impl Daemon {
         let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
         let identity = Identity::new();
         // Likewise the keeper's.
-        let certificate = identity::keeper::load(&store, Slot::Current).ok().flatten();
-        identity.replace(certificate.map(|(certificate, _)| certificate));
+        let certificate = identity::keeper::load_of(&store, Slot::Current, settings.node);
+        identity.replace(certificate.ok().flatten());
         let (installer, arrivals) = Installer::channel();
         let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
         let (queue, worker) =
@@ -204,7 +204,7 @@ impl Daemon {
         };
 
         let api = part::api(&base, &settings.solarnet)?;
-        let solarin = part::solarin(&base, &settings.solarnet)?;
+        let solarin = part::solarin(&base, &settings)?;
         let idle = |bus: &settings::Bus| {
             Ok((bus.name.clone(), IdleBus::new(&base, bus, &settings.controls)?))
         };

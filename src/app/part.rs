@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::TimeDelta;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -68,7 +71,7 @@ pub(super) struct Base {
     pub(super) plans: Plans,
     /// Instructions that arrive unasked.
     pub(super) inbox: Inbox,
-    pub(super) inbox_sender: mpsc::Sender<Value>,
+    pub(super) inbox_sender: mpsc::Sender<(Instant, Value)>,
     /// What instructions may ask of the node itself.
     pub(super) services: Services,
 }
@@ -96,10 +99,11 @@ pub(super) fn api(base: &Base, solarnet: &settings::SolarNet) -> Result<Api, Net
 /// # Errors
 ///
 /// If it cannot be made as configured.
-pub(super) fn solarin(base: &Base, solarnet: &settings::SolarNet) -> Result<SolarIn, NetError> {
+pub(super) fn solarin(base: &Base, settings: &Settings) -> Result<SolarIn, NetError> {
     let identity = Arc::new(base.identity.clone());
     let (changed, clock) = (base.identity.changed(), base.clock.clone());
-    SolarIn::new(solarnet, identity, changed, clock, base.inbox_sender.clone())
+    let (solarnet, node) = (&settings.solarnet, settings.node);
+    SolarIn::new(solarnet, node, identity, changed, clock, base.inbox_sender.clone())
 }
 
 /// A bus that is made and does nothing yet.
@@ -288,6 +292,8 @@ pub(super) fn uploader(base: &Base, settings: &Settings, ways: Ways<'_>, proof: 
     let (queue, proof) = (base.queue.for_task(&pulse), proof.for_task(&pulse));
     if let Some(live) = ways.mqtt {
         let uploader = mqtt::Uploader {
+            node: settings.node,
+            state_dir: settings.state_dir.clone(),
             settings: settings.upload.clone(),
             broker: live.handle.clone(),
             spare: spare::Shown {

@@ -204,7 +204,7 @@ impl Daemon {
     fn build(&self, changes: &Changes, new: &Settings) -> Result<Replacement, AppError> {
         let both = || {
             let api = part::api(&self.base, &new.solarnet)?;
-            Ok::<_, AppError>((api, part::solarin(&self.base, &new.solarnet)?))
+            Ok::<_, AppError>((api, part::solarin(&self.base, new)?))
         };
         let api = changes.client.then(both).transpose()?;
         let begins = |name: &String| {

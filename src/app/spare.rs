@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, upload::mqtt::Spare};
+use crate::{
+    clock::Clock,
+    upload::{UploadError, mqtt::Spare},
+};
 
 /// Shows since when readings take the way that it wraps.
 pub(super) struct Shown<S> {
@@ -15,9 +18,7 @@ pub(super) struct Shown<S> {
 }
 
 impl<S: Spare> Spare for Shown<S> {
-    type Error = S::Error;
-
-    async fn run(&self, stop: CancellationToken) -> Result<(), S::Error> {
+    async fn run(&self, stop: CancellationToken) -> Result<(), UploadError> {
         self.since.send_replace(Some(self.clock.signing_now()));
         let done = self.way.run(stop).await;
         self.since.send_replace(None);

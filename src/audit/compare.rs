@@ -112,7 +112,7 @@ impl Verdict {
             Self::Present => "something is there; this token sees aggregates only",
             Self::Missing => {
                 "accepted, and not there: the server dropped them although their import job reported \
-                 success, or they were deleted since"
+                 success or its broker took them, or they were deleted since"
             }
             Self::SourceMissing => {
                 "nothing of this source is shown at any time: it was deleted or renamed at the server, \

@@ -108,6 +108,7 @@ impl IdentityContext {
             exit: match &error {
                 LoadError::Store(error) => store_exit(error),
                 LoadError::Unusable { .. } => Exit::Data,
+                LoadError::OtherNode(_) => Exit::Config,
             },
             error: error.into(),
         })?;

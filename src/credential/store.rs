@@ -116,7 +116,7 @@ pub enum StoreError {
     /// Others may have read it.
     #[error(
         "{} is open to other users (mode {mode:04o}) and holds secrets: \
-         run `chmod {wanted:o} {}`, and import the token anew if others may have read it", path.display(), path.display()
+         run `chmod {wanted:o} {}`, and replace what is in it if others may have read it", path.display(), path.display()
     )]
     TooWide {
         /// The file or folder.

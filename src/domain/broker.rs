@@ -19,6 +19,12 @@ pub struct BrokerUrl {
 pub struct InvalidBrokerUrl;
 
 impl BrokerUrl {
+    /// Whether both are at the same place, as far as their names tell.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
+    }
+
     /// Whether others on the way can read what is sent: not encrypted, and not to this machine itself.
     #[must_use]
     pub fn is_readable_on_the_way(&self) -> bool {

@@ -6,6 +6,7 @@
 //! refused, as is anything nested deeper than 32.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use zeroize::Zeroizing;
 
 /// INTEGER.
 pub(super) const INTEGER: u8 = 0x02;
@@ -164,8 +165,9 @@ fn header(bytes: &[u8]) -> Option<(u8, usize, Option<usize>)> {
 }
 
 /// The first element of `bytes` in DER; what follows it is left out.
-pub(super) fn to_der(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut der = Vec::with_capacity(bytes.len());
+/// It is wiped on drop, since it may hold a key.
+pub(super) fn to_der(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut der = Zeroizing::new(Vec::with_capacity(bytes.len()));
     rewrite(bytes, MAX_DEPTH, &mut der)?;
     Some(der)
 }
@@ -177,7 +179,7 @@ fn rewrite(bytes: &[u8], depth: usize, der: &mut Vec<u8>) -> Option<usize> {
     let is_primitive = tag & 0x20 == 0;
     if is_primitive {
         let end = header.checked_add(length?)?;
-        der.extend_from_slice(&element(tag, bytes.get(header..end)?));
+        push_element(der, tag, bytes.get(header..end)?);
         return Some(end);
     }
     let limit = match length {
@@ -185,7 +187,8 @@ fn rewrite(bytes: &[u8], depth: usize, der: &mut Vec<u8>) -> Option<usize> {
         None => bytes.len(),
     };
     let bytes = bytes.get(..limit)?;
-    let (mut at, mut inside) = (header, Vec::new());
+    // As much room as its DER takes: a buffer that grows leaves copies behind. An open length has pieces that grow.
+    let (mut at, mut inside) = (header, Zeroizing::new(Vec::with_capacity(length.unwrap_or(0))));
     let end = loop {
         match (length, bytes.get(at..)?) {
             (None, [0, 0, ..]) => break at + 2,
@@ -194,16 +197,17 @@ fn rewrite(bytes: &[u8], depth: usize, der: &mut Vec<u8>) -> Option<usize> {
         }
     };
     if tag == OCTET_STRING_IN_PIECES {
-        der.extend_from_slice(&element(OCTET_STRING, &joined(&inside)?));
+        push_element(der, OCTET_STRING, &joined(&inside)?);
     } else {
-        der.extend_from_slice(&element(tag, &inside));
+        push_element(der, tag, &inside);
     }
     Some(end)
 }
 
 /// The bytes of OCTET STRINGs that follow each other.
-pub(super) fn joined(pieces: &[u8]) -> Option<Vec<u8>> {
-    let (mut reader, mut joined) = (Reader(pieces), Vec::new());
+pub(super) fn joined(pieces: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut reader = Reader(pieces);
+    let mut joined = Zeroizing::new(Vec::with_capacity(pieces.len()));
     while !reader.is_empty() {
         joined.extend_from_slice(reader.expect(OCTET_STRING, "a piece").ok()?.contents);
     }
@@ -213,6 +217,11 @@ pub(super) fn joined(pieces: &[u8]) -> Option<Vec<u8>> {
 /// Writes an element.
 pub(super) fn element(tag: u8, contents: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(contents.len() + 6);
+    push_element(&mut bytes, tag, contents);
+    bytes
+}
+
+fn push_element(bytes: &mut Vec<u8>, tag: u8, contents: &[u8]) {
     bytes.push(tag);
     let digits = contents.len().to_be_bytes();
     let leading = digits.iter().take_while(|byte| **byte == 0).count();
@@ -224,12 +233,11 @@ pub(super) fn element(tag: u8, contents: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend_from_slice(contents);
-    bytes
 }
 
 /// Writes an element around others.
 pub(super) fn around(tag: u8, inside: &[&[u8]]) -> Vec<u8> {
-    element(tag, &inside.concat())
+    element(tag, &Zeroizing::new(inside.concat()))
 }
 
 /// Writes an INTEGER that is not negative.
@@ -268,7 +276,10 @@ mod tests {
     fn open_lengths_and_texts_in_pieces_become_der() {
         let ber = hex::decode("30802480040101040202030000020105a0800500000000000000");
         let der = to_der(&ber.expect("digits"));
-        assert_eq!(der.map(hex::encode).as_deref(), Some("300c0403010203020105a0020500"));
+        assert_eq!(
+            der.map(|der| hex::encode(&*der)).as_deref(),
+            Some("300c0403010203020105a0020500")
+        );
     }
 
     #[test]
@@ -304,7 +315,7 @@ mod tests {
             let inside: Vec<u8> =
                 parts.iter().flat_map(|part| element(OCTET_STRING, part)).collect();
             let der = element(SEQUENCE, &inside);
-            prop_assert_eq!(to_der(&der), Some(der));
+            prop_assert_eq!(to_der(&der), Some(Zeroizing::new(der)));
         }
 
         #[test]

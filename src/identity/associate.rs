@@ -109,7 +109,7 @@ impl Association<'_> {
                 ("Accept".to_owned(), "application/json".to_owned()),
             ],
             url: url.clone(),
-            body: Bytes::copy_from_slice(form.as_bytes()),
+            body: Bytes::from_owner(form),
         };
         accepted(&url, &self.send(&url, request).await?)
     }

@@ -89,8 +89,12 @@ impl Calls {
     ) -> Result<(), Trouble> {
         let identity = Identity::new();
         identity.replace(Some((**certificate).clone()));
-        let (ca_file, clock) = (self.ca_file.as_ref(), self.clock.clone());
-        let net = Net::with_identity(ca_file, self.timeout, clock, Arc::new(identity));
+        let (ca_file, clock, timeout) = (self.ca_file.clone(), self.clock.clone(), self.timeout);
+        let identity = Arc::new(identity);
+        // All the authorities of the system are read.
+        let net =
+            spawn_blocking(move || Net::with_identity(ca_file.as_ref(), timeout, clock, identity));
+        let net = net.await.map_err(|error| Trouble::Passing(error.to_string()))?;
         let net = net.map_err(|error: NetError| Trouble::Passing(error.to_string()))?;
         let request = Outgoing {
             method: "POST",
@@ -114,8 +118,13 @@ fn renewal_form(certificate: &NodeCertificate) -> Result<Bytes, Trouble> {
     let password = password().map_err(no_random)?;
     let store = pkcs12::write(certificate.expose_pkcs8(), &certificate.ders(), &password, &bytes);
     let store = pem::encode(&store);
-    let form = Zeroizing::new(format!("keystore={}&password={}", *escaped(&store), *password));
-    Ok(Bytes::copy_from_slice(form.as_bytes()))
+    let store = escaped(&store);
+    // Room from the start: a buffer that grows leaves copies behind. The bytes are wiped with their last user.
+    let mut form = Zeroizing::new(String::with_capacity(store.len() + password.len() + 20));
+    for part in ["keystore=", &store, "&password=", &password] {
+        form.push_str(part);
+    }
+    Ok(Bytes::from_owner(form))
 }
 
 /// A password nobody has to type: 32 hexadecimal digits.
@@ -141,11 +150,13 @@ pub(super) fn escaped(text: &str) -> Zeroizing<String> {
 /// What is to be made of a request without an answer.
 pub(super) fn not_sent(url: &str, error: &SendError) -> Trouble {
     match error {
-        SendError::OwnCertificate(reason) => {
-            Trouble::Refused(format!("{url} did not accept the certificate: {reason}"))
-        }
+        SendError::OwnCertificate(reason) => Trouble::Refused(format!(
+            "{url} did not accept the certificate, most likely as it does not know the authority that issued it: {reason}"
+        )),
+        SendError::Tls(reason) => Trouble::Passing(format!(
+            "{url} is not trusted: {reason}; `solarnet.ca_file` names authorities beside the system's"
+        )),
         SendError::CertificateDates(reason)
-        | SendError::Tls(reason)
         | SendError::Unreachable(reason)
         | SendError::Content(reason) => Trouble::Passing(format!("no answer from {url}: {reason}")),
     }
@@ -157,9 +168,13 @@ fn judge(path: &str, answer: &Incoming) -> Result<(), Trouble> {
         // Success may say nothing else.
         200 if answer.body.is_empty() || network::data(&answer.body).is_some() => Ok(()),
         200 => Err(Trouble::Passing(format!("{path} was answered without success{says}"))),
-        status @ (401 | 403) => {
-            Err(Trouble::Refused(format!("{path} was refused ({status}){says}")))
+        status @ (401 | 404) => {
+            let reason = format!(
+                "{path} was answered with {status}{says}; is `solarnet.in_url` that of SolarIn?"
+            );
+            Err(if status == 401 { Trouble::Refused(reason) } else { Trouble::Passing(reason) })
         }
+        status @ 403 => Err(Trouble::Refused(format!("{path} was refused ({status}){says}"))),
         status => Err(Trouble::Passing(format!("{path} was answered with {status}{says}"))),
     }
 }
@@ -195,6 +210,38 @@ mod tests {
             matches!(judged(403, r#"{"message":"too early"}"#), Err(Trouble::Refused(text)) if text.ends_with("(403): too early"))
         );
         assert!(matches!(judged(503, ""), Err(Trouble::Passing(_))));
+    }
+
+    #[tokio::test]
+    async fn others_work_on_while_authorities_are_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let fifo = dir.path().join("ca.pem");
+        // Whoever opens it waits for the other side.
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, 0o600.into(), 0).expect("a FIFO");
+        let (worked, hears) = std::sync::mpsc::channel();
+        let path = fifo.clone();
+        let writer = std::thread::spawn(move || {
+            let heard = hears.recv_timeout(Duration::from_secs(10));
+            std::fs::write(path, "no certificate").expect("somebody reads");
+            heard.is_ok()
+        });
+        let now = chrono::Utc::now();
+        let authority = solarnet_sim::Authority::new().expect("an authority");
+        let node = solarnet_sim::NodeCertificate::around(123, now);
+        let node = authority.issue_node(&node).expect("issued");
+        let pem = node.chain_pem() + &node.key_pem();
+        let certificate = Arc::new(NodeCertificate::from_pem(pem.as_bytes()).expect("readable"));
+        let calls = Calls {
+            in_url: "https://localhost:1".to_owned(),
+            ca_file: Some(fifo),
+            timeout: Duration::from_secs(1),
+            clock: Clock::untold(),
+        };
+        let other = async { worked.send(()).expect("it waits") };
+        let (proved, ()) = tokio::join!(calls.prove(&certificate), other);
+        assert!(matches!(proved, Err(Trouble::Passing(_))), "{proved:?}");
+        assert!(writer.join().expect("no panic"), "the only thread was held up");
     }
 
     #[test]

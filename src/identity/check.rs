@@ -197,18 +197,26 @@ pub(super) fn chain(first: &Certificate, all: &[Certificate]) -> Vec<Certificate
     chain
 }
 
+/// Whether a certificate is that of this node.
+///
+/// # Errors
+///
+/// If it is another node's, or nobody's.
+pub fn of_node(certificate: &NodeCertificate, node: NodeId) -> Result<(), Complaint> {
+    let subject = certificate.leaf().subject();
+    match subject.node() {
+        Some(found) if found == node => Ok(()),
+        Some(found) => Err(Complaint::OtherNode { found, configured: node }),
+        None => Err(Complaint::NotANode { subject: subject.to_string() }),
+    }
+}
+
 /// What is wrong with a certificate for this node at this time.
 #[must_use]
 pub fn judge(certificate: &NodeCertificate, node: NodeId, now: DateTime<Utc>) -> Vec<Complaint> {
     let chain = certificate.chain();
-    let mut complaints = Vec::new();
     let subject = |certificate: &Certificate| certificate.subject().to_string();
-    let leaf = certificate.leaf();
-    match leaf.subject().node() {
-        Some(found) if found == node => {}
-        Some(found) => complaints.push(Complaint::OtherNode { found, configured: node }),
-        None => complaints.push(Complaint::NotANode { subject: subject(leaf) }),
-    }
+    let mut complaints: Vec<_> = of_node(certificate, node).err().into_iter().collect();
     for pair in chain.windows(2) {
         let (below, above) = (&pair[0], &pair[1]);
         match below.signed_by(above) {

@@ -2,6 +2,8 @@
 //!
 //! The task alone reads the certificate's files in the daemon and puts into the [`Identity`] what it finds. Told that
 //! the store changed it reads it again; while there is nothing usable it looks once a minute even if nobody tells it.
+//! The certificate of another node than the configured one is never put into use: with it, this node's datum would be
+//! stored as the other's. It counts as none.
 //!
 //! A renewed certificate takes these steps; killed between any two of them, the next start goes on:
 //!
@@ -31,7 +33,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Identity, NodeCertificate,
     calls::{IdentityCalls, Trouble},
-    check::{Listed, judge},
+    check::{Complaint, Listed, judge, of_node},
     node::Unusable,
     renewal::{Condition, Life, Machine, Memory, Moment, Step, Terms},
     renewed::renewed,
@@ -70,6 +72,9 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: Unusable,
     },
+    /// It is not the configured node's.
+    #[error("the certificate on this device is not used: {0}")]
+    OtherNode(Complaint),
 }
 
 /// Reads the certificate in that slot.
@@ -83,6 +88,21 @@ pub fn load(store: &Store, slot: Slot) -> Result<Option<(NodeCertificate, Origin
         Ok(certificate) => Ok(Some((certificate, found.origin))),
         Err(reason) => Err(LoadError::Unusable { path: found.path, reason }),
     }
+}
+
+/// Reads the certificate in that slot for use by this node.
+///
+/// # Errors
+///
+/// If there is one that cannot be used, or that is not this node's.
+pub fn load_of(
+    store: &Store,
+    slot: Slot,
+    node: NodeId,
+) -> Result<Option<NodeCertificate>, LoadError> {
+    let Some((certificate, _)) = load(store, slot)? else { return Ok(None) };
+    of_node(&certificate, node).map_err(LoadError::OtherNode)?;
+    Ok(Some(certificate))
 }
 
 /// Hands a renewed certificate to the keeper. Cheap to clone.
@@ -247,7 +267,7 @@ struct Work<C> {
     /// What stands on disk of the machine's memory.
     written: Memory,
     path: PathBuf,
-    /// Why the store cannot be read, if it cannot.
+    /// Why what is in the store is not used, if it is not.
     unreadable: Option<String>,
     /// What the log says last, and whether something stands against a renewal.
     reported: Option<(Condition, bool)>,
@@ -263,23 +283,27 @@ impl<C: IdentityCalls> Work<C> {
         Bound::Within(self.parts.calls.patience())
     }
 
-    /// Takes what is in the store. One that cannot be read changes nothing.
+    /// Takes what is in the store. One that cannot be read changes nothing; another node's is as good as none.
     async fn reload(&mut self) {
-        let store = self.parts.store.clone();
-        let loaded =
-            off_thread(move || (load(&store, Slot::Current), load(&store, Slot::Next))).await;
+        let (store, node) = (self.parts.store.clone(), self.parts.node);
+        let load = move || (load_of(&store, Slot::Current, node), load(&store, Slot::Next));
+        let loaded = off_thread(load).await;
         let unreadable = match loaded.0 {
             Ok(current) => {
-                let current = current.map(|(certificate, _)| certificate);
                 self.put_into_use(current);
                 None
             }
-            Err(error) => Some(Chain(&error).to_string()),
+            Err(error) => {
+                if matches!(error, LoadError::OtherNode(_)) {
+                    self.put_into_use(None);
+                }
+                Some(Chain(&error).to_string())
+            }
         };
         if self.unreadable != unreadable
             && let Some(error) = &unreadable
         {
-            error!(event = "identity.unreadable", %error, "certificate not read");
+            error!(event = "identity.unreadable", %error, "certificate not used");
         }
         self.unreadable = unreadable;
         let current = self.parts.identity.current();
@@ -287,7 +311,8 @@ impl<C: IdentityCalls> Work<C> {
         // One that an import has overtaken is of no use any more.
         let waits = match (&current, &next) {
             (Some(current), Some(next)) => {
-                self.may_follow(current, &next.leaf().to_pem()).is_ok_and(|next| next.is_some())
+                let follows = self.may_follow(current, &next.leaf().to_pem()).await;
+                follows.is_ok_and(|next| next.is_some())
             }
             _ => false,
         };
@@ -315,13 +340,16 @@ impl<C: IdentityCalls> Work<C> {
         }
     }
 
-    fn may_follow(
+    async fn may_follow(
         &self,
-        current: &NodeCertificate,
+        current: &Arc<NodeCertificate>,
         pem: &str,
     ) -> Result<Option<NodeCertificate>, String> {
-        let now = self.parts.clock.believed_now();
-        renewed(current, pem, self.parts.node, now).map_err(|error| error.to_string())
+        let (now, node) = (self.parts.clock.believed_now(), self.parts.node);
+        let (current, pem) = (current.clone(), pem.to_owned());
+        // Signatures of whoever sent it are verified.
+        let outcome = off_thread(move || renewed(&current, &pem, node, now)).await;
+        outcome.map_err(|error| error.to_string())
     }
 
     /// Asks for a renewal, after writing down that it does.
@@ -351,7 +379,7 @@ impl<C: IdentityCalls> Work<C> {
         let current = self.parts.identity.current();
         let current =
             current.ok_or("there is no certificate on this device that could be renewed")?;
-        let outcome = self.may_follow(&current, pem);
+        let outcome = self.may_follow(&current, pem).await;
         if let Err(error) = &outcome {
             error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
         }
@@ -371,10 +399,12 @@ impl<C: IdentityCalls> Work<C> {
     /// Proves the renewed certificate and takes it into use.
     async fn prove(&mut self) -> Result<String, String> {
         let store = self.parts.store.clone();
-        let next = off_thread(move || load(&store, Slot::Next)).await;
-        let Ok(Some((next, _))) = next else {
-            // Somebody has removed it.
-            self.machine.holds(self.parts.identity.current().map(|current| life(&current)), false);
+        let node = self.parts.node;
+        let next = off_thread(move || load_of(&store, Slot::Next, node)).await;
+        let before = self.parts.identity.current();
+        let (Ok(Some(next)), Some(before)) = (next, &before) else {
+            // Somebody has removed or replaced it.
+            self.machine.holds(before.map(|current| life(&current)), false);
             return Err("the renewed certificate is not in the store any more".to_owned());
         };
         let next = Arc::new(next);
@@ -386,7 +416,7 @@ impl<C: IdentityCalls> Work<C> {
         let moment = self.moment();
         self.machine.proved(outcome.clone(), moment);
         match outcome {
-            Ok(()) => self.take_over(&next).await,
+            Ok(()) => self.take_over(before, &next).await,
             Err(Trouble::Refused(error)) => {
                 error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
                 self.drop_next().await;
@@ -404,14 +434,33 @@ impl<C: IdentityCalls> Work<C> {
         }
     }
 
-    async fn take_over(&mut self, next: &Arc<NodeCertificate>) -> Result<String, String> {
-        let store = self.parts.store.clone();
-        let pem = next.to_pem();
-        let saved = off_thread(move || store.save_identity(Slot::Current, pem.as_bytes())).await;
-        if let Err(error) = saved {
-            // It stays where it is, and the next start proves it once more.
-            self.machine.holds(self.parts.identity.current().map(|current| life(&current)), true);
-            return Err(format!("the renewed certificate is not on disk: {}", Chain(&error)));
+    /// Puts `next` in the place of `before`, unless somebody changed either of them while it was proved.
+    async fn take_over(
+        &mut self,
+        before: &Arc<NodeCertificate>,
+        next: &Arc<NodeCertificate>,
+    ) -> Result<String, String> {
+        let (store, old, new) = (self.parts.store.clone(), before.clone(), next.clone());
+        let saved = off_thread(move || {
+            let holds = |slot, wanted: &NodeCertificate| {
+                load(&store, slot)
+                    .is_ok_and(|found| found.is_some_and(|(found, _)| found == *wanted))
+            };
+            let still = || holds(Slot::Current, &old) && holds(Slot::Next, &new);
+            store.save_identity_if(Slot::Current, new.to_pem().as_bytes(), still)
+        });
+        match saved.await {
+            Ok(true) => {}
+            Ok(false) => {
+                // Whatever is in the store now counts.
+                self.reload().await;
+                return Err("another certificate was put in while this one was proved".to_owned());
+            }
+            Err(error) => {
+                // It stays where it is, and the next start proves it once more.
+                self.machine.holds(Some(life(before)), true);
+                return Err(format!("the renewed certificate is not on disk: {}", Chain(&error)));
+            }
         }
         let (serial, ends) = (next.leaf().serial(), next.ends().to_rfc3339());
         info!(
@@ -608,7 +657,7 @@ pub fn memory(bytes: &[u8]) -> Option<Memory> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// Runs what reads or writes files in a thread for that: the disk may take its time.
+/// Runs what reads or writes files, or works for long, in a thread for that.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match spawn_blocking(work).await {
         Ok(result) => result,
@@ -619,3 +668,6 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use rustls::{
     crypto::ring,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SigningKey},
 };
 use zeroize::Zeroizing;
 
@@ -75,30 +75,25 @@ impl PrivateKey {
         if !public.is_in(&own) {
             return Err(KeyError::Other);
         }
-        Ok(Fitted { pkcs8, certified: CertifiedKey::new(vec![certificate.der().clone()], signing) })
+        Ok(Fitted { pkcs8, signing })
     }
 }
 
 /// A key that belongs to its certificate.
 pub(super) struct Fitted {
     pub(super) pkcs8: Zeroizing<Vec<u8>>,
-    certified: CertifiedKey,
+    pub(super) signing: Arc<dyn SigningKey>,
 }
 
-impl Fitted {
-    /// What TLS shows and signs with: the whole chain but for a root at its end, which the other side has or
-    /// does not trust.
-    pub(super) fn certified(self, chain: &[Certificate]) -> Arc<CertifiedKey> {
-        let shown = match chain {
-            [first, rest @ ..] if rest.last().is_some_and(Certificate::is_self_issued) => {
-                std::iter::once(first).chain(&rest[..rest.len() - 1])
-            }
-            [first, rest @ ..] => std::iter::once(first).chain(rest),
-            [] => return Arc::new(self.certified),
-        };
-        let chain = shown.map(|certificate| certificate.der().clone()).collect();
-        Arc::new(CertifiedKey::new(chain, self.certified.key))
-    }
+/// What TLS shows and signs with: the whole chain but for a root at its end, which the other side has or does not
+/// trust.
+pub(super) fn shown(chain: &[Certificate], key: Arc<dyn SigningKey>) -> Arc<CertifiedKey> {
+    let shown = match chain {
+        [all @ .., root] if !all.is_empty() && root.is_self_issued() => all,
+        all => all,
+    };
+    let chain = shown.iter().map(|certificate| certificate.der().clone()).collect();
+    Arc::new(CertifiedKey::new(chain, key))
 }
 
 fn pkcs8(algorithm: &[u8], key: &[u8]) -> Zeroizing<Vec<u8>> {

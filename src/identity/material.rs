@@ -10,8 +10,11 @@ use super::{
     certificate::Certificate,
     key::{Form, PrivateKey},
     pem, pkcs7,
-    pkcs12::{self, Pkcs12Error},
+    pkcs12::{self, Pkcs12Error, Work},
 };
+
+/// The most certificates and the most keys that are taken: a node has a chain of four and one key.
+const MOST: usize = 16;
 
 /// Certificates and keys as they came.
 #[derive(Debug, Default)]
@@ -26,8 +29,17 @@ pub struct Material {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MaterialError {
     /// It is neither PEM nor PKCS#12.
-    #[error("it is neither PEM nor a PKCS#12 store")]
+    #[error(
+        "it is neither PEM nor a PKCS#12 store; `keytool -importkeystore -deststoretype PKCS12` makes one \
+         of a Java store, and `openssl x509 -inform DER` PEM of a certificate in DER"
+    )]
     Neither,
+    /// Nothing at all.
+    #[error("nothing came: it is empty")]
+    Empty,
+    /// The password of a key does not fit.
+    #[error("the password is not that of the private key")]
+    KeyPassword,
     /// There is a PEM block that cannot be read.
     #[error("the PEM block `{label}` in it is damaged")]
     Block {
@@ -39,6 +51,11 @@ pub enum MaterialError {
         "its private key is encrypted in an old way; write it anew with `openssl pkcs8 -topk8 -in FILE`"
     )]
     OldEncryption,
+    /// More than anybody has.
+    #[error(
+        "there are more than {MOST} certificates or keys in it: leave only the node's certificate, its chain and key"
+    )]
+    TooMany,
     /// A password is needed.
     #[error("it is protected with a password: give it on standard input or with --password-file")]
     PasswordMissing,
@@ -63,6 +80,9 @@ impl Material {
     ) -> Result<(), E> {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN "));
         let Some(text) = text else {
+            if bytes.is_empty() {
+                return Err(MaterialError::Empty.into());
+            }
             if !looks_like_store(bytes) {
                 return Err(MaterialError::Neither.into());
             }
@@ -76,8 +96,9 @@ impl Material {
         } else {
             None
         };
+        let mut work = Work::default();
         for block in blocks {
-            self.add_block(block, password.as_ref())?;
+            self.add_block(block, password.as_ref(), &mut work)?;
         }
         Ok(())
     }
@@ -92,15 +113,14 @@ impl Material {
         for der in &contents.certificates {
             self.add_certificate(der)?;
         }
-        let key = |der| PrivateKey { form: Form::Pkcs8, der };
-        self.keys.extend(contents.keys.into_iter().map(key));
-        Ok(())
+        contents.keys.into_iter().try_for_each(|der| self.add_key(Form::Pkcs8, der))
     }
 
     fn add_block(
         &mut self,
         block: pem::Block,
         password: Option<&Zeroizing<String>>,
+        work: &mut Work,
     ) -> Result<(), MaterialError> {
         let form = match block.label.as_str() {
             "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" => Some(Form::Pkcs8),
@@ -118,12 +138,23 @@ impl Material {
         };
         match (form, password) {
             (Some(form), Some(password)) if block.label.starts_with("ENCRYPTED") => {
-                let der = pkcs12::decrypt_key(&body, password)?;
-                self.keys.push(PrivateKey { form, der });
+                let der =
+                    pkcs12::decrypt_key(&body, password, work).map_err(|error| match error {
+                        Pkcs12Error::Password => MaterialError::KeyPassword,
+                        error => error.into(),
+                    })?;
+                self.add_key(form, der)
             }
-            (Some(form), _) => self.keys.push(PrivateKey { form, der: body }),
-            (None, _) => self.add_certificate_or_chain(&body)?,
+            (Some(form), _) => self.add_key(form, body),
+            (None, _) => self.add_certificate_or_chain(&body),
         }
+    }
+
+    fn add_key(&mut self, form: Form, der: Zeroizing<Vec<u8>>) -> Result<(), MaterialError> {
+        if self.keys.len() == MOST {
+            return Err(MaterialError::TooMany);
+        }
+        self.keys.push(PrivateKey { form, der });
         Ok(())
     }
 
@@ -138,6 +169,9 @@ impl Material {
     fn add_certificate(&mut self, der: &[u8]) -> Result<(), MaterialError> {
         let certificate = Certificate::from_der(der)?;
         if !self.certificates.contains(&certificate) {
+            if self.certificates.len() == MOST {
+                return Err(MaterialError::TooMany);
+            }
             self.certificates.push(certificate);
         }
         Ok(())

@@ -215,30 +215,4 @@ fn known(bytes: &[u8]) -> Option<Known> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DOCUMENT: &str = r#"{ "success": true, "data": {
-        "host": "in.solarnetwork.net", "port": 443, "forceTLS": true, "identityKey": "abc",
-        "networkServiceURLs": { "solaruser": "https://data.solarnetwork.net/solaruser",
-            "solarin-mqtt": "mqtts://queue.solarnetwork.net:8883", "odd": 7, "worse": "mqtts://a b" } } }"#;
-
-    #[test]
-    fn the_document_names_services_and_nothing_that_is_no_address() {
-        let read = document(DOCUMENT.as_bytes()).expect("the document");
-        assert_eq!(read.services.len(), 2);
-        assert_eq!(read.services[MQTT], "mqtts://queue.solarnetwork.net:8883");
-        assert_eq!(read.identity_key.as_deref(), Some("abc"));
-        let bare = r#"{"networkServiceURLs":{"solaruser":"https://x/solaruser"}}"#;
-        assert_eq!(document(bare.as_bytes()).expect("without envelope").services.len(), 1);
-        assert_eq!(document(br#"{"success":false,"data":{"networkServiceURLs":{}}}"#), None);
-        assert_eq!(document(b"<html>"), None);
-    }
-
-    #[test]
-    fn the_public_configuration_adds_the_live_feed() {
-        let text = r#"{"success":true,"data":{"serviceUrls":{"solarflux":"mqtts://influx.solarnetwork.net:8884"}}}"#;
-        let services = public_config(text.as_bytes()).expect("services");
-        assert_eq!(services[FLUX], "mqtts://influx.solarnetwork.net:8884");
-    }
-}
+mod tests;

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use super::{
     certificate::Certificate,
-    check::{Complaint, assemble},
-    key::Fitted,
+    check::{Complaint, assemble, chain},
+    key::{Fitted, shown},
     material::{Material, MaterialError},
     pem,
 };
@@ -37,9 +37,8 @@ pub enum Unusable {
 impl NodeCertificate {
     /// `chain` begins with the certificate that the key belongs to.
     pub(super) fn new(chain: Vec<Certificate>, fitted: Fitted) -> Self {
-        let pkcs8 = fitted.pkcs8.clone();
-        let certified = fitted.certified(&chain);
-        Self { chain, pkcs8, certified }
+        let certified = shown(&chain, fitted.signing);
+        Self { chain, pkcs8: fitted.pkcs8, certified }
     }
 
     /// Reads what [`NodeCertificate::to_pem`] wrote, or any PEM with a key and its certificates.
@@ -64,20 +63,20 @@ impl NodeCertificate {
         text
     }
 
-    /// The same key with another certificate.
+    /// The same key with another certificate, found by its public key: nothing foreign makes work for the private one.
     ///
     /// # Errors
     ///
     /// If the key is not that certificate's, or there is none.
     pub fn recertified(&self, certificates: &[Certificate]) -> Result<Self, Complaint> {
-        let material = Material {
-            certificates: certificates.to_vec(),
-            keys: vec![super::key::PrivateKey {
-                form: super::key::Form::Pkcs8,
-                der: self.pkcs8.clone(),
-            }],
-        };
-        assemble(&material)
+        let first = certificates.first().ok_or(Complaint::NoCertificate)?;
+        let own = &self.leaf().public_key().bits;
+        let leaf = certificates.iter().find(|one| one.public_key().bits == *own);
+        let subject = || first.subject().to_string();
+        let leaf = leaf.ok_or_else(|| Complaint::OtherKey { subject: subject() })?;
+        let chain = chain(leaf, certificates);
+        let certified = shown(&chain, self.certified.key.clone());
+        Ok(Self { chain, pkcs8: self.pkcs8.clone(), certified })
     }
 
     /// The node's own certificate.

@@ -25,15 +25,13 @@ pub(super) struct Block {
     pub(super) body: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// The blocks of a text, in their order. One without an end is none.
+/// The blocks of a text, in their order, up to the first that has no end: to look for the ends of many such would
+/// take a time that grows with the square of their number.
 pub(super) fn blocks(text: &str) -> Vec<Block> {
     let (mut blocks, mut rest) = (Vec::new(), text);
     while let Some((_, after)) = rest.split_once("-----BEGIN ") {
-        rest = after;
         let Some((label, body)) = after.split_once("-----") else { break };
-        let Some((body, after)) = body.split_once(&format!("-----END {label}-----")) else {
-            continue;
-        };
+        let Some((body, after)) = body.split_once(&format!("-----END {label}-----")) else { break };
         blocks.push(Block { label: label.to_owned(), body: decode(body) });
         rest = after;
     }
@@ -98,6 +96,16 @@ mod tests {
             assert_eq!(found[0].label, "CERTIFICATE CHAIN");
             assert_eq!(found[0].body.as_ref().map(|body| body.to_vec()), Some(body));
         }
+    }
+
+    #[test]
+    fn a_block_without_an_end_is_the_last_that_is_looked_at() {
+        let good = write("A", b"a").to_string();
+        assert_eq!(blocks(&format!("{good}-----BEGIN B-----\nAAAA\n{good}")).len(), 1);
+        // A square of this many would take minutes.
+        let begun = std::time::Instant::now();
+        assert_eq!(blocks(&"-----BEGIN -----".repeat(1 << 16)).len(), 0);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | none | some test stores |
 //!
 //! and BER as well as DER. A store without a MAC is read; one whose MAC does not fit was given the wrong password.
-//! Written is PBES2 with AES-256 and SHA-256. Work is bounded: a store may ask for a million rounds at most.
+//! Written is PBES2 with AES-256 and SHA-256. Work is bounded: a store may ask for three million rounds in all ([`Work`]).
 
 use std::num::NonZeroU32;
 
@@ -25,8 +25,9 @@ use super::asn1::{
     around, context, context_primitive, element, integer, joined, to_der,
 };
 
-/// The most rounds of a key derivation, so that a broken store cannot keep the processor for hours.
-const MAX_ROUNDS: u32 = 1_000_000;
+/// The most rounds of all the key derivations of one file together, so that a broken one cannot keep the processor for
+/// hours: a million each for the MAC, the certificates and the key.
+const MAX_ROUNDS: u32 = 3_000_000;
 
 /// The rounds of what is written here: what Java takes.
 const ROUNDS: u32 = 10_000;
@@ -52,6 +53,27 @@ pub enum Pkcs12Error {
         /// What.
         what: String,
     },
+}
+
+/// The rounds that are left for one file.
+#[derive(Debug)]
+pub(super) struct Work(u32);
+
+impl Default for Work {
+    fn default() -> Self {
+        Self(MAX_ROUNDS)
+    }
+}
+
+impl Work {
+    /// Takes what this derivation asks for.
+    fn take(&mut self, rounds: Element<'_>) -> Result<NonZeroU32, Pkcs12Error> {
+        let rounds =
+            rounds.number().and_then(NonZeroU32::new).ok_or(Malformed("a number of rounds"))?;
+        let too_many = || Pkcs12Error::Unsupported { what: format!("over {MAX_ROUNDS} rounds") };
+        self.0 = self.0.checked_sub(rounds.get()).ok_or_else(too_many)?;
+        Ok(rounds)
+    }
 }
 
 /// What was in a store.
@@ -97,6 +119,7 @@ mod oid {
 ///
 /// If it is none, the password does not fit, or something in it is not known here.
 pub fn read(bytes: &[u8], password: &str) -> Result<Contents, Pkcs12Error> {
+    let mut work = Work::default();
     let der = to_der(bytes).ok_or(Malformed("the store"))?;
     let mut pfx = Reader::new(&der).sequence("the store")?;
     pfx.expect(INTEGER, "the version")?;
@@ -106,7 +129,7 @@ pub fn read(bytes: &[u8], password: &str) -> Result<Contents, Pkcs12Error> {
     }
     let safe = content.inside().expect(OCTET_STRING, "the contents")?.contents;
     if let Some(mac) = pfx.optional(SEQUENCE, "the MAC")? {
-        check_mac(mac.inside(), safe, password)?;
+        check_mac(mac.inside(), safe, password, &mut work)?;
     }
     let safe = to_der(safe).ok_or(Malformed("the contents"))?;
     let mut infos = Reader::new(&safe).sequence("the contents")?;
@@ -116,11 +139,11 @@ pub fn read(bytes: &[u8], password: &str) -> Result<Contents, Pkcs12Error> {
         match kind.as_str() {
             oid::DATA => {
                 let bags = content.inside().expect(OCTET_STRING, "a part")?.contents;
-                read_bags(bags, password, &mut contents)?;
+                read_bags(bags, password, &mut work, &mut contents)?;
             }
             oid::ENCRYPTED_DATA => {
-                let bags = decrypt_part(content, password)?;
-                read_bags(&bags, password, &mut contents)?;
+                let bags = decrypt_part(content, password, &mut work)?;
+                read_bags(&bags, password, &mut work, &mut contents)?;
             }
             _ => return Err(unsupported("content", &kind)),
         }
@@ -133,11 +156,15 @@ pub fn read(bytes: &[u8], password: &str) -> Result<Contents, Pkcs12Error> {
 /// # Errors
 ///
 /// As [`read`].
-pub(super) fn decrypt_key(der: &[u8], password: &str) -> Result<Zeroizing<Vec<u8>>, Pkcs12Error> {
+pub(super) fn decrypt_key(
+    der: &[u8],
+    password: &str,
+    work: &mut Work,
+) -> Result<Zeroizing<Vec<u8>>, Pkcs12Error> {
     let mut parts = Reader::new(der).sequence("the encrypted key")?;
     let algorithm = parts.expect(SEQUENCE, "the encryption")?;
     let data = parts.expect(OCTET_STRING, "the encrypted key")?.contents;
-    decrypt(algorithm, data, password)
+    decrypt(algorithm, data, password, work)
 }
 
 fn unsupported(what: &str, oid: &str) -> Pkcs12Error {
@@ -153,7 +180,11 @@ fn content_info(mut info: Reader<'_>) -> Result<(String, Element<'_>), Malformed
     Ok((oid_of(&mut info)?, info.expect(context(0), "the content")?))
 }
 
-fn decrypt_part(content: Element<'_>, password: &str) -> Result<Zeroizing<Vec<u8>>, Pkcs12Error> {
+fn decrypt_part(
+    content: Element<'_>,
+    password: &str,
+    work: &mut Work,
+) -> Result<Zeroizing<Vec<u8>>, Pkcs12Error> {
     let mut data = content.inside().sequence("encrypted data")?;
     data.expect(INTEGER, "the version")?;
     let mut info = data.sequence("encrypted data")?;
@@ -162,18 +193,23 @@ fn decrypt_part(content: Element<'_>, password: &str) -> Result<Zeroizing<Vec<u8
     let encrypted = info.any("encrypted data")?;
     let bad = Malformed("encrypted data");
     if encrypted.tag == context_primitive(0) {
-        decrypt(algorithm, encrypted.contents, password)
+        decrypt(algorithm, encrypted.contents, password, work)
     } else if encrypted.tag == context(0) {
         let whole = joined(encrypted.contents).ok_or(bad)?;
-        decrypt(algorithm, &whole, password)
+        decrypt(algorithm, &whole, password, work)
     } else {
         Err(bad.into())
     }
 }
 
-fn read_bags(bytes: &[u8], password: &str, into: &mut Contents) -> Result<(), Pkcs12Error> {
+fn read_bags(
+    bytes: &[u8],
+    password: &str,
+    work: &mut Work,
+    into: &mut Contents,
+) -> Result<(), Pkcs12Error> {
     // Decrypted with the wrong key, it may be anything that ends in the right padding.
-    let der = Zeroizing::new(to_der(bytes).ok_or(Pkcs12Error::Password)?);
+    let der = to_der(bytes).ok_or(Pkcs12Error::Password)?;
     let mut bags = Reader::new(&der).sequence("the entries")?;
     while !bags.is_empty() {
         let mut bag = bags.sequence("an entry")?;
@@ -181,7 +217,7 @@ fn read_bags(bytes: &[u8], password: &str, into: &mut Contents) -> Result<(), Pk
         let value = bag.expect(context(0), "an entry")?;
         match kind.as_str() {
             oid::KEY_BAG => into.keys.push(Zeroizing::new(value.contents.to_vec())),
-            oid::SHROUDED_KEY_BAG => into.keys.push(decrypt_key(value.contents, password)?),
+            oid::SHROUDED_KEY_BAG => into.keys.push(decrypt_key(value.contents, password, work)?),
             oid::CERT_BAG => {
                 let mut certificate = value.inside().sequence("a certificate")?;
                 if oid_of(&mut certificate)? == oid::X509 {
@@ -197,13 +233,18 @@ fn read_bags(bytes: &[u8], password: &str, into: &mut Contents) -> Result<(), Pk
     Ok(())
 }
 
-fn check_mac(mut mac: Reader<'_>, safe: &[u8], password: &str) -> Result<(), Pkcs12Error> {
+fn check_mac(
+    mut mac: Reader<'_>,
+    safe: &[u8],
+    password: &str,
+    work: &mut Work,
+) -> Result<(), Pkcs12Error> {
     let mut info = mac.sequence("the MAC")?;
     let kind = oid_of(&mut info.sequence("the MAC's algorithm")?)?;
     let expected = info.expect(OCTET_STRING, "the MAC")?.contents;
     let salt = mac.expect(OCTET_STRING, "the MAC's salt")?.contents;
     let rounds = match mac.optional(INTEGER, "the MAC's rounds")? {
-        Some(rounds) => bounded(rounds)?,
+        Some(rounds) => work.take(rounds)?,
         None => NonZeroU32::MIN,
     };
     let (digest, hmac) = match kind.as_str() {
@@ -217,28 +258,20 @@ fn check_mac(mut mac: Reader<'_>, safe: &[u8], password: &str) -> Result<(), Pkc
     hmac::verify(&hmac::Key::new(hmac, &key), safe, expected).map_err(|_| Pkcs12Error::Password)
 }
 
-fn bounded(rounds: Element<'_>) -> Result<NonZeroU32, Pkcs12Error> {
-    let rounds =
-        rounds.number().and_then(NonZeroU32::new).ok_or(Malformed("a number of rounds"))?;
-    if rounds.get() > MAX_ROUNDS {
-        return Err(Pkcs12Error::Unsupported { what: format!("{rounds} rounds") });
-    }
-    Ok(rounds)
-}
-
 fn decrypt(
     algorithm: Element<'_>,
     data: &[u8],
     password: &str,
+    work: &mut Work,
 ) -> Result<Zeroizing<Vec<u8>>, Pkcs12Error> {
     let mut parts = algorithm.inside();
     let kind = oid_of(&mut parts)?;
     let mut parameters = parts.sequence("the encryption's parameters")?;
     if kind == oid::PBES2 {
-        return decrypt_pbes2(parameters, data, password);
+        return decrypt_pbes2(parameters, data, password, work);
     }
     let salt = parameters.expect(OCTET_STRING, "the salt")?.contents;
-    let rounds = bounded(parameters.expect(INTEGER, "the rounds")?)?;
+    let rounds = work.take(parameters.expect(INTEGER, "the rounds")?)?;
     let of = |purpose, length| {
         derive(&digest::SHA1_FOR_LEGACY_USE_ONLY, purpose, password, salt, rounds, length)
     };
@@ -255,6 +288,7 @@ fn decrypt_pbes2(
     mut parameters: Reader<'_>,
     data: &[u8],
     password: &str,
+    work: &mut Work,
 ) -> Result<Zeroizing<Vec<u8>>, Pkcs12Error> {
     let mut function = parameters.sequence("the key derivation")?;
     let kind = oid_of(&mut function)?;
@@ -263,7 +297,7 @@ fn decrypt_pbes2(
     }
     let mut derivation = function.sequence("the key derivation")?;
     let salt = derivation.expect(OCTET_STRING, "the salt")?.contents;
-    let rounds = bounded(derivation.expect(INTEGER, "the rounds")?)?;
+    let rounds = work.take(derivation.expect(INTEGER, "the rounds")?)?;
     derivation.optional(INTEGER, "the key's length")?;
     let hash = match derivation.optional(SEQUENCE, "the key derivation's hash")? {
         Some(hash) => oid_of(&mut hash.inside())?,
@@ -332,11 +366,12 @@ fn derive(
     let mut units = Zeroizing::new(Vec::with_capacity(2 * password.len() + 2));
     units.extend(password.encode_utf16().flat_map(u16::to_be_bytes));
     units.extend([0, 0]);
-    let fill = |bytes: &[u8]| -> Vec<u8> {
-        let wanted = bytes.len().div_ceil(block) * block;
-        bytes.iter().copied().cycle().take(wanted).collect()
-    };
-    let mut input = Zeroizing::new([fill(salt), fill(&units)].concat());
+    let filled = |bytes: &[u8]| bytes.len().div_ceil(block) * block;
+    // Room from the start: a buffer that grows leaves copies behind.
+    let mut input = Zeroizing::new(Vec::with_capacity(filled(salt) + filled(&units)));
+    for bytes in [salt, &units] {
+        input.extend(bytes.iter().copied().cycle().take(filled(bytes)));
+    }
     let diversifier = vec![purpose as u8; block];
     let mut key = Zeroizing::new(Vec::with_capacity(length + hash.output_len()));
     loop {
@@ -353,10 +388,12 @@ fn derive(
             return key;
         }
         // Each block of the input plus what was made, plus one.
-        let add: Vec<u8> = part.as_ref().iter().copied().cycle().take(block).collect();
+        let mut add = Zeroizing::new(vec![0; block]);
+        let repeated = part.as_ref().iter().cycle();
+        add.iter_mut().zip(repeated).for_each(|(add, byte)| *add = *byte);
         for chunk in input.chunks_mut(block) {
             let mut carry = 1_u16;
-            for (byte, add) in chunk.iter_mut().zip(&add).rev() {
+            for (byte, add) in chunk.iter_mut().zip(&*add).rev() {
                 carry += u16::from(*byte) + u16::from(*add);
                 *byte = carry as u8;
                 carry >>= 8;
@@ -480,13 +517,46 @@ mod tests {
 
     #[test]
     fn a_store_may_not_ask_for_endless_work() {
-        let rounds = |number| {
+        let mut work = Work::default();
+        let mut take = |number| {
             let written = integer(number);
-            bounded(Reader::new(&written).any("it").expect("a number")).map(NonZeroU32::get)
+            work.take(Reader::new(&written).any("it").expect("a number")).map(NonZeroU32::get)
         };
-        assert_eq!(rounds(MAX_ROUNDS), Ok(MAX_ROUNDS));
-        assert!(matches!(rounds(MAX_ROUNDS + 1), Err(Pkcs12Error::Unsupported { .. })));
-        assert!(matches!(rounds(0), Err(Pkcs12Error::Malformed(_))));
+        assert!(matches!(take(0), Err(Pkcs12Error::Malformed(_))));
+        assert!(matches!(take(MAX_ROUNDS + 1), Err(Pkcs12Error::Unsupported { .. })));
+        assert_eq!(take(MAX_ROUNDS - 1), Ok(MAX_ROUNDS - 1));
+        assert_eq!(take(1), Ok(1));
+        assert!(matches!(take(1), Err(Pkcs12Error::Unsupported { .. })), "none are left");
+    }
+
+    #[test]
+    fn all_the_keys_of_a_store_share_its_rounds() {
+        // Each asks for so many that they are over with the third one.
+        let mut asks = encrypt(b"key", "p", &[1; 16], &[2; 16]);
+        let rounds = integer(ROUNDS);
+        let at = asks.0.windows(rounds.len()).position(|part| part == rounds).expect("the rounds");
+        let few = [rounds[0], rounds[1], 0x7f, 0xff];
+        asks.0[at..at + rounds.len()].copy_from_slice(&few);
+        let shrouded = around(SEQUENCE, &[&asks.0, &element(OCTET_STRING, &asks.1)]);
+        let mut work = Work(2 * 0x7fff);
+        let mut next = || decrypt_key(&shrouded, "p", &mut work).err();
+        // Without the right number of rounds the key is another one.
+        assert_eq!([next(), next()], [Some(Pkcs12Error::Password), Some(Pkcs12Error::Password)]);
+        assert!(matches!(next(), Some(Pkcs12Error::Unsupported { .. })));
+    }
+
+    #[test]
+    fn stores_of_keytool_are_read() {
+        let stores: [&[u8]; 2] = [
+            include_bytes!("../../tests/vectors/keytool.p12"),
+            include_bytes!("../../tests/vectors/keytool-legacy.p12"),
+        ];
+        for store in stores {
+            let contents = read(store, "test-only").map_err(|error| error.to_string());
+            let contents = contents.expect("a store of Java");
+            assert_eq!((contents.keys.len(), contents.certificates.len()), (1, 1));
+            assert_eq!(read(store, "another").err(), Some(Pkcs12Error::Password));
+        }
     }
 
     #[test]

@@ -129,7 +129,7 @@ pub enum Condition {
     NotYet,
     /// There is time.
     Well,
-    /// It was asked to be renewed, or the renewed one is being proved.
+    /// Its renewal is due or asked for, or the renewed one is being proved.
     Renewing,
     /// It ends within the lead, and is not being renewed.
     Ends,
@@ -292,7 +292,9 @@ impl Machine {
             Condition::Renewing
         } else if left >= self.lead(moment.now) {
             Condition::Well
-        } else if self.memory.asked.is_some() && self.trouble.is_none() {
+        } else if self.trouble.is_none()
+            && (self.memory.asked.is_some() || self.asks_at(Some(now)).is_some_and(|at| at <= now))
+        {
             Condition::Renewing
         } else {
             Condition::Ends

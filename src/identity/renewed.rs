@@ -73,9 +73,9 @@ pub fn renewed(
     // Only certificates are expected. Where the issuers are missing, they are those that are known.
     let before = present.leaf();
     let mut certificates = material.certificates;
+    let is_present = certificates.contains(before);
     certificates.retain(|certificate| certificate != before);
     if certificates.is_empty() {
-        let is_present = pem.contains("-----BEGIN ");
         return if is_present { Ok(None) } else { Err(Complaint::NoCertificate.into()) };
     }
     // The present issuers first: they are trusted already.

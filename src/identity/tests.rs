@@ -116,12 +116,30 @@ fn a_renewed_certificate_has_to_follow_the_present_one_in_everything() {
     let stranger = Authority::new().expect("an authority");
     let foreign = stranger.renew_node(&later, &present).expect("renewed").chain_pem();
     assert!(matches!(follows(&foreign), Err(Rejected::OtherIssuer { .. })));
-    for nothing in ["", "certificate", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"]
+    let open = "-----BEGIN CERTIFICATE-----\nAAAA";
+    for nothing in
+        ["", "certificate", open, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"]
     {
         assert!(follows(nothing).is_err(), "{nothing}");
     }
     let damaged = renewal(&later).replacen("MII", "AAA", 1);
     assert!(matches!(follows(&damaged), Err(Rejected::Unreadable(MaterialError::Malformed(_)))));
+}
+
+#[test]
+fn what_is_sent_as_a_renewed_certificate_makes_no_work_for_the_private_key() {
+    let authority = Authority::new().expect("an authority");
+    let (present, current) = issued(&authority, &Wanted::around(123, now()));
+    let later = Wanted::between(123, now(), now() + TimeDelta::days(900));
+    let next = authority.renew_node(&later, &present).expect("renewed").certificate_pem();
+    let next = renewed(&current, &next, node(), now()).expect("it follows").expect("another one");
+    assert!(Arc::ptr_eq(&next.certified().key, &current.certified().key), "it is read once");
+
+    let other = || authority.issue_node(&later).expect("issued").certificate_pem();
+    let pem: String = (0..17).map(|_| other()).collect();
+    let refused = renewed(&current, &pem, node(), now());
+    assert_eq!(refused, Err(Rejected::Unreadable(MaterialError::TooMany)));
+    assert!(NodeCertificate::from_pem((pem + &present.key_pem()).as_bytes()).is_err());
 }
 
 #[test]

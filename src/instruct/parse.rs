@@ -62,6 +62,15 @@ pub fn message(message: &Value, node: NodeId) -> Parsed {
     parsed
 }
 
+/// As much of a message as [`message`] reads or tells of: what waits to be read is kept this short.
+#[must_use]
+pub fn readable(message: &Value) -> Value {
+    match message.get("instructions").unwrap_or(message) {
+        Value::Array(elements) => elements.iter().take(MOST + 1).cloned().collect(),
+        other => other.clone(),
+    }
+}
+
 /// Reads the `data` of `viewPending` (a list) or of `view` (one object).
 #[must_use]
 pub fn instructions(data: &Value, node: NodeId) -> Parsed {
@@ -235,6 +244,18 @@ mod tests {
             })
             .collect();
         assert_eq!(counts, [1, 0, 2]);
+    }
+
+    #[test]
+    fn what_waits_to_be_read_is_short_and_reads_as_the_whole() {
+        let node = 123.try_into().expect("a node");
+        let list: Value = (1..=5000).map(|id| serde_json::json!({ "id": id })).collect();
+        for whole in [list.clone(), serde_json::json!({ "instructions": list })] {
+            let short = readable(&whole);
+            assert_eq!(short.as_array().map(Vec::len), Some(MOST + 1));
+            assert_eq!(message(&short, node), message(&whole, node));
+        }
+        assert_eq!(readable(&Value::Null), Value::Null);
     }
 
     #[test]

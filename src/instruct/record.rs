@@ -75,6 +75,9 @@ pub struct Record {
     /// The rest of what was asked, until it has ended: not every server shows it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
+    /// A state on the way to the end was, or may have been, handed to the broker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub published: bool,
     /// The server has the final state, or holds one of its own, or no longer has the instruction.
     pub acknowledged: bool,
 }
@@ -123,6 +126,7 @@ impl Record {
             way: None,
             life: None,
             kept: None,
+            published: false,
             acknowledged: false,
         }
     }
@@ -130,7 +134,7 @@ impl Record {
     /// What stands in for a file that cannot be read: begun, and nothing else known.
     #[must_use]
     pub fn damaged(id: InstructionId) -> Self {
-        Self { state: State::Executing, ..Self::new(id, "unknown") }
+        Self { state: State::Executing, published: true, ..Self::new(id, "unknown") }
     }
 
     /// Reads a file's contents.

@@ -54,7 +54,17 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
                 record.result = Some(ids.iter().map(SourceId::as_str).collect::<Value>());
                 Ok(format!("{} controls", ids.len()))
             }
-            Request::Install(certificate) => self.install(certificate).await,
+            Request::Install(certificate) => match self.install(certificate).await {
+                Some(installed) => installed,
+                None => {
+                    let secs = ACT_LIMIT.as_secs();
+                    let message = format!(
+                        "no result within {secs} s: it is still being proved, and used if that goes well"
+                    );
+                    let code = Some(Code::MayHaveHappened);
+                    return self.finish(record, Event::Interrupt, code, message, now).await;
+                }
+            },
             Request::Restart => Ok("the agent starts again".to_owned()),
             Request::Reboot => match self.reboot().await? {
                 Ok(()) => {
@@ -80,10 +90,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         finished
     }
 
-    async fn install(&self, certificate: String) -> Result<String, String> {
+    /// `None` if the keeper of the certificate is still at it. It goes on without us.
+    async fn install(&self, certificate: String) -> Option<Result<String, String>> {
         let _installing = self.pulse.enter("installing a certificate", Bound::Within(ACT_LIMIT));
-        let installed = timeout(ACT_LIMIT, self.services.install_certificate(certificate)).await;
-        installed.unwrap_or_else(|_| Err(format!("no result within {} s", ACT_LIMIT.as_secs())))
+        timeout(ACT_LIMIT, self.services.install_certificate(certificate)).await.ok()
     }
 
     /// Waits for the end that a restart of the machine is for the agent.

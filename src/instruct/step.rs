@@ -9,7 +9,8 @@
 //! 5. journal, with what came of it — retried until it is on disk, since this is known only now;
 //! 6. the result datum — stored before the server hears of the end;
 //! 7. the final state to the server — repeated until it is there, without acting again, and never
-//!    written onto a state that is seen to be final.
+//!    written onto a state that is seen to be final. Where the broker may have an older state, it gets
+//!    the final one as well, since nobody else keeps their order.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::{
     decide::{self, Case, Decision, FRESH},
     outcome::{self, Attempt, Code, INTERRUPTED, Refusal},
     record::{Kept, Record},
-    server::{Server, Viewed},
+    server::{Server, Told, Viewed},
     services::Services,
     state::{Ending, Event, State},
     task::{ACT_LIMIT, Actuator, Results, Seen, Time, Trouble, Worker},
@@ -103,6 +104,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             return match (decision, now) {
                 (Decision::Ignore, _) => self.settle(id).await,
                 (Decision::Resend, _) => {
+                    self.aside.remove(&id);
                     self.acknowledge(id, false).await?;
                     self.settle(id).await
                 }
@@ -151,24 +153,30 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             }
             Viewed::Gone => {
                 self.seen.remove(&id);
+                self.outdate(id, Instant::now());
                 Ok(false)
             }
             Viewed::Unreadable(skipped) => Err(Trouble::Unreadable(skipped)),
         }
     }
 
-    /// Tells the server where an instruction stands. Returns whether it still has it.
-    async fn tell(&mut self, record: &Record, now: DateTime<Utc>) -> Result<bool, Trouble> {
+    /// Tells the server where an instruction stands. That the broker may get a state is on disk before.
+    async fn tell(&mut self, record: &mut Record, now: DateTime<Utc>) -> Result<Told, Trouble> {
         let (id, state) = (record.id, record.state.told());
+        if !state.is_final() && !record.published && self.server.is_connected() {
+            record.published = true;
+            self.journal.put(record.clone()).await?;
+        }
         let result = record.told().map(|told| told.parameters());
         let word = Acknowledgement { id, state, at: record.ended.unwrap_or(now), result };
-        let there = self.before_stop(self.server.tell(word)).await??;
-        self.told.insert(id, Instant::now());
+        let told = self.before_stop(self.server.tell(word)).await??;
+        // What arrives now was on its way. If the word was not heard, the instruction is offered again.
+        self.outdate(id, Instant::now() + FRESH);
         if let Some(seen) = self.seen.get_mut(&id) {
             seen.instruction.state = state;
             seen.at = Instant::now();
         }
-        Ok(there)
+        Ok(told)
     }
 
     /// The record of an instruction: the journal's, or a new one with what was asked.
@@ -239,9 +247,9 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         }
         let told = self.seen.get(&id).map(|seen| seen.instruction.state);
         if told != Some(InstructionState::Received)
-            && let Some(record) = self.journal.get(id).cloned()
+            && let Some(mut record) = self.journal.get(id).cloned()
         {
-            self.tell(&record, now).await?;
+            self.tell(&mut record, now).await?;
         }
         Ok(())
     }
@@ -279,18 +287,21 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             return Ok(None);
         }
         record.started = Some(now);
+        record.published |= self.server.is_connected();
         note(&mut record);
         self.journal.put(record.clone()).await?;
 
-        let told = self.tell(&record, now).await;
+        let told = self.tell(&mut record, now).await;
         // The call took its time: the agent may be stopping, the instruction may have expired.
         let now = self.time.trusted_now().unwrap_or(now);
         let refused = match &told {
-            Ok(true) => record.not_after.filter(|end| now >= *end).map(|_| {
+            Ok(Told::Taken | Told::Aside) => record.not_after.filter(|end| now >= *end).map(|_| {
                 let message = "it expired before it could be begun; nothing was done".to_owned();
                 Refusal { code: Code::Expired, message }
             }),
-            Ok(false) => Some(Refusal { code: Code::EndedElsewhere, message: GONE.to_owned() }),
+            Ok(Told::Gone) => {
+                Some(Refusal { code: Code::EndedElsewhere, message: GONE.to_owned() })
+            }
             Err(_) => None,
         };
         if told.is_err() || (refused.is_none() && self.stop.is_cancelled()) {
@@ -301,7 +312,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         }
         let Some(Refusal { code, message }) = refused else { return Ok(Some(record)) };
         record.written = None;
-        record.acknowledged = matches!(told, Ok(false));
+        record.acknowledged = matches!(told, Ok(Told::Gone));
         self.finish(record, Event::Fail, Some(code), message, now).await?;
         Ok(None)
     }
@@ -516,16 +527,28 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         }
         self.report(id).await?;
         let Some(record) = self.journal.get(id).filter(|r| !r.acknowledged) else { return Ok(()) };
-        let record = record.clone();
-        let is_fresh = |seen: &Seen| seen.at.elapsed() <= FRESH;
-        if !self.seen.get(&id).is_some_and(is_fresh) && !self.look(id).await? {
-            return self.acknowledge(id, true).await;
+        let mut record = record.clone();
+        if self.aside.contains(&id) {
+            // The server has it. Only the broker is left.
+            if !self.server.is_connected() {
+                return Ok(());
+            }
+        } else {
+            let is_fresh = |seen: &Seen| seen.at.elapsed() <= FRESH;
+            if !self.seen.get(&id).is_some_and(is_fresh) && !self.look(id).await? {
+                return self.acknowledge(id, true).await;
+            }
+            let final_there = |seen: &Seen| seen.instruction.state.is_final();
+            if self.seen.get(&id).is_some_and(final_there) {
+                return self.acknowledge(id, true).await;
+            }
         }
-        let final_there = |seen: &Seen| seen.instruction.state.is_final();
-        if !self.seen.get(&id).is_some_and(final_there) {
-            let ended = record.ended.unwrap_or_default();
-            self.tell(&record, ended).await?;
+        let ended = record.ended.unwrap_or_default();
+        if self.tell(&mut record, ended).await? == Told::Aside && record.published {
+            self.aside.insert(id);
+            return Ok(());
         }
+        self.aside.remove(&id);
         self.acknowledge(id, true).await
     }
 }

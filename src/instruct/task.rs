@@ -15,7 +15,7 @@
 //!   server takes it within [`LAST_WORD`], and otherwise after the next start.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     time::Duration,
 };
@@ -44,7 +44,8 @@ use crate::{
     clock::Clock,
     config::settings::{Control, Instructions},
     domain::{
-        Chain, ControlWrite, Datum, Instruction, InstructionId, NodeId, WriteError, WriteReport,
+        Chain, ControlWrite, Datum, Instruction, InstructionId, InstructionState, NodeId,
+        WriteError, WriteReport,
     },
     pulse::{Bound, Pulse},
     solarnet::Next,
@@ -56,6 +57,10 @@ pub const ACT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a call may still take once the daemon is to stop.
 pub const LAST_WORD: Duration = Duration::from_secs(3);
+
+/// The longest that a message may have waited and still be read. What is older is offered again, if it still
+/// stands.
+const WAITED: Duration = ACT_LIMIT;
 
 /// Elements of answers that are remembered as complained about.
 const COMPLAINTS: usize = 64;
@@ -156,7 +161,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, 
             pulse: self.pulse,
             stop: self.stop,
             seen: BTreeMap::new(),
-            told: BTreeMap::new(),
+            outdated: BTreeMap::new(),
+            polled: None,
+            aside: BTreeSet::new(),
+            put_off: BTreeSet::new(),
             skipped: VecDeque::new(),
             trouble: None,
             held: false,
@@ -221,10 +229,17 @@ pub(super) struct Worker<S, A, R, T, V> {
     status: watch::Sender<Status>,
     pub(super) pulse: Pulse,
     pub(super) stop: CancellationToken,
-    /// The server's word, since the last poll.
+    /// The server's word, since the last poll; what is being pushed, for as long as it is fresh.
     pub(super) seen: BTreeMap<InstructionId, Seen>,
-    /// When each instruction was spoken of by this node, lately.
-    pub(super) told: BTreeMap<InstructionId, Instant>,
+    /// What arrived unasked up to then is no news of that instruction: lately, this node spoke of it, or the
+    /// server did not have it.
+    outdated: BTreeMap<InstructionId, Instant>,
+    /// When the last poll was answered.
+    polled: Option<Instant>,
+    /// What ended and was told over HTTPS, while the broker may have an older word: it gets the end, too.
+    pub(super) aside: BTreeSet<InstructionId>,
+    /// What met trouble of its own waits for the next poll: the answer to its own word is a message, too.
+    put_off: BTreeSet<InstructionId>,
     /// Elements that were complained about lately, at most [`COMPLAINTS`].
     skipped: VecDeque<String>,
     /// The present interval between polls.
@@ -246,8 +261,8 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             let mut failed = is_general(&result);
             // What arrives unasked shows that the server is there, whatever became of the last poll.
             up |= !arrived.is_empty();
-            for message in arrived.drain(..) {
-                self.take_in(&message);
+            for (at, message) in arrived.drain(..) {
+                self.take_in(&message, at);
             }
             if !failed && Instant::now() >= next_poll {
                 result = self.poll().await;
@@ -280,26 +295,40 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         }
     }
 
-    /// Takes what arrived unasked as the server's word.
-    fn take_in(&mut self, message: &Value) {
+    /// Takes what arrived unasked as the server's word of that instant, unless there is a later one.
+    fn take_in(&mut self, message: &Value, at: Instant) {
+        if at.elapsed() > WAITED {
+            return;
+        }
         let Parsed { instructions, skipped } = parse::message(message, self.node);
         self.complain(&skipped);
-        // On its way while this node spoke of it. If that was not heard, it is offered again.
-        self.told.retain(|_, at| at.elapsed() <= FRESH);
-        let is_news = |i: &Instruction| !self.told.contains_key(&i.id);
+        self.outdated.retain(|_, until| until.elapsed() <= WAITED);
+        let is_news = |i: &Instruction| {
+            // A poll brings all but those that are being pushed.
+            let polled = self.polled.filter(|_| i.state != InstructionState::Queuing);
+            polled.max(self.outdated.get(&i.id).copied()).is_none_or(|until| until < at)
+        };
         let instructions: Vec<_> = instructions.into_iter().filter(is_news).collect();
         if instructions.is_empty() {
             return;
         }
-        self.see(instructions);
+        self.see(instructions, at);
         let now = self.time.trusted_now();
         self.status.send_modify(|status| status.last_arrival = now);
     }
 
-    fn see(&mut self, instructions: Vec<Instruction>) {
-        let at = Instant::now();
-        let seen = instructions.into_iter().map(|i| (i.id, Seen { instruction: i, at }));
-        self.seen.extend(seen);
+    fn see(&mut self, instructions: Vec<Instruction>, at: Instant) {
+        for instruction in instructions {
+            if self.seen.get(&instruction.id).is_none_or(|seen| seen.at <= at) {
+                self.seen.insert(instruction.id, Seen { instruction, at });
+            }
+        }
+    }
+
+    /// What arrived up to `until` is no news of this instruction.
+    pub(super) fn outdate(&mut self, id: InstructionId, until: Instant) {
+        let latest = self.outdated.entry(id).or_insert(until);
+        *latest = until.max(*latest);
     }
 
     /// Names each element that cannot be used, once.
@@ -317,6 +346,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
     }
 
     async fn poll(&mut self) -> Result<(), Trouble> {
+        self.put_off.clear();
         let parsed = self.before_stop(self.server.pending()).await??;
         self.complain(&parsed.skipped);
         let is_new = |i: &Instruction| self.journal.get(i.id).is_none();
@@ -325,8 +355,13 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         } else {
             (self.interval * 2).min(self.settings.poll_slowest)
         };
-        self.seen.clear();
-        self.see(parsed.instructions);
+        let at = Instant::now();
+        self.polled = Some(at);
+        // One that is being pushed is not listed, and its word still counts.
+        self.seen.retain(|_, seen| {
+            seen.instruction.state == InstructionState::Queuing && seen.at.elapsed() <= FRESH
+        });
+        self.see(parsed.instructions, at);
         let now = self.time.trusted_now();
         self.status.send_modify(|status| status.last_poll = now);
         Ok(())
@@ -338,6 +373,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         let mut ids: Vec<_> = self.seen.keys().copied().chain(unsettled).collect();
         ids.sort_unstable_by_key(|id| (!self.cancels(*id), *id));
         ids.dedup();
+        ids.retain(|id| !self.put_off.contains(id));
         let mut first = Ok(());
         for id in ids {
             if self.stop.is_cancelled() {
@@ -345,8 +381,11 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             }
             match self.step(id).await {
                 Err(trouble) if trouble.is_general() => return Err(trouble),
-                Err(trouble) if first.is_ok() => first = Err(trouble),
-                Ok(()) | Err(_) => {}
+                Err(trouble) => {
+                    self.put_off.insert(id);
+                    first = first.and(Err(trouble));
+                }
+                Ok(()) => {}
             }
         }
         first
@@ -395,7 +434,11 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         let text =
             trouble.filter(|t| !matches!(t, Trouble::Stopping)).map(|t| Chain(t).to_string());
         // Until a poll works again, nothing has shown that the trouble is over.
-        let text = if up { text } else { text.or_else(|| self.trouble.clone()) };
+        let text = if up && self.put_off.is_empty() {
+            text
+        } else {
+            text.or_else(|| self.trouble.clone())
+        };
         match (&self.trouble, &text) {
             (Some(before), Some(now)) if before == now => {}
             (_, Some(error)) => {

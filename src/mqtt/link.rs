@@ -28,6 +28,12 @@ const READ: usize = 4096;
 /// How a broker that refuses a certificate may end as well: its alert is lost with the connection.
 const EARLY: &str = "before the session began, as brokers do that refuse a certificate";
 
+/// How a port ends that speaks TLS where we do not.
+const WANTS_TLS: &str = "before the session began";
+
+/// How a port ends that speaks no TLS where we do.
+const WANTS_NO_TLS: &str = "during the TLS handshake";
+
 /// A byte stream in both directions.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -47,13 +53,14 @@ pub(super) enum LinkError {
     )]
     Dates(String),
     /// The broker's certificate, or TLS otherwise, was not accepted.
-    #[error(
-        "the broker is not trusted: {0}; `mqtt.ca_file` names authorities beside the system's, `mqtt.server_name` the name that the certificate must have"
-    )]
+    #[error("the broker is not trusted: {0}")]
     Untrusted(String),
+    /// Whoever answers there does not speak TLS.
+    #[error("no TLS is spoken there: {0}")]
+    NoTls(String),
     /// The broker does not accept our certificate.
     #[error(
-        "the broker does not accept this node's certificate: {0}; see `solarnode-agent identity show`"
+        "the broker does not accept this node's certificate: {0}; see `solarnode-agent identity check`"
     )]
     Certificate(String),
     /// The broker does not let us in.
@@ -91,7 +98,7 @@ impl LinkError {
             Self::Unreachable(_) | Self::Closed(_) | Self::Ended(_) => "unreachable",
             Self::Late(_) | Self::Silent(_) => "silent",
             Self::Dates(_) => "certificate_dates",
-            Self::Untrusted(_) => "untrusted",
+            Self::Untrusted(_) | Self::NoTls(_) => "untrusted",
             Self::Certificate(_) => "certificate_refused",
             Self::Refused(_) => "refused",
             Self::TakenOver => "taken_over",
@@ -100,18 +107,37 @@ impl LinkError {
         }
     }
 
+    /// The same with what to look at in the section of the configuration that the broker has.
+    #[must_use]
+    pub(super) fn in_section(&self, section: &str) -> String {
+        match self {
+            Self::Untrusted(_) => format!(
+                "{self}; `{section}.ca_file` names authorities beside the system's, `{section}.server_name` the name that the certificate must have"
+            ),
+            Self::NoTls(_) => format!("{self}; look at `{section}.url`"),
+            Self::Closed(how) if *how == WANTS_TLS => format!(
+                "{self}: look at `{section}.url`, which begins with mqtts:// where TLS is spoken"
+            ),
+            Self::Closed(how) if *how == WANTS_NO_TLS => format!(
+                "{self}: look at `{section}.url`, which begins with mqtt:// where no TLS is spoken"
+            ),
+            error => error.to_string(),
+        }
+    }
+
     /// Whether it stays so until a person changes something.
     #[must_use]
     pub(super) fn needs_a_person(&self) -> bool {
         match self {
             Self::Untrusted(_)
+            | Self::NoTls(_)
             | Self::Certificate(_)
             | Self::Refused(Refusal::NotAuthorized | Refusal::Identity(_) | Refusal::Version)
             | Self::TakenOver => true,
             Self::Unreachable(_)
             | Self::Late(_)
             | Self::Dates(_)
-            | Self::Refused(Refusal::TakenOver | Refusal::Other(_))
+            | Self::Refused(Refusal::TakenOver | Refusal::Unheard | Refusal::Other(_))
             | Self::Ended(_)
             | Self::Rival
             | Self::Closed(_)
@@ -173,7 +199,7 @@ impl Link {
             let connector = TlsConnector::from(Arc::new(tls.config()));
             let shaken = timeout(PHASE, connector.connect(name, tcp));
             let shaken = shaken.await.map_err(|_| LinkError::Late("TLS handshake"))?;
-            Box::new(shaken.map_err(|error| of_io(&error))?)
+            Box::new(shaken.map_err(|error| closed(of_io(&error), WANTS_NO_TLS))?)
         } else {
             Box::new(tcp)
         };
@@ -197,10 +223,10 @@ impl Link {
                 Some(Incoming::Refused(refusal)) => return Err(LinkError::Refused(refusal)),
                 Some(_) => return Err(LinkError::Garbled("something before a CONNACK".into())),
                 // What the broker says of our certificate may come before it has read anything.
-                None => self.turn().await.map_err(|error| match error {
-                    LinkError::Closed(_) if whom.url.secure => LinkError::Closed(EARLY),
-                    error => error,
-                })?,
+                None => {
+                    let how = if whom.url.secure { EARLY } else { WANTS_TLS };
+                    self.turn().await.map_err(|error| closed(error, how))?;
+                }
             }
         }
     }
@@ -289,6 +315,14 @@ async fn write(
     Ok(())
 }
 
+/// Says how a connection was closed that was closed.
+fn closed(error: LinkError, how: &'static str) -> LinkError {
+    match error {
+        LinkError::Closed(_) => LinkError::Closed(how),
+        error => error,
+    }
+}
+
 /// Tells TLS trouble from the rest. What the other side says of our certificate arrives as an alert, with
 /// TLS 1.3 only when something is read.
 fn of_io(error: &io::Error) -> LinkError {
@@ -315,6 +349,7 @@ fn of_io(error: &io::Error) -> LinkError {
             }
             alert => LinkError::Untrusted(format!("it sent the TLS alert {alert:?}")),
         },
+        rustls::Error::InvalidMessage(invalid) => LinkError::NoTls(format!("{invalid:?}")),
         error if is_about_dates(error) => LinkError::Dates(error.to_string()),
         error => LinkError::Untrusted(error.to_string()),
     }

@@ -19,7 +19,7 @@
 
 mod dialogue;
 mod link;
-mod packet;
+pub mod packet;
 mod reconnect;
 mod session;
 

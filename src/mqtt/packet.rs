@@ -73,7 +73,7 @@ pub(super) enum Outgoing {
 
 /// What the broker sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub enum Incoming {
     /// The session has begun.
     Connected(Terms),
     /// There will be no session.
@@ -109,13 +109,13 @@ pub(super) enum Incoming {
 
 /// What the broker allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Terms {
+pub struct Terms {
     /// Messages without acknowledgement.
-    pub(super) in_flight: u16,
+    pub in_flight: u16,
     /// The longest packet it takes.
-    pub(super) max_packet: Option<u32>,
+    pub max_packet: Option<u32>,
     /// The longest silence in seconds, where it wants another than ours.
-    pub(super) keep_alive_secs: Option<u16>,
+    pub keep_alive_secs: Option<u16>,
 }
 
 /// Why the broker does not want something.
@@ -129,6 +129,8 @@ pub enum Refusal {
     TakenOver,
     /// It does not speak MQTT 5.
     Version,
+    /// Nobody listens to the topic, so it kept nothing.
+    Unheard,
     /// Something else, in the protocol's words.
     Other(String),
 }
@@ -139,6 +141,7 @@ impl std::fmt::Display for Refusal {
             Self::NotAuthorized => f.write_str("not authorized"),
             Self::TakenOver => f.write_str("session taken over"),
             Self::Version => f.write_str("MQTT 5 not supported"),
+            Self::Unheard => f.write_str("nobody listens there"),
             Self::Identity(words) | Self::Other(words) => f.write_str(words),
         }
     }
@@ -147,7 +150,7 @@ impl std::fmt::Display for Refusal {
 /// Bytes that are no packet, or one that is too long.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Malformed(String);
+pub struct Malformed(String);
 
 /// Bytes that a message takes beside its topic and payload, at most: type, length, both lengths within, number.
 const OVERHEAD: usize = 1 + 4 + 2 + 2 + 1;
@@ -205,8 +208,8 @@ pub(super) fn encode(packet: Outgoing, out: &mut BytesMut) -> Result<(), Malform
 ///
 /// # Errors
 ///
-/// If it is none, or longer than [`MAX_INCOMING`].
-pub(super) fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
+/// If it is none, longer than [`MAX_INCOMING`], or against the protocol.
+pub fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
     let length = match v5::check(received.iter(), Some(MAX_INCOMING)) {
         Ok(header) => header.frame_length(),
         Err(Error::InsufficientBytes(_)) => return Ok(None),
@@ -223,7 +226,13 @@ pub(super) fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malfor
         _ => frame,
     };
     let packet = Packet::read(&mut frame, None).map_err(|error| Malformed(error.to_string()))?;
-    Ok(Some(of_packet(packet)))
+    match of_packet(packet) {
+        // The protocol forbids it, and nothing could ever be sent.
+        Incoming::Connected(Terms { in_flight: 0, .. }) => {
+            Err(Malformed("a Receive Maximum of 0".to_owned()))
+        }
+        incoming => Ok(Some(incoming)),
+    }
 }
 
 fn of_packet(packet: Packet) -> Incoming {
@@ -256,8 +265,9 @@ fn of_packet(packet: Packet) -> Incoming {
         }
         Packet::PubAck(ack) => {
             let refused = match ack.reason {
-                // That nobody listens is no business of who speaks.
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
+                PubAckReason::Success => None,
+                // The broker has thrown it away.
+                PubAckReason::NoMatchingSubscribers => Some(Refusal::Unheard),
                 PubAckReason::NotAuthorized => Some(Refusal::NotAuthorized),
                 reason => Some(Refusal::Other(words(&reason))),
             };
@@ -343,7 +353,7 @@ mod tests {
     fn answers_say_what_was_refused() {
         let refused = |id, refused| Ok(Some(Incoming::Acknowledged { id, refused }));
         assert_eq!(decoded(b"\x40\x02\x00\x07"), refused(7, None));
-        assert_eq!(decoded(b"\x40\x03\x00\x07\x10"), refused(7, None), "nobody listens");
+        assert_eq!(decoded(b"\x40\x03\x00\x07\x10"), refused(7, Some(Refusal::Unheard)));
         assert_eq!(decoded(b"\x40\x03\x00\x07\x87"), refused(7, Some(Refusal::NotAuthorized)));
         let quota = Refusal::Other("quota exceeded".into());
         assert_eq!(decoded(b"\x40\x04\x00\x07\x97\x00"), refused(7, Some(quota)));
@@ -359,6 +369,7 @@ mod tests {
         let terms = Terms { in_flight: u16::MAX, max_packet: None, keep_alive_secs: None };
         assert_eq!(decoded(b"\x20\x03\x00\x00\x00"), Ok(Some(Incoming::Connected(terms))));
         assert_eq!(decoded(b"\x20\x02\x00\x01"), Ok(Some(Incoming::Refused(Refusal::Version))));
+        assert!(decoded(b"\x20\x06\x00\x00\x03\x21\x00\x00").is_err(), "no message at all");
         let bad_id = Refusal::Identity("client identifier not valid".into());
         assert_eq!(decoded(b"\x20\x03\x00\x85\x00"), Ok(Some(Incoming::Refused(bad_id))));
     }

@@ -6,6 +6,9 @@
 //!   stood for [`SETTLED`]. A broker that lets everybody in and throws everybody out is asked less and less.
 //! * After another client with our ID took the session over, the wait is a minute at least: two that throw
 //!   each other out all the time would both get nothing done.
+//! * A broker that closes without a word does not say whether it is that. While it is suspected useful work ends
+//!   no trouble, so that the two meet ever more rarely, at last once a minute; a bad line looks the same, and is
+//!   still there within the minute.
 //! * A cause is told once, until a connection has stood for [`SETTLED`]; that there is a connection is told
 //!   after each loss that was.
 
@@ -82,13 +85,18 @@ impl Reconnect {
         let settled = stood.is_some_and(|stood| stood >= SETTLED);
         if settled {
             self.told.clear();
+            self.cut_short = 0;
         }
-        if std::mem::take(&mut self.useful) || settled {
+        // Two clients that throw each other out are both useful for a moment.
+        let suspected = self.cut_short >= SUSPECT;
+        let useful = std::mem::take(&mut self.useful) && !suspected;
+        if useful || settled {
             self.trouble_since = None;
         }
         let since = *self.trouble_since.get_or_insert(now);
         let least = if taken_over { AFTER_TAKEOVER } else { LEAST };
-        let wait = (now.saturating_sub(since) / SHARE).clamp(least, MOST);
+        let most = if suspected && stood.is_some() { AFTER_TAKEOVER } else { MOST };
+        let wait = (now.saturating_sub(since) / SHARE).clamp(least, most);
         self.down_since.get_or_insert(now);
         let tell = !self.told.contains(&kind);
         if tell {
@@ -156,6 +164,37 @@ mod tests {
         }
         reconnect.connected(secs(50));
         assert!(!reconnect.closed(secs(50) + SETTLED));
+    }
+
+    #[test]
+    fn a_connection_that_stood_ends_the_suspicion_however_it_was_lost() {
+        let mut reconnect = Reconnect::default();
+        for now in [10, 20, 30] {
+            reconnect.connected(secs(now));
+            reconnect.closed(secs(now + 5));
+            wait(&mut reconnect, now + 5);
+        }
+        reconnect.connected(secs(50));
+        reconnect.lost(secs(50) + SETTLED, "silent", false, 0.5);
+        reconnect.connected(secs(60) + SETTLED);
+        assert!(!reconnect.closed(secs(61) + SETTLED), "the first of a new row");
+    }
+
+    #[test]
+    fn two_clients_that_are_only_suspected_meet_ever_more_rarely() {
+        let mut reconnect = Reconnect::default();
+        let (mut now, mut waits) = (0, Vec::new());
+        while now < 7200 {
+            reconnect.connected(secs(now));
+            reconnect.useful();
+            reconnect.closed(secs(now + 1));
+            let wait = wait(&mut reconnect, now + 1);
+            now += 1 + wait.as_secs();
+            waits.push(wait);
+        }
+        assert_eq!(waits[..3], [secs(1); 3], "a line may break now and then");
+        assert_eq!(waits.last(), Some(&secs(60)));
+        assert!(waits.len() < 250, "{} handshakes in two hours", waits.len());
     }
 
     #[test]

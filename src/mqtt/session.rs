@@ -47,6 +47,9 @@ const UNSENT: usize = 64 * 1024;
 /// Between two looks for the broker's address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(60);
 
+/// The state of a session that has no certificate to show.
+const NO_CERTIFICATE: &str = "no_certificate";
+
 /// Between two questions for the time, while nobody has told it.
 const TIME_EVERY: Duration = Duration::from_secs(15);
 
@@ -69,6 +72,14 @@ pub enum PublishError {
         /// Its word.
         refusal: packet::Refusal,
     },
+    /// Nobody would have got it.
+    #[error(
+        "nobody listens to {topic} at the broker: the reader of SolarNetwork's queue is away, or the broker is another one than the server reads"
+    )]
+    Unheard {
+        /// Where to.
+        topic: String,
+    },
     /// It is longer than the broker takes.
     #[error(
         "a message of {bytes} bytes is longer than the broker takes ({most}): raise its limit, or read fewer properties into one source"
@@ -84,7 +95,8 @@ pub enum PublishError {
 /// How a session stands, for `status`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Status {
-    /// `connected`, `connecting`, `waiting` (for the next attempt), or `stopped` (a person has to do something).
+    /// `connected`, `connecting`, `waiting` (for the next attempt), `no_certificate` (waiting for one to be imported),
+    /// or `stopped` (a person has to do something).
     pub state: &'static str,
     /// The broker, where it is known.
     pub broker: Option<String>,
@@ -92,7 +104,7 @@ pub struct Status {
     pub since: Option<DateTime<Utc>>,
     /// Connections that were made since the daemon started.
     pub connections: u64,
-    /// Messages that the broker took since the daemon started.
+    /// Messages since the daemon started that the broker took, or that were sent and want no acknowledgement.
     pub published: u64,
     /// Messages that were received since the daemon started.
     pub received: u64,
@@ -116,6 +128,7 @@ pub struct Handle {
     topic: String,
     requests: mpsc::Sender<Request>,
     connected: watch::Receiver<bool>,
+    status: watch::Receiver<Status>,
     pulse: Pulse,
 }
 
@@ -152,6 +165,12 @@ impl Handle {
         *self.connected.borrow() && self.requests.try_send(request).is_ok()
     }
 
+    /// Whether nothing is tried for want of a certificate.
+    #[must_use]
+    pub fn lacks_certificate(&self) -> bool {
+        self.status.borrow().state == NO_CERTIFICATE
+    }
+
     /// Whether there is a connection, as it changes.
     #[must_use]
     pub fn connected(&self) -> watch::Receiver<bool> {
@@ -171,7 +190,7 @@ pub trait Deliver: Send {
 
 /// What a session asks of the world beside its broker.
 pub trait Surroundings: Send + Sync {
-    /// Where the broker is, if the configuration does not say so.
+    /// Where the broker is. Asked before each attempt.
     fn find_broker(&self) -> impl Future<Output = Result<BrokerUrl, String>> + Send;
 
     /// Asks somebody for the time: the broker's certificate is not valid at the one that is believed in.
@@ -181,7 +200,7 @@ pub trait Surroundings: Send + Sync {
 /// Who a client is to its broker.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// What it is called in the log.
+    /// What it is called in the log: the section of the configuration that its broker has.
     pub link: &'static str,
     /// Its ID.
     pub id: String,
@@ -250,6 +269,7 @@ impl<S: Surroundings> Session<S> {
             topic,
             requests: sender.clone(),
             connected: is_connected,
+            status: status.subscribe(),
             pulse: Pulse::unheard(),
         };
         let session = Self {
@@ -289,12 +309,9 @@ impl<S: Surroundings> Session<S> {
     pub async fn run(mut self) {
         let stop = self.stop.clone();
         loop {
-            let url = match self.client.broker.url.clone() {
-                Some(url) => url,
-                None => tokio::select! {
-                    () = stop.cancelled() => return,
-                    url = self.find() => url,
-                },
+            let url = tokio::select! {
+                () = stop.cancelled() => return self.tell_down("stopped"),
+                url = self.find() => url,
             };
             let ended = tokio::select! {
                 biased;
@@ -323,23 +340,38 @@ impl<S: Surroundings> Session<S> {
         }
     }
 
-    /// Asks for the address until there is one.
+    /// Asks for the address until there is one, and a certificate where one is shown.
     async fn find(&mut self) -> BrokerUrl {
-        let mut told = false;
+        let (mut told, mut missing_told) = (false, false);
         loop {
             let asking = self.pulse.enter("asking for the broker's address", Bound::Open);
             let found = refusing(&mut self.requests, self.surroundings.find_broker()).await;
             drop(asking);
+            let link = self.client.link;
             let reason = match found {
+                Ok(url) if url.secure && !self.tls.has_certificate() => {
+                    let reason =
+                        "no certificate: `solarnode-agent identity import FILE` installs one";
+                    if !std::mem::replace(&mut missing_told, true) {
+                        warn!(event = "mqtt.no_certificate", link, broker = %url, reason, "no connection to the broker without a certificate");
+                    }
+                    self.status.send_modify(|status| {
+                        status.state = NO_CERTIFICATE;
+                        status.broker = Some(url.to_string());
+                        status.last_error = Some(reason.to_owned());
+                    });
+                    self.rest(ADDRESS_EVERY).await;
+                    continue;
+                }
                 Ok(url) => return url,
                 Err(reason) => reason,
             };
-            let link = self.client.link;
             if !std::mem::replace(&mut told, true) {
-                warn!(event = "mqtt.address_unknown", link, reason, "broker not known");
+                warn!(event = "mqtt.address_unknown", link, reason, "no broker to connect to");
             }
             self.status.send_modify(|status| {
                 status.state = "waiting";
+                status.broker = None;
                 status.last_error = Some(reason);
             });
             self.rest(ADDRESS_EVERY).await;
@@ -404,7 +436,9 @@ impl<S: Surroundings> Session<S> {
                 () = &mut asking => {}
                 _ = self.requests.recv_many(&mut requests, room), if room > 0 => {
                     for request in requests.drain(..) {
-                        send(request, self.began.elapsed(), terms, &mut link, &mut dialogue)?;
+                        if send(request, self.began.elapsed(), terms, &mut link, &mut dialogue)? {
+                            self.status.send_modify(|status| status.published += 1);
+                        }
                     }
                 }
                 () = sleep(left) => match dialogue.due(self.began.elapsed()) {
@@ -527,12 +561,28 @@ impl<S: Surroundings> Session<S> {
     fn tell_lost(&mut self, error: &LinkError, tell: bool) {
         let (link, kind) = (self.client.link, error.kind());
         let needs_a_person = error.needs_a_person();
+        let error = error.in_section(link);
+        let broker = self.status.borrow().broker.clone();
         if !tell {
-            debug!(link, error_kind = kind, %error, "no connection to the broker");
+            debug!(link, error_kind = kind, error, "no connection to the broker");
         } else if needs_a_person {
-            error!(event = "mqtt.stopped", link, error_kind = kind, %error, "no connection to the broker until somebody acts");
+            error!(
+                event = "mqtt.stopped",
+                link,
+                broker,
+                error_kind = kind,
+                error,
+                "no connection to the broker until somebody acts"
+            );
         } else {
-            warn!(event = "mqtt.disconnected", link, error_kind = kind, %error, "no connection to the broker");
+            warn!(
+                event = "mqtt.disconnected",
+                link,
+                broker,
+                error_kind = kind,
+                error,
+                "no connection to the broker"
+            );
         }
         let now = self.clock.trusted_now();
         self.status.send_modify(|status| {
@@ -540,7 +590,7 @@ impl<S: Surroundings> Session<S> {
                 status.since = now;
             }
             status.state = if needs_a_person { "stopped" } else { "waiting" };
-            status.last_error = Some(error.to_string());
+            status.last_error = Some(error);
         });
     }
 
@@ -562,7 +612,10 @@ impl<S: Surroundings> Session<S> {
 
     fn tell_down(&self, state: &'static str) {
         self.connected.send_replace(false);
-        self.status.send_modify(|status| status.state = state);
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.broker = None;
+        });
     }
 
     fn now(&self) -> Duration {
@@ -579,38 +632,43 @@ struct Tag {
 impl Tag {
     fn answer(self, refused: Option<packet::Refusal>) {
         let Self { topic, done } = self;
-        let result =
-            refused.map_or(Ok(()), |refusal| Err(PublishError::Refused { topic, refusal }));
+        let result = match refused {
+            None => Ok(()),
+            Some(packet::Refusal::Unheard) => Err(PublishError::Unheard { topic }),
+            Some(refusal) => Err(PublishError::Refused { topic, refusal }),
+        };
         // Who does not wait any more does not want to know.
         drop(done.send(result));
     }
 }
 
+/// Sends a message; says whether that is all there is to it, as it wants no acknowledgement.
 fn send(
     request: Request,
     now: Duration,
     terms: Terms,
     link: &mut Link,
     dialogue: &mut Dialogue<Tag>,
-) -> Result<(), LinkError> {
+) -> Result<bool, LinkError> {
     let Request { topic, payload, retain, done } = request;
     let bytes = packet::publish_len(&topic, &payload);
     if let Some(most) = terms.max_packet.filter(|most| bytes > *most as usize) {
         if let Some(done) = done {
             drop(done.send(Err(PublishError::TooLong { bytes, most })));
         }
-        return Ok(());
+        return Ok(false);
     }
     let id = match done {
         // Nobody waits for it any more: it was not sent, and need not be.
-        Some(done) if done.is_closed() => return Ok(()),
+        Some(done) if done.is_closed() => return Ok(false),
         Some(done) => Some(dialogue.publish(now, Tag { topic: topic.clone(), done })),
         None => {
             dialogue.sent(now);
             None
         }
     };
-    link.push(Outgoing::Publish { id, topic, retain, payload })
+    link.push(Outgoing::Publish { id, topic, retain, payload })?;
+    Ok(id.is_none())
 }
 
 /// Does something while there is no connection: whoever publishes hears so at once.

@@ -66,6 +66,12 @@ impl Tls {
         self.config_with(self.verifier(Dates::Checked))
     }
 
+    /// Whether there is a certificate to show.
+    #[must_use]
+    pub fn has_certificate(&self) -> bool {
+        self.identity.as_ref().is_some_and(|identity| identity.has_certs())
+    }
+
     pub(super) fn verifier(&self, dates: Dates) -> Arc<Verifier> {
         Arc::new(Verifier::new(self.authorities.clone(), dates))
     }

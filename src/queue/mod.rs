@@ -36,11 +36,17 @@ pub mod show;
 mod tap;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
 
 use crate::{
     clock::Clock,
@@ -61,6 +67,9 @@ pub const READINGS: usize = 1024;
 
 /// Calls waiting for the thread; a caller beyond waits.
 const CALLS: usize = 64;
+
+/// Between two attempts to read rows while the disk has failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The folder of the spool below the state folder.
 #[must_use]
@@ -184,7 +193,7 @@ enum Ask {
     StoreDurably(Datum, oneshot::Sender<Result<(), StoreError>>),
     Claim { rows: usize, bytes: usize, reply: oneshot::Sender<Claimed> },
     ClaimExactly(Ranges, oneshot::Sender<Ranges>),
-    Read { seqs: Ranges, reply: oneshot::Sender<Vec<Row>> },
+    Read { seqs: Ranges, reply: oneshot::Sender<Option<Vec<Row>>> },
     Acknowledge(Ranges),
     Release(Ranges),
     Reject { seq: u64, reason: String },
@@ -251,9 +260,17 @@ impl Queue {
         self.ask(|reply| Ask::ClaimExactly(seqs, reply)).await.unwrap_or_default()
     }
 
-    /// Reads claimed rows again; those that were dropped meanwhile are missing.
+    /// Reads claimed rows again; those that were dropped meanwhile are missing. Waits while the disk has failed:
+    /// whoever took its silence for an answer would forget rows that nobody else may claim.
     pub async fn read(&self, seqs: Ranges) -> Vec<Row> {
-        self.ask(|reply| Ask::Read { seqs, reply }).await.unwrap_or_default()
+        loop {
+            let answer = self.ask(|reply| Ask::Read { seqs: seqs.clone(), reply }).await;
+            if let Some(rows) = answer.unwrap_or_else(|| Some(Vec::new())) {
+                return rows;
+            }
+            let _waiting = self.pulse.enter("waiting for the queue's disk", Bound::Within(AGAIN));
+            sleep(AGAIN).await;
+        }
     }
 
     /// The server has proved that it has these rows: their room is used again.

@@ -14,7 +14,8 @@
 //! | 200 `success:true` | none | see [`Heard`] |
 //!
 //! A success proves nothing by itself. What is stored is what [`Heard::stored`] names; an answer without any
-//! entry is what a data base in trouble gives. A 403 is taken at its word whatever its body says, since SolarIn
+//! entry is what a data base in trouble gives. An entry of another node names nothing: whoever it was stored for, it
+//! was not this node. A 403 is taken at its word whatever its body says, since SolarIn
 //! has one reason for it, and a captive portal cannot pass for SolarIn's certificate.
 //!
 //! `docs/spec/upload-bulk.md` is the same table for people.
@@ -26,7 +27,7 @@ use serde_json::Value;
 
 use super::time;
 use crate::{
-    domain::{InstructionId, InstructionState},
+    domain::{InstructionId, InstructionState, NodeId},
     solarnet::{Next, Refusal, answer::retry_after},
 };
 
@@ -181,19 +182,19 @@ pub struct Heard {
     pub instructions: Value,
 }
 
-/// Turns what came back into what a success says, or into a refusal.
+/// Turns what came back into what a success says to `node`, or into a refusal.
 ///
 /// Entries of an unknown form are no entries: what they are about is sent again.
 ///
 /// # Errors
 ///
 /// Whatever is not a success.
-pub fn read(received: &Received<'_>) -> Result<Heard, InError> {
+pub fn read(received: &Received<'_>, node: NodeId) -> Result<Heard, InError> {
     let envelope = serde_json::from_slice::<Value>(received.body).ok();
     let success = envelope.as_ref().and_then(|e| e.get("success")?.as_bool());
     if received.status / 100 == 2 && success == Some(true) {
         let data = envelope.and_then(|mut e| e.get_mut("data").map(Value::take));
-        return Ok(heard(data.unwrap_or_default()));
+        return Ok(heard(data.unwrap_or_default(), node));
     }
     let message = envelope.as_ref().and_then(|e| e.get("message")?.as_str());
     let cause = match received.status {
@@ -225,7 +226,7 @@ fn speaks_of_certificates(body: &[u8]) -> bool {
     start.contains("ssl certificate") || start.contains("client certificate")
 }
 
-fn heard(mut data: Value) -> Heard {
+fn heard(mut data: Value, node: NodeId) -> Heard {
     let mut heard = Heard {
         instructions: data.get_mut("instructions").map(Value::take).unwrap_or_default(),
         ..Heard::default()
@@ -237,9 +238,12 @@ fn heard(mut data: Value) -> Heard {
             Some(at.timestamp_millis())
         };
         if let Some(source) = text("sourceId") {
-            // A location's datum has the same members, and is none of ours.
-            let ours = text("kind").is_none_or(|kind| kind == "n" || kind == "Node");
-            if let Some(unix_ms) = at().filter(|_| ours) {
+            // A location's datum has the same members, and is none of ours. Nor is another node's.
+            let of_node = text("kind").is_none_or(|kind| kind == "n" || kind == "Node");
+            let owners = ["nodeId", "objectId"].iter().filter_map(|member| entry.get(member));
+            let mut owners = owners.filter(|owner| !owner.is_null());
+            let is_ours = owners.all(|owner| owner.as_u64() == Some(node.number()));
+            if let Some(unix_ms) = at().filter(|_| of_node && is_ours) {
                 heard.stored.insert(Key { source: source.to_owned(), unix_ms });
             }
         } else if let Some(stream) = text("streamId") {
@@ -259,14 +263,15 @@ mod tests {
 
     use super::*;
 
-    fn received(status: u16, body: &str) -> Received<'_> {
-        Received {
+    fn read(status: u16, body: &str) -> Result<Heard, InError> {
+        let received = Received {
             status,
             body: body.as_bytes(),
             retry_after: Some("30"),
             rate_limit_retry_after: None,
             now: DateTime::UNIX_EPOCH,
-        }
+        };
+        super::read(&received, NodeId::try_from(123).expect("a node"))
     }
 
     #[test]
@@ -294,7 +299,7 @@ mod tests {
             (503, html,  Cause::ServerTrouble,   Next::Retry { not_before: None }),
         ];
         for (status, body, cause, next) in cases {
-            let mut error = read(&received(status, body)).expect_err("a refusal");
+            let mut error = read(status, body).expect_err("a refusal");
             assert_eq!(error.cause, cause, "{status} {body}");
             let not_before = DateTime::from_timestamp(30, 0);
             assert_eq!(error.refusal.as_ref().and_then(|r| r.retry_after), not_before);
@@ -305,7 +310,7 @@ mod tests {
 
     #[test]
     fn an_identity_that_was_refused_comes_with_its_remedy() {
-        let text = read(&received(403, "")).expect_err("a refusal").to_string();
+        let text = read(403, "").expect_err("a refusal").to_string();
         assert!(text.starts_with("bulkCollector.do: the server answered 403; "), "{text}");
         assert!(text.contains("identity check"), "{text}");
     }
@@ -316,7 +321,7 @@ mod tests {
             .expect("the vectors are JSON");
         for case in all["http_batch"].as_array().expect("a list of cases") {
             let body = case["response_json"].to_string();
-            let heard = read(&received(200, &body));
+            let heard = read(200, &body);
             match case["id"].as_str() {
                 Some("h01") => {
                     let heard = heard.expect("a success");
@@ -344,20 +349,37 @@ mod tests {
             { "kind": "l", "sourceId": "/m", "created": 5 }, { "id": "12", "state": "Completed" },
             { "sourceId": "/m", "timestamp": "1970-01-01T00:00:00.0059Z", "more": [] },
         ], "instructions": null } });
-        let heard = read(&received(200, &body.to_string())).expect("a success");
+        let heard = read(200, &body.to_string()).expect("a success");
         assert_eq!(heard.stored, HashSet::from([Key { source: "/m".into(), unix_ms: 5 }]));
         assert_eq!((heard.acknowledged.len(), heard.instructions), (0, Value::Null));
-        assert_eq!(
-            read(&received(200, r#"{"success":true}"#)).expect("a success"),
-            Heard::default()
-        );
+        assert_eq!(read(200, r#"{"success":true}"#).expect("a success"), Heard::default());
+    }
+
+    #[test]
+    fn what_was_stored_for_another_node_is_not_stored_for_this_one() {
+        let named = |owner: Value| {
+            let mut entry = json!({ "kind": "n", "sourceId": "/m", "created": 5 });
+            entry
+                .as_object_mut()
+                .expect("an object")
+                .extend(owner.as_object().cloned().expect("one"));
+            let body = json!({ "success": true, "data": { "datum": [entry] } }).to_string();
+            !read(200, &body).expect("a success").stored.is_empty()
+        };
+        assert!(named(json!({})) && named(json!({ "nodeId": 123 })));
+        assert!(named(json!({ "objectId": 123 })));
+        assert!(!named(json!({ "nodeId": 123, "objectId": 124 })));
+        for other in [json!(124), json!("123"), json!(-123)] {
+            assert!(!named(json!({ "nodeId": other })), "{other}");
+            assert!(!named(json!({ "objectId": other })), "{other}");
+        }
     }
 
     proptest! {
         #[test]
         fn foreign_bytes_do_no_harm(status in 100u16..600, body in ".*") {
             // Whatever it is, it is read or has a cause.
-            drop(read(&received(status, &body)));
+            drop(read(status, &body));
         }
     }
 }

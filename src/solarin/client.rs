@@ -8,8 +8,9 @@
 //!         to the caller ┘      └──▶ inbox
 //! ```
 //!
-//! * Every exchange takes along the acknowledgements that wait ([`Outbox`]); one that could not be said stays
-//!   for the next exchange, whoever makes it.
+//! * Every exchange takes along the acknowledgements that wait ([`Outbox`]) when its turn has come; one that could
+//!   not be said stays for the next exchange, whoever makes it. Of one instruction only one is under way at a
+//!   time, and a later one waits for it.
 //! * Instructions in any answer go to the inbox as well. When it is full they are not waited for: the server
 //!   offers them until they are acknowledged.
 //! * The server fails a whole batch for one item. Where datum and acknowledgements went together, or several
@@ -30,7 +31,11 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use rustls::client::ResolvesClientCert;
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::spawn_blocking,
+    time::Instant,
+};
 
 use super::{
     Acknowledgement,
@@ -41,7 +46,8 @@ use super::{
 use crate::{
     clock::Clock,
     config::settings::SolarNet,
-    domain::{Datum, InstructionId},
+    domain::{Datum, InstructionId, NodeId},
+    instruct::parse::readable,
     net::{Incoming, Net, NetError, Outgoing, SendError},
     pulse::{Bound, Pulse},
     solarnet::{Next, Priority, pace::Pace},
@@ -55,6 +61,9 @@ const ATTEMPTS: u32 = 3;
 
 /// A body below this many bytes is not worth compressing.
 const COMPRESS_FROM: usize = 200;
+
+/// A body from this many bytes on takes long enough to compress that others should not wait for it.
+const COMPRESS_BESIDE: usize = 16 * 1024;
 
 /// Something to say.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +95,7 @@ pub struct SolarIn {
 #[derive(Debug)]
 struct Shared {
     url: String,
+    node: NodeId,
     timeout: Duration,
     clock: Clock,
     identity: Arc<dyn ResolvesClientCert>,
@@ -93,7 +103,9 @@ struct Shared {
     connections: Mutex<Connections>,
     pace: Pace,
     outbox: Mutex<Outbox>,
-    inbox: mpsc::Sender<Value>,
+    /// Something that was being said is over.
+    over: Notify,
+    inbox: mpsc::Sender<(Instant, Value)>,
 }
 
 /// Connections, and which certificate they were made with.
@@ -104,23 +116,26 @@ struct Connections {
 }
 
 impl SolarIn {
-    /// Talks to `solarnet.in_url` as whoever `identity` is at that moment; `changed` says when it is another.
+    /// Talks to `solarnet.in_url` for `node`, as whoever `identity` is at that moment; `changed` says when it is
+    /// another.
     ///
     /// # Errors
     ///
     /// If the client cannot be made.
     pub fn new(
         solarnet: &SolarNet,
+        node: NodeId,
         identity: Arc<dyn ResolvesClientCert>,
         changed: watch::Receiver<u64>,
         clock: Clock,
-        inbox: mpsc::Sender<Value>,
+        inbox: mpsc::Sender<(Instant, Value)>,
     ) -> Result<Self, NetError> {
         let (ca_file, timeout) = (solarnet.ca_file.as_ref(), solarnet.timeout);
         let net = Net::with_identity(ca_file, timeout, clock.clone(), identity.clone())?;
         let connections = Connections { net, of: *changed.borrow() };
         let shared = Shared {
             url: format!("{}/bulkCollector.do", solarnet.in_url),
+            node,
             timeout,
             clock,
             identity,
@@ -128,6 +143,7 @@ impl SolarIn {
             connections: Mutex::new(connections),
             pace: Pace::new(PER_SECOND),
             outbox: Mutex::default(),
+            over: Notify::new(),
             inbox,
         };
         Ok(Self { shared: Arc::new(shared), pulse: Pulse::unheard() })
@@ -144,9 +160,18 @@ impl SolarIn {
         self.with_outbox(|outbox| outbox.put(acknowledgement));
     }
 
-    /// Says nothing more of an instruction that was spoken of by another way.
-    pub fn forget(&self, id: InstructionId) {
+    /// Says nothing more of an instruction that is to be spoken of anew. Returns once nothing of it is under way.
+    pub async fn hush(&self, id: InstructionId) {
         self.with_outbox(|outbox| outbox.forget(id));
+        let longest = Bound::Within(self.shared.timeout * ATTEMPTS);
+        let _waiting = self.pulse.enter("waiting for another call to the server", longest);
+        loop {
+            let over = self.shared.over.notified();
+            if !self.with_outbox(|outbox| outbox.is_being_said(id)) {
+                return;
+            }
+            over.await;
+        }
     }
 
     /// Says all of `items` and hears what the server has to say. Nothing to say is a poll.
@@ -156,21 +181,30 @@ impl SolarIn {
     /// If the server did not answer, or refused. With `Internal` one of the datum may be to blame, or, where no
     /// datum were said, one of the acknowledgements, unless it is the server itself.
     pub async fn exchange(&self, items: &[Item<'_>]) -> Result<Exchanged, InError> {
-        let mut datum = Vec::new();
+        let (mut datum, mut own) = (Vec::new(), Vec::new());
         for item in items {
             match item {
                 Item::Datum(said, unix_ms) => datum.push((*said, *unix_ms)),
-                Item::Ack(said) => self.with_outbox(|outbox| outbox.put((*said).clone())),
+                Item::Ack(said) => own.push(*said),
             }
         }
-        let acknowledgements = self.with_outbox(|outbox| outbox.waiting());
-        let kinds = usize::from(!datum.is_empty()) + acknowledgements.len();
-        match self.say(&datum, &acknowledgements).await {
+        self.turn().await?;
+        for said in &own {
+            self.hush(said.id).await;
+        }
+        let saying = self.begin(|outbox| {
+            own.iter().for_each(|said| outbox.put((*said).clone()));
+            outbox.begin()
+        });
+        let kinds = usize::from(!datum.is_empty()) + saying.words.len();
+        match self.say(&datum, &saying.words).await {
             Err(error) if error.cause == Cause::Internal && kinds > 1 => {
-                self.say_apart(&datum, &acknowledgements, items).await
+                let words = saying.words.clone();
+                drop(saying);
+                self.say_apart(&datum, &words, &own).await
             }
             Err(error) => {
-                if let (Next::Content, [only]) = (error.next(), acknowledgements.as_slice()) {
+                if let (Next::Content, [only]) = (error.next(), saying.words.as_slice()) {
                     self.with_outbox(|outbox| outbox.settle(only));
                 }
                 Err(error)
@@ -184,22 +218,27 @@ impl SolarIn {
         &self,
         datum: &[(&Datum, i64)],
         acknowledgements: &[Acknowledgement],
-        items: &[Item<'_>],
+        own: &[&Acknowledgement],
     ) -> Result<Exchanged, InError> {
         let mut all = Exchanged::default();
         let mut failed = None;
         if !datum.is_empty() {
+            self.turn().await?;
             match self.say(datum, &[]).await {
                 Ok(exchanged) => all = exchanged,
                 Err(error) if error.next() == Next::Content => failed = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        let is_own = |said: &Acknowledgement| {
-            items.iter().any(|item| matches!(item, Item::Ack(own) if own.id == said.id))
-        };
+        let is_own = |said: &Acknowledgement| own.iter().any(|own| own.id == said.id);
         for said in acknowledgements {
-            match self.say(&[], std::slice::from_ref(said)).await {
+            self.turn().await?;
+            let saying = self.begin(|outbox| outbox.begin_alone(said));
+            if saying.words.is_empty() {
+                // Heard by another exchange, or another word has taken its place.
+                continue;
+            }
+            match self.say(&[], &saying.words).await {
                 Ok(exchanged) => {
                     all.acknowledged.extend(exchanged.acknowledged);
                     all.instructions = exchanged.instructions;
@@ -244,19 +283,30 @@ impl SolarIn {
         }
         if instructions.as_array().is_some_and(|list| !list.is_empty()) {
             // When it is full, or nobody obeys, the server offers them again.
-            drop(self.shared.inbox.try_send(instructions.clone()));
+            drop(self.shared.inbox.try_send((Instant::now(), readable(&instructions))));
         }
         Ok(Exchanged { stored, acknowledged: settled, instructions })
     }
 
-    async fn post(&self, json: String) -> Result<Heard, InError> {
+    /// Waits until a request may be made, if one can be.
+    async fn turn(&self) -> Result<(), InError> {
         let shared = &self.shared;
         if shared.url.starts_with("https:") && !shared.identity.has_certs() {
             return Err(InError::of(Cause::Identity, "there is no certificate".to_owned()));
         }
-        let net = self.net()?;
         shared.pace.turn(Priority::Bulk, &self.pulse).await;
-        let request = request(shared.url.clone(), json);
+        Ok(())
+    }
+
+    /// Takes words from the outbox to say them.
+    fn begin(&self, take: impl FnOnce(&mut Outbox) -> Vec<Acknowledgement>) -> Saying<'_> {
+        Saying { words: self.with_outbox(take), solarin: self }
+    }
+
+    async fn post(&self, json: String) -> Result<Heard, InError> {
+        let shared = &self.shared;
+        let net = self.net()?;
+        let request = request(shared.url.clone(), json).await?;
         let longest = Bound::Within(shared.timeout * ATTEMPTS);
         let _calling = self.pulse.enter("calling the server", longest);
         let sent = match net.send(&request).await {
@@ -282,13 +332,14 @@ impl SolarIn {
 
     fn read(&self, incoming: &Incoming) -> Result<Heard, InError> {
         let now = self.shared.clock.signing_now();
-        let heard = answer::read(&Received {
+        let received = Received {
             status: incoming.status,
             body: &incoming.body,
             retry_after: incoming.header("retry-after"),
             rate_limit_retry_after: incoming.header("x-sn-rate-limit-retry-after"),
             now,
-        });
+        };
+        let heard = answer::read(&received, self.shared.node);
         heard.inspect_err(|error| {
             let not_before = error.refusal.as_ref().and_then(|refusal| refusal.retry_after);
             if let Some(wait) = not_before.and_then(|at| (at - now).to_std().ok()) {
@@ -312,6 +363,19 @@ impl SolarIn {
 
     fn with_outbox<T>(&self, f: impl FnOnce(&mut Outbox) -> T) -> T {
         f(&mut self.shared.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Words that are being said until this is dropped.
+struct Saying<'a> {
+    solarin: &'a SolarIn,
+    words: Vec<Acknowledgement>,
+}
+
+impl Drop for Saying<'_> {
+    fn drop(&mut self) {
+        self.solarin.with_outbox(|outbox| outbox.over(&self.words));
+        self.solarin.shared.over.notify_waiters();
     }
 }
 
@@ -339,7 +403,18 @@ fn body(datum: &[(&Datum, i64)], acknowledgements: &[Acknowledgement]) -> String
     body
 }
 
-fn request(url: String, json: String) -> Outgoing {
+/// A long body is compressed beside the runtime, which reads the meters: a full batch takes a small processor a
+/// good part of a second.
+async fn request(url: String, json: String) -> Result<Outgoing, InError> {
+    if json.len() < COMPRESS_BESIDE {
+        return Ok(compressed(url, json));
+    }
+    let compressing = spawn_blocking(move || compressed(url, json));
+    // It fails only if the runtime is being shut down.
+    compressing.await.map_err(|error| InError::of(Cause::Unreachable, error.to_string()))
+}
+
+fn compressed(url: String, json: String) -> Outgoing {
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut headers = vec![
         header("Content-Type", "application/json;charset=UTF-8"),

@@ -42,22 +42,24 @@ struct Server {
 }
 
 impl Server {
-    fn start(answer: impl Fn(&[Value]) -> Value + Send + 'static) -> Self {
+    fn start(answer: impl Fn(&[Value]) -> Value + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/solarin", listener.local_addr().expect("an address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let seen = asked.clone();
+        let (seen, answer) = (asked.clone(), Arc::new(answer));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a connection");
-                while let Some(request) = read(&mut stream) {
-                    let body = answer(&request.items).to_string();
-                    seen.lock().expect("no panic").push(request);
-                    let length = body.len();
-                    let answer =
-                        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
-                    stream.write_all(answer.as_bytes()).expect("answered");
-                }
+                let (seen, answer) = (seen.clone(), answer.clone());
+                std::thread::spawn(move || {
+                    while let Some(request) = read(&mut stream) {
+                        let body = answer(&request.items).to_string();
+                        seen.lock().expect("no panic").push(request);
+                        let length = body.len();
+                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                        stream.write_all((head + &body).as_bytes()).expect("answered");
+                    }
+                });
             }
         });
         Self { url, asked }
@@ -101,7 +103,7 @@ fn fails() -> Value {
     json!({ "success": false, "message": "Internal error" })
 }
 
-fn client(url: &str) -> (SolarIn, mpsc::Receiver<Value>) {
+fn client(url: &str) -> (SolarIn, mpsc::Receiver<(Instant, Value)>) {
     let solarnet = SolarNet {
         user_url: String::new(),
         query_url: String::new(),
@@ -115,7 +117,14 @@ fn client(url: &str) -> (SolarIn, mpsc::Receiver<Value>) {
     let clock = Clock::open(tempfile::tempdir().expect("a folder").path()).expect("a clock");
     let (inbox, instructions) = mpsc::channel(2);
     let changed = watch::channel(0).1;
-    let client = SolarIn::new(&solarnet, Arc::new(Nobody), changed, clock, inbox);
+    let client = SolarIn::new(
+        &solarnet,
+        NodeId::try_from(123).expect("a node"),
+        Arc::new(Nobody),
+        changed,
+        clock,
+        inbox,
+    );
     (client.expect("a client"), instructions)
 }
 
@@ -156,6 +165,17 @@ async fn a_batch_goes_out_compressed_and_only_what_was_said_counts_as_stored() {
 }
 
 #[tokio::test]
+async fn a_long_body_is_compressed_beside_the_runtime() {
+    let is_ready_at_once = |length: usize| {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let request = request("http://in".to_owned(), "x".repeat(length));
+        std::pin::pin!(request).poll(&mut context).is_ready()
+    };
+    assert!(is_ready_at_once(1000));
+    assert!(!is_ready_at_once(8 << 20));
+}
+
+#[tokio::test]
 async fn nothing_to_say_is_a_poll_and_instructions_reach_the_inbox_while_it_has_room() {
     let server = Server::start(|_| {
         json!({
@@ -168,8 +188,19 @@ async fn nothing_to_say_is_a_poll_and_instructions_reach_the_inbox_while_it_has_
         assert_eq!(exchanged.instructions, json!([{ "id": 7 }]));
     }
     assert_eq!(server.asked()[0].items, [] as [Value; 0]);
-    assert_eq!(inbox.recv().await, Some(json!([{ "id": 7 }])));
+    assert_eq!(inbox.recv().await.map(|(_, message)| message), Some(json!([{ "id": 7 }])));
     assert_eq!(inbox.len(), 1, "the others are offered again");
+}
+
+#[tokio::test]
+async fn of_a_long_list_of_instructions_no_more_than_is_read_waits_in_the_inbox() {
+    let server = Server::start(|_| {
+        let list: Value = (1..=1000).map(|id| json!({ "id": id })).collect();
+        json!({ "success": true, "data": { "instructions": list } })
+    });
+    let (solarin, mut inbox) = client(&server.url);
+    solarin.exchange(&[]).await.expect("an answer");
+    assert_eq!(inbox.recv().await.and_then(|(_, list)| Some(list.as_array()?.len())), Some(101));
 }
 
 #[tokio::test]
@@ -215,6 +246,37 @@ async fn a_datum_that_fails_its_batch_holds_up_no_acknowledgement() {
     let error = solarin.exchange(&items).await.expect_err("the datum");
     assert_eq!(error.next(), Next::Content);
     assert!(!solarin.with_outbox(|outbox| outbox.has(InstructionId(1))), "it was heard");
+}
+
+/// Two exchanges beside each other, over two connections, to a server that is slow with the first.
+#[tokio::test]
+async fn a_later_word_waits_until_an_earlier_one_is_over() {
+    let server = Server::start(|items| {
+        if items.iter().any(|item| item["state"] == "Received") {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        takes(items)
+    });
+    let (solarin, _inbox) = client(&server.url);
+    solarin.acknowledge_along(Acknowledgement { state: InstructionState::Received, ..says(1) });
+    let (a, b, end) = (datum("/a"), datum("/b"), says(1));
+    let (upload, another, tell) = ([Item::Datum(&a, 5)], [Item::Datum(&b, 5)], [Item::Ack(&end)]);
+    let under_way = || solarin.with_outbox(|outbox| outbox.is_being_said(InstructionId(1)));
+    let beside = async {
+        while !under_way() {
+            tokio::task::yield_now().await;
+        }
+        tokio::join!(solarin.exchange(&another), solarin.exchange(&tell))
+    };
+    let (first, (left_out, last)) = tokio::join!(solarin.exchange(&upload), beside);
+    assert_eq!(first.expect("an answer").acknowledged, [InstructionId(1)]);
+    assert_eq!(left_out.expect("an answer").acknowledged, []);
+    assert_eq!(last.expect("an answer").acknowledged, [InstructionId(1)]);
+    let asked = server.asked();
+    let states: Vec<_> =
+        asked.iter().flat_map(|asked| &asked.items).filter_map(|item| item.get("state")).collect();
+    assert_eq!(states, ["Received", "Completed"]);
+    assert!(!under_way());
 }
 
 #[tokio::test]

@@ -63,29 +63,22 @@ impl Book {
     ) -> Result<(Self, Vec<Batch>), UploadError> {
         let path = store::path(state_dir);
         let unreadable = |source| UploadError::State { path: path.clone(), source };
-        let (contents, first) = match store::load(&path) {
-            Ok(contents) => {
-                let first = contents.is_none();
-                (contents.unwrap_or_default(), first)
-            }
-            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(unreadable(source));
-            }
-            Err(error) => {
-                warn!(event = "upload.state_unreadable", path = %path.display(), %error, "open batches forgotten, they are sent again");
-                (store::Contents::default(), false)
-            }
-        };
+        // Beside the runtime, as it is read whenever another way is taken, also from a slow card.
+        let reading = spawn_blocking({
+            let state_dir = state_dir.to_owned();
+            move || read(&state_dir, node)
+        });
+        let read = reading.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()));
+        let (open, mut ledger) = read.map_err(unreadable)?;
         let now = clock.signing_now().timestamp();
-        let ledger = days::resume(state_dir, node.number(), contents.ledger, first);
-        let mut ledger = ledger.map_err(unreadable)?;
         ledger.forget_rows_after(queue.stat().borrow().durable_up_to);
         let mut accepted = ledger.counted().clone();
-        contents.open.iter().for_each(|batch| accepted.subtract(&batch.seqs));
+        open.iter().for_each(|batch| accepted.subtract(&batch.seqs));
         proof.begin(accepted).await;
         let mut claimed = Vec::new();
-        for mut batch in contents.open {
-            let rows = batch.seqs.count();
+        for mut batch in open {
+            // Without rows it stands for some that are not in it ([`Book::save_hours`]).
+            let rows = batch.seqs.count().max(1);
             batch.seqs = queue.claim_exactly(batch.seqs).await;
             if batch.seqs.count() < rows {
                 ledger.left_the_queue(&batch.id, batch.seqs.is_empty(), now);
@@ -123,6 +116,24 @@ impl Book {
         self.proved(NOW);
     }
 
+    /// Whether something was counted that is not on disk.
+    pub(super) fn has_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// As [`Book::save`], where rows come and go one by one: any number of rows of these hours may be on
+    /// their way until the next time. Whoever opens the book after a crash marks them.
+    pub(super) async fn save_hours(&mut self, hours: Tallies) {
+        const HOURS: &str = "hours";
+        let mut open = Vec::new();
+        if !hours.is_empty() {
+            let batch = Batch::new(HOURS.to_owned(), Ranges::default(), true);
+            self.opened(&batch, hours);
+            open.push(batch);
+        }
+        self.save(open).await;
+    }
+
     /// Some of a batch's rows were accepted in a former life, as far as anybody knows: it is not counted as one.
     pub(super) fn doubts(&mut self, id: &str) {
         self.ledger.left_the_queue(id, true, self.clock.signing_now().timestamp());
@@ -145,10 +156,12 @@ impl Book {
         }
     }
 
-    /// At the end of a run: waits for a write that is under way, and writes what was counted since.
+    /// At the end of a run: waits for a write that is under way, and writes what was counted since, or that
+    /// nothing is on its way any more.
     pub(super) async fn close(&mut self, open: Vec<Batch>) {
         drop(self.saving.clone().lock_owned().await);
-        if self.counted {
+        let ended = open.is_empty() && self.ledger.on_its_way().next().is_some();
+        if self.counted || ended {
             self.save(open).await;
         }
     }
@@ -184,4 +197,22 @@ impl Book {
             warn!(event = "upload.state_not_saved", %error, "open batches not written down");
         }
     }
+}
+
+/// The open batches and the ledger. A file that is damaged is told and forgotten.
+fn read(state_dir: &Path, node: NodeId) -> io::Result<(Vec<Batch>, Ledger)> {
+    let path = store::path(state_dir);
+    let (contents, first) = match store::load(&path) {
+        Ok(contents) => {
+            let first = contents.is_none();
+            (contents.unwrap_or_default(), first)
+        }
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => return Err(source),
+        Err(error) => {
+            warn!(event = "upload.state_unreadable", path = %path.display(), %error, "open batches forgotten, they are sent again");
+            (store::Contents::default(), false)
+        }
+    };
+    let ledger = days::resume(state_dir, node.number(), contents.ledger, first)?;
+    Ok((contents.open, ledger))
 }

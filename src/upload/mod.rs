@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | `import` ([`import`]) | an import job of many rows, signed with a token | the job ended with `success` and loaded every row |
 //! | `bulk` ([`bulk`]) | a batch over HTTPS, with the node's certificate | an answer that names the datum's key |
+//! | `mqtt` ([`mqtt`]) | a message of one row to the broker, with the node's certificate | its PUBACK, which says "handed over" |
 //!
 //! Where `upload.proof` is `query`, that word is not enough, and SolarQuery is asked as well ([`proof`]).
 //!

@@ -6,12 +6,25 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike};
 use serde_json::{Value, json};
 use solarnet_sim::{Act, Fault, Misbehaviour, Sim, Site, TokenKind, Unit};
 
-use crate::support::agent::{Agent, NODE, USER, eventually, link, meter, seed, solarnet};
+use crate::{
+    mqtt,
+    support::agent::{Agent, NODE, USER, eventually, link, meter, seed, solarnet},
+};
 
 const FIRST: &str = "/site/meter/1";
 const SECOND: &str = "/site/meter/2";
 const JOBS: &str = "/solaruser/api/v1/sec/user/import/jobs";
 const LIST: &str = "/solarquery/api/v1/sec/datum/list";
+
+const AUDIT: &str = "[audit]\ntoken = \"audit\"\n";
+
+/// Gives the agent a token for audits.
+pub(crate) fn import_audit(agent: &Agent, sim: &Sim, policy: &Value) {
+    let token = sim.issue_token(USER, TokenKind::ReadNodeData, policy);
+    let secret = agent.private_file("secret", &token.secret);
+    let secret = secret.to_str().expect("text");
+    agent.ask(&["token", "import", "audit", "--token-id", &token.id, "--secret-file", secret]);
+}
 
 /// A server, two meters, and an agent with a token for uploads and another one for audits.
 struct Bench {
@@ -39,13 +52,9 @@ impl Bench {
         let site = site.expect("a site");
         let units: String =
             meters.iter().map(|(unit, source)| meter(*unit, source, every)).collect();
-        let audit = "[audit]\ntoken = \"audit\"\n";
-        let agent = Agent::new(&(solarnet(&sim) + audit + &link(&site) + &units));
+        let agent = Agent::new(&(solarnet(&sim) + AUDIT + &link(&site) + &units));
         agent.import_token();
-        let token = sim.issue_token(USER, TokenKind::ReadNodeData, policy);
-        let secret = agent.private_file("secret", &token.secret);
-        let secret = secret.to_str().expect("text");
-        agent.ask(&["token", "import", "audit", "--token-id", &token.id, "--secret-file", secret]);
+        import_audit(&agent, &sim, policy);
         Self { sim, agent, site, units: meters.iter().map(|(unit, _)| *unit).collect() }
     }
 
@@ -64,11 +73,8 @@ impl Bench {
         self.units.iter().for_each(|unit| self.site.set_fault(*unit, fault));
     }
 
-    /// As a person would much later: nothing is too recent to be judged.
     fn audit(&self) -> (i32, Value) {
-        let output = self.agent.run(&["audit", "--settle", "0s", "--json"]);
-        let report = serde_json::from_slice(&output.stdout);
-        (code(&output), report.unwrap_or_else(|_| panic!("{}", error(&output))))
+        audit(&self.agent)
     }
 
     /// The first datum of the source, gone from the server without a word; gives its hour.
@@ -78,6 +84,13 @@ impl Bench {
         assert!(self.sim.lose_datum(NODE, source, key.ms));
         hour(key.ms)
     }
+}
+
+/// As a person would much later: nothing is too recent to be judged.
+fn audit(agent: &Agent) -> (i32, Value) {
+    let output = agent.run(&["audit", "--settle", "0s", "--json"]);
+    let report = serde_json::from_slice(&output.stdout);
+    (code(&output), report.unwrap_or_else(|_| panic!("{}", error(&output))))
 }
 
 fn hour(unix_ms: i64) -> String {
@@ -129,12 +142,51 @@ fn rows_that_a_job_dropped_although_it_reported_them_are_a_gap() {
     bench.send(20);
     let (exit, report) = bench.audit();
     assert_eq!(exit, 65, "{report}");
-    let lost: u64 = (report["gaps"].as_array().into_iter().flatten())
-        .map(|gap| {
-            gap["accepted"].as_u64().expect("a count") - gap["shown"].as_u64().expect("a count")
-        })
-        .sum();
-    assert_eq!(lost, 2, "{report}");
+    assert_eq!(lost(&report), 2, "{report}");
+}
+
+/// How many datum the gaps of a report are short of.
+fn lost(report: &Value) -> u64 {
+    let count = |gap: &Value, member: &str| gap[member].as_u64().expect("a count");
+    let gaps = report["gaps"].as_array().into_iter().flatten();
+    gaps.map(|gap| count(gap, "accepted") - count(gap, "shown")).sum()
+}
+
+#[test]
+fn what_a_broker_acknowledged_and_the_server_lost_is_a_gap_also_after_a_kill() {
+    let bench = mqtt::Bench::with_certificate(AUDIT);
+    import_audit(&bench.agent, &bench.sim, &json!({}));
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    assert!(daemon.stop().success());
+    let (exit, report) = audit(&bench.agent);
+    assert_eq!((exit, &report["whole"]), (0, &report["hours"]), "{report}");
+    assert!(report["accepted"].as_u64() >= Some(1), "{report}");
+
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    daemon.kill();
+    let (exit, report) = audit(&bench.agent);
+    assert_eq!((exit, &report["gaps"]), (0, &json!([])), "{report}");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    assert!(daemon.stop().success());
+    let (exit, report) = audit(&bench.agent);
+    assert_eq!((exit, &report["gaps"]), (0, &json!([])), "{report}");
+    let verdict = &report["not_judged"][0]["verdict"];
+    assert_eq!(verdict, "uncertain", "some may not have been counted: {report}");
+
+    let fresh = mqtt::Bench::with_certificate(AUDIT);
+    import_audit(&fresh.agent, &fresh.sim, &json!({}));
+    let daemon = fresh.agent.start();
+    fresh.fresh_readings_arrive();
+    fresh.broker.lose(3);
+    fresh.fresh_readings_arrive();
+    fresh.site.set_fault(1, Some(Fault::Silent));
+    fresh.agent.until_nothing_waits();
+    assert!(daemon.stop().success());
+    let (exit, report) = audit(&fresh.agent);
+    assert_eq!((exit, lost(&report)), (65, 3), "{report}");
 }
 
 #[test]

@@ -370,9 +370,13 @@ fn a_renewed_certificate_is_asked_for_proved_and_used_without_a_restart() {
     });
     assert_eq!(of_status(&status)["last_error"], Value::Null);
     bench.fresh_readings_arrive();
-    eventually("the instruction ends", || {
-        let id = daemon.lines_with(&["RenewCertificate"]);
-        !id.is_empty()
+    let done = ["event=\"instruction.done\"", "RenewCertificate"];
+    eventually("the instruction ends here", || !daemon.lines_with(&done).is_empty());
+    let line = daemon.lines_with(&done).remove(0);
+    let id = line.split("instruction_id=").nth(1).and_then(|rest| rest.split(' ').next());
+    let id = id.expect("it is named").parse().expect("a number");
+    eventually("the instruction ends at the server", || {
+        bench.sim.instruction(id).is_some_and(|instruction| instruction.state.is_final())
     });
     assert!(daemon.stop().success());
 }

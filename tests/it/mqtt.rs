@@ -11,7 +11,8 @@ use std::{
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
-    Authority, Broker, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site, SolarIn, Unit,
+    Authority, Broker, Certificate, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site,
+    SolarIn, Unit,
 };
 use solarnode_agent::{
     clock::Clock,
@@ -28,18 +29,18 @@ use crate::support::{
     wire::{Way, Wire},
 };
 
-const SOURCE: &str = "/site/meter";
+pub(crate) const SOURCE: &str = "/site/meter";
 
 /// A node with its server, its broker, and a link to the broker that can be cut.
-struct Bench {
-    sim: Sim,
-    site: Site,
+pub(crate) struct Bench {
+    pub(crate) sim: Sim,
+    pub(crate) site: Site,
     authority: Authority,
     _solarin: SolarIn,
-    broker: Broker,
+    pub(crate) broker: Broker,
     wire: Wire,
-    agent: Agent,
-    config: String,
+    pub(crate) agent: Agent,
+    pub(crate) config: String,
 }
 
 impl Bench {
@@ -63,7 +64,7 @@ impl Bench {
     }
 
     /// The same with the node's certificate stored.
-    fn with_certificate(more: &str) -> Self {
+    pub(crate) fn with_certificate(more: &str) -> Self {
         let bench = Self::new(more);
         let node = bench.issue(&NodeCertificate::around(NODE, Utc::now()));
         bench.import(&node);
@@ -91,7 +92,7 @@ impl Bench {
         Ledger::of(&self.sim).readings(SOURCE).len()
     }
 
-    fn fresh_readings_arrive(&self) {
+    pub(crate) fn fresh_readings_arrive(&self) {
         let read = self.site.readings(1);
         eventually("a fresh reading arrives", || {
             Ledger::of(&self.sim).readings(SOURCE).iter().any(|number| *number > read + 1)
@@ -107,7 +108,7 @@ impl Bench {
     }
 
     /// Without a meter, until nothing waits.
-    fn drain(&self, daemon: Daemon) {
+    pub(crate) fn drain(&self, daemon: Daemon) {
         assert!(daemon.stop().success());
         let config = fs::read_to_string(self.agent.config()).expect("a configuration");
         let (without, _) = config.split_once("[[modbus]]").expect("a meter");
@@ -118,7 +119,7 @@ impl Bench {
     }
 
     /// The ledger's questions.
-    fn everything_arrived(&self, daemon: Daemon) {
+    pub(crate) fn everything_arrived(&self, daemon: Daemon) {
         self.drain(daemon);
         let read = self.site.readings(1);
         let ledger = Ledger::of(&self.sim);
@@ -295,6 +296,30 @@ fn a_broker_of_another_authority_or_name_is_not_trusted_and_gets_nothing() {
 }
 
 #[test]
+fn an_expired_certificate_of_the_broker_is_named_and_a_renewed_one_is_found() {
+    let bench = Bench::with_certificate("");
+    let now = Utc::now();
+    let show = |until| {
+        bench.broker.stop();
+        let wanted = Certificate::between(now - TimeDelta::days(9), until);
+        bench.broker.show(&bench.authority, &wanted).expect("a certificate");
+        bench.broker.start_again().expect("a broker");
+    };
+    show(now - TimeDelta::days(1));
+    let daemon = bench.agent.start();
+    let status = bench.agent.status_when("it is not accepted", |s| !error_of(s).is_empty());
+    let error = error_of(&status);
+    assert!(error.contains("the broker's certificate is not valid now"), "{error}");
+    assert!(error.contains("check the clock of this machine"), "{error}");
+    let told = ["event=\"mqtt.disconnected\"", "error_kind=\"certificate_dates\""];
+    assert_eq!(daemon.lines_with(&told).len(), 1);
+    assert_eq!(bench.broker.sessions(), []);
+    show(now + TimeDelta::days(9));
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
+#[test]
 fn a_node_without_rights_at_the_broker_stops_and_keeps_everything() {
     let bench = Bench::new("");
     // The broker has rules for the nodes that the server knows.
@@ -390,6 +415,22 @@ fn the_broker_is_found_through_the_network_identity_document() {
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     assert_eq!(bench.wire.connections(), 0, "the document does not know the link");
+    bench.everything_arrived(daemon);
+}
+
+#[test]
+fn a_live_feed_with_the_broker_of_readings_leaves_it_to_them_and_says_so() {
+    let bench = Bench::with_certificate("");
+    let url = format!("url = \"mqtts://{}\"\n", bench.wire.address());
+    let flux = format!("\n[flux]\nurl = \"{}\"\n", bench.broker.url());
+    bench.agent.configure(&(bench.config.replace(&url, "") + &flux));
+    let daemon = bench.agent.start();
+    eventually("it is told", || {
+        let told = daemon.lines_with(&["event=\"mqtt.address_unknown\"", "link=\"flux\""]);
+        told.iter().any(|line| line.contains("is the broker of [mqtt]"))
+    });
+    bench.agent.status_when("readings have it", |s| s["mqtt"]["state"] == "connected");
+    bench.fresh_readings_arrive();
     bench.everything_arrived(daemon);
 }
 

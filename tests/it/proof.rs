@@ -8,9 +8,13 @@ use solarnet_sim::{
     Act, Authority, Fault, Misbehaviour, NodeCertificate, Sim, Site, SolarIn, TokenKind, Unit,
 };
 
-use crate::support::{
-    agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet},
-    ledger::{Committed, Ledger, committed},
+use crate::{
+    audit::import_audit,
+    mqtt,
+    support::{
+        agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet},
+        ledger::{Committed, Ledger, committed},
+    },
 };
 
 const FIRST: &str = "/site/meter/1";
@@ -215,6 +219,31 @@ fn what_a_batch_named_and_the_server_did_not_store_is_sent_again() {
     assert_eq!(proof(&status, "unseen"), 0);
     assert!(daemon.stop().success());
     bench.has_no_gap();
+}
+
+#[test]
+fn what_a_broker_acknowledged_and_the_server_lost_is_sent_again_and_not_deleted_before() {
+    let bench = mqtt::Bench::with_certificate("");
+    let config = bench.config.replace("via = \"mqtt\"", "via = \"mqtt\"\nproof = \"query\"");
+    bench.agent.configure(&(config + "[audit]\ntoken = \"audit\"\nsettle = \"250ms\"\n"));
+    import_audit(&bench.agent, &bench.sim, &json!({ "nodeIds": [NODE] }));
+    bench.broker.lose(usize::MAX);
+    let daemon = bench.agent.start();
+    bench.agent.status_when("the broker took some", |status| {
+        status["mqtt"]["published"].as_u64() >= Some(5)
+    });
+    bench.site.set_fault(1, Some(Fault::Silent));
+    eventually("it is told", || daemon.events("proof.unseen").len() == 1);
+    let here = committed(&bench.agent);
+    assert!(here.len() >= 5, "{here:?}");
+    assert_eq!(bench.sim.ledger_count().datum, 0);
+    let text = bench.agent.ask(&["status"]);
+    assert!(text.contains("handed over since the start, last"), "{text}");
+    bench.broker.lose(0);
+    let status = bench.agent.until_nothing_waits();
+    assert!(proof(&status, "sent_again").as_u64() >= Some(5), "{status}");
+    assert!(daemon.stop().success());
+    Ledger::of(&bench.sim).assert_has_all(here.values());
 }
 
 #[test]

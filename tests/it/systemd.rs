@@ -268,7 +268,7 @@ fn a_serial_port_of_the_group_dialout_can_be_used_in_the_sandbox() {
     let try_it = |more: &str| {
         bench.systemd.ask(&format!(
             "mkdir -p /run/systemd/system/solarnode-agent.service.d && \
-             printf '[Service]\\nType=oneshot\\nRestart=no\\nExecStart=\\nExecStart=/bin/sh -c \"stty -F /dev/ttyUSB7 \
+             printf '[Service]\\nType=oneshot\\nRestart=no\\nRestartForceExitStatus=\\nExecStart=\\nExecStart=/bin/sh -c \"stty -F /dev/ttyUSB7 \
              raw 9600 && echo ready > /dev/ttyUSB7\"\\n{more}\\n' > /run/systemd/system/solarnode-agent.service.d/try.conf && \
              systemctl daemon-reload"
         ));

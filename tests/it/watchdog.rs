@@ -142,6 +142,7 @@ fn every_task_and_every_thread_has_a_pulse_also_after_a_reload() {
             "clock",
             "control socket",
             "files",
+            "identity",
             "instructor",
             "queue",
             "refresher",

@@ -15,6 +15,7 @@ mod modbus_answer;
 mod modbus_rtu;
 mod modbus_tcp;
 mod modbus_value;
+mod mqtt_packet;
 mod policy;
 mod queue_record;
 mod recording;
@@ -45,6 +46,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("modbus_rtu", modbus_rtu::check),
     ("modbus_tcp", modbus_tcp::check),
     ("modbus_value", modbus_value::check),
+    ("mqtt_packet", mqtt_packet::check),
     ("policy", policy::check),
     ("queue_record", queue_record::check),
     ("recording", recording::check),

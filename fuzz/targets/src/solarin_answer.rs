@@ -5,6 +5,7 @@
 use crate::{assert_readable, headed};
 use chrono::{DateTime, TimeDelta, Utc};
 use solarnode_agent::{
+    domain::NodeId,
     solarin::answer::{Received, read},
     solarnet::Next,
 };
@@ -18,7 +19,8 @@ pub(crate) fn check(input: &[u8]) {
     };
     let now: DateTime<Utc> = "2026-11-22T10:00:00Z".parse().expect("a date");
     let (rate_limit_retry_after, retry_after) = (header(1), header(2));
-    match read(&Received { status, body, rate_limit_retry_after, retry_after, now }) {
+    let received = Received { status, body, rate_limit_retry_after, retry_after, now };
+    match read(&received, NodeId::try_from(123).expect("a node")) {
         // Nothing is a success that does not say so twice, and nothing is stored that is not named.
         Ok(heard) => {
             let body: serde_json::Value = serde_json::from_slice(body).expect("an envelope");

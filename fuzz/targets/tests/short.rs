@@ -102,7 +102,7 @@ macro_rules! each {
 }
 
 each! {
-    cbor config control_request file_answer identity instructions modbus_answer modbus_rtu modbus_tcp modbus_value
+    cbor config control_request file_answer identity instructions modbus_answer modbus_rtu modbus_tcp modbus_value mqtt_packet
     policy queue_record recording server_data server_date solarin_answer solarnet_answer spool_recovery
     state_files
 }

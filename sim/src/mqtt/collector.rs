@@ -78,6 +78,8 @@ struct Order {
 struct Seen {
     connected: bool,
     flux: Vec<FluxMessage>,
+    /// Messages that will come to nothing.
+    lose: usize,
 }
 
 /// The running collector. Dropping it ends its thread.
@@ -113,6 +115,10 @@ impl Collector {
 
     pub(super) fn is_connected(&self) -> bool {
         look(&self.seen).connected
+    }
+
+    pub(super) fn lose(&self, count: usize) {
+        look(&self.seen).lose = count;
     }
 
     pub(super) fn flux(&self) -> Vec<FluxMessage> {
@@ -269,6 +275,7 @@ impl Work {
         match packet {
             Packet::Message { topic, payload, id, .. } => {
                 match self.role {
+                    Role::Datum if self.loses() => {}
                     Role::Datum => lock(&self.world).take_message(&topic, &payload),
                     Role::Flux => {
                         look(&self.seen).flux.push(FluxMessage::new(topic, payload));
@@ -288,6 +295,13 @@ impl Work {
             Packet::Connected | Packet::Pong => {}
         }
         Ok(())
+    }
+
+    fn loses(&self) -> bool {
+        let mut seen = look(&self.seen);
+        let loses = seen.lose > 0;
+        seen.lose = seen.lose.saturating_sub(1);
+        loses
     }
 
     async fn send(

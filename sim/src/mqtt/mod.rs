@@ -112,11 +112,9 @@ impl Broker {
     fn start_as(sim: &Sim, authority: &Authority, role: Role) -> Result<Self, BrokerError> {
         let world = sim.shared().clone();
         let folder = tempfile::tempdir()?;
-        let shown = authority.certify(&Certificate::around(Utc::now()))?;
         let file = |name: &str, text: String| fs::write(folder.path().join(name), text);
         file("ca.pem", authority.pem())?;
-        file("server.pem", shown.certificate.pem())?;
-        file("server.key", shown.key.serialize_pem())?;
+        certify(folder.path(), authority, &Certificate::around(Utc::now()))?;
         let nodes: Vec<i64> = lock(&world).nodes.keys().copied().collect();
         file("acl", nodes.into_iter().map(|node| rules(node, role)).collect())?;
         // Someone else may take a free port before the broker does.
@@ -176,6 +174,15 @@ impl Broker {
         self.wait_for_the_collector()
     }
 
+    /// The certificate that it shows from its next start on.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn show(&self, authority: &Authority, wanted: &Certificate) -> Result<(), BrokerError> {
+        certify(self.folder.path(), authority, wanted)
+    }
+
     /// Publishes anything on any topic, as the server; false when the broker is not there.
     pub fn publish(&self, topic: &str, payload: &[u8]) -> bool {
         self.collector.publish(topic, payload)
@@ -193,6 +200,11 @@ impl Broker {
     /// While it holds, new instructions are not pushed, and are Queued when their time is over.
     pub fn hold_pushes(&self, hold: bool) {
         lock(&self.world).instructions.hold = hold;
+    }
+
+    /// The collector loses the next messages of nodes without a word; the broker has acknowledged them.
+    pub fn lose(&self, count: usize) {
+        self.collector.lose(count);
     }
 
     /// What nodes showed on SolarFlux, oldest first.
@@ -257,6 +269,17 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Puts a certificate and its key where the broker reads them.
+fn certify(
+    folder: &std::path::Path,
+    authority: &Authority,
+    wanted: &Certificate,
+) -> Result<(), BrokerError> {
+    let shown = authority.certify(wanted)?;
+    fs::write(folder.join("server.pem"), shown.certificate.pem())?;
+    Ok(fs::write(folder.join("server.key"), shown.key.serialize_pem())?)
 }
 
 /// Runs the program, and waits until it listens.

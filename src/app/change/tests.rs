@@ -74,7 +74,7 @@ const EDITS: &[Edit] = &[
     ("every", |s| s.upload.every = Duration::from_secs(7), &["uploader"]),
     ("via", |s| s.upload.via = Via::Mqtt, &["uploader", "instructor", "refresher", "identity", "mqtt"]),
     ("proof", |s| s.upload.proof = Proof::Query, &["uploader", "refresher"]),
-    ("in_flight", |s| s.upload.in_flight = 7, &["uploader"]),
+    ("in_flight", |s| s.upload.in_flight = 7, &["uploader", "instructor", "mqtt"]),
     ("fallback_after", |s| s.upload.fallback_after = None, &["uploader"]),
     ("renew", |s| s.identity.renew = true, &["instructor", "identity"]),
     ("renew_before", |s| s.identity.renew_before = MINUTE, &["identity"]),
@@ -83,7 +83,7 @@ const EDITS: &[Edit] = &[
     ("broker's ca_file", |s| s.mqtt.broker.ca_file = Some("/ca".into()), &["uploader", "instructor", "mqtt"]),
     ("keep_alive", |s| s.mqtt.keep_alive = MINUTE, &["uploader", "instructor", "mqtt"]),
     ("retain", |s| s.flux.iter_mut().for_each(|flux| flux.retain = true), &["flux"]),
-    ("no live feed", |s| s.flux = None, &["flux"]),
+    ("no live feed", |s| s.flux = None, &["identity", "flux"]),
     ("limit", |s| s.queue.limit_bytes += 1, &["queue"]),
     ("at_risk", |s| s.queue.at_risk = MINUTE, &["queue"]),
     ("enabled", |s| s.instructions.enabled ^= true, &["instructor"]),
@@ -150,6 +150,21 @@ fn the_token_that_asks_is_the_uploaders_business_only_where_it_asks() {
             }
         }
     }
+}
+
+#[test]
+fn whoever_needs_a_certificate_from_now_on_hears_that_there_is_none() {
+    let mut by_broker = settings();
+    by_broker.flux = None;
+    by_broker.upload.via = Via::Mqtt;
+    let with = |edit: fn(&mut Settings)| {
+        let mut new = by_broker.clone();
+        edit(&mut new);
+        touched(&Changes::between(&by_broker, &new)).contains(&"identity".to_owned())
+    };
+    assert!(with(|s| s.mqtt.broker.url = "mqtt://192.0.2.1".parse().ok()));
+    assert!(!with(|s| s.mqtt.broker.url = "mqtts://192.0.2.1".parse().ok()));
+    assert!(!with(|s| s.flux = settings().flux), "it needs one already");
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn of(path: &Path, settings: &Settings, wanted: &Wanted<'_>, now: DateTime<Utc>)
             ),
         )
     };
-    let stops = stops(&credential, Some(&policy)).into_iter();
+    let stops = stops(&credential, Some(&policy), Some(needs)).into_iter();
     let soon = stops.filter(|stop| stop.at < now + SOON).map(|stop| {
         let expected = format!("a token that goes on: see `solarnode-agent token check {name}`");
         warning(format!("\"{name}\": on {}, {}", stop.at.date_naive(), stop.because), expected)

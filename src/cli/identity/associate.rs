@@ -39,10 +39,11 @@ const EVERY: Duration = Duration::from_secs(5);
 /// on. Run it again with the same invitation if it was interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An invitation lets whoever has it become the node. It is good for a week, and for one node.
+An invitation lets whoever has it become the node. It is good for a week, and for one node. Without a terminal nobody
+can be asked, so that --yes is needed there.
 
 Example:
-  solarnode-agent identity associate < invitation.txt")]
+  solarnode-agent identity associate --yes < invitation.txt")]
 pub(super) struct Associate {
     /// Read the invitation from this file [default: standard input]
     #[arg(long, value_name = "FILE")]
@@ -50,6 +51,9 @@ pub(super) struct Associate {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Put the new node's certificate in the place of the one on this device
+    #[arg(long)]
+    replace: bool,
     /// Seconds to wait for the certificate
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     wait: u64,
@@ -71,6 +75,14 @@ impl Associate {
             invitation: &invitation,
         };
         refuse_other_network(&invitation, &solarnet.in_url)?;
+        if let (false, Ok(stored)) = (self.replace, context.stored()) {
+            let message = format!(
+                "this device has the certificate of {} until {}: --replace puts another one in its place",
+                stored.leaf().subject(),
+                readable(stored.ends())
+            );
+            return Err(Failure::new(Exit::Usage, message));
+        }
         let record = self.agree(streams, context, &association, &clock)?;
         let accepted = block_on(self.certificate(&association, &record))?.map_err(trouble)?;
         let (Some(store), Some(node)) = (accepted.store, accepted.node.or(context.node)) else {
@@ -106,6 +118,11 @@ impl Associate {
             None => (&mut *streams.input).take(MAX_BYTES).read_to_string(&mut text),
         };
         read.context("could not read the invitation").or_exit(Exit::Usage)?;
+        if text.trim().is_empty() {
+            let message =
+                "nothing came: give the invitation on standard input or with --invitation-file";
+            return Err(Failure::new(Exit::Usage, message));
+        }
         Invitation::parse(&text).or_exit(Exit::Usage)
     }
 

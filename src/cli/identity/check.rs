@@ -11,7 +11,7 @@ use crate::{
     identity::{
         NodeCertificate,
         calls::{IdentityCalls as _, Trouble},
-        check::judge,
+        check::{Complaint, judge},
         keeper::remembered_in,
         renewal::{Life, Machine, Terms},
     },
@@ -59,7 +59,13 @@ impl Check {
         let complaints = judge(&certificate, node, now);
         let (remarks, problems): (Vec<_>, Vec<_>) =
             complaints.iter().partition(|complaint| complaint.is_remark());
+        let text =
+            |list: &[&Complaint]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
+        let (problems, mut remarks) = (text(&problems), text(&remarks));
         let dates = dates(&certificate, context, now);
+        if (dates.warns_from..dates.ends).contains(&now) {
+            remarks.push(dates.warning());
+        }
         let (said, reason) = match &asked {
             None => (None, None),
             Some(Ok(())) => (Some("accepted"), None),
@@ -67,12 +73,9 @@ impl Check {
             Some(Err(Trouble::Passing(reason))) => (Some("unreachable"), Some(reason)),
         };
         if self.json {
-            let text = |list: &[&crate::identity::check::Complaint]| -> Vec<String> {
-                list.iter().map(ToString::to_string).collect()
-            };
             let report = json!({
-                "problems": text(&problems),
-                "remarks": text(&remarks),
+                "problems": problems,
+                "remarks": remarks,
                 "ends": dates.ends,
                 "because": dates.because,
                 "warns_from": dates.warns_from,
@@ -130,6 +133,15 @@ fn dates(certificate: &NodeCertificate, context: &IdentityContext, now: DateTime
 }
 
 impl Dates {
+    /// The end is near.
+    fn warning(&self) -> String {
+        let what = match self.renews_from {
+            Some(_) => "its renewal is asked for by the daemon",
+            None => "renew it at SolarNetwork and import it, or allow `identity.renew`",
+        };
+        format!("the certificate ends soon, on {}: {what}", readable(self.ends))
+    }
+
     fn print(&self, streams: &mut Streams<'_>) -> std::io::Result<()> {
         writeln!(streams.out, "stops on {}: {}", readable(self.ends), self.because)?;
         writeln!(streams.out, "warnings begin on {}", readable(self.warns_from))?;

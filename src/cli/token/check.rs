@@ -192,7 +192,7 @@ async fn find_out<'a, C: RefreshCalls + CallAs>(
         tried,
         missing: Vec::new(),
         excess: Vec::new(),
-        stops: stops(&credential, known.as_ref().map(|known| &known.policy)),
+        stops: stops(&credential, known.as_ref().map(|known| &known.policy), needs),
         credential,
         known,
     };

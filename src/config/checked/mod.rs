@@ -103,6 +103,11 @@ pub(super) fn settings(
     let upload = upload::check(&file.section("upload"), problems);
     let mqtt = mqtt::check(&file.section("mqtt"), problems);
     let flux = flux_of(&file, problems);
+    if let (Some(Upload { via: Via::Mqtt, .. }), Some(mqtt), Some(Some(flux))) =
+        (&upload, &mqtt, &flux)
+    {
+        mqtt::complain_of_one_broker(&file.section("flux"), mqtt, flux, problems);
+    }
     let audit = audit::check(&file.section("audit"), problems);
     if let Some(upload) = &upload {
         if let (Some(solarnet), true) = (&solarnet, upload.via != Via::Import) {

@@ -106,6 +106,16 @@ pub(super) fn check_flux(table: &Table, problems: &Problems) -> Option<Flux> {
     Some(Flux { broker: broker?, retain: retain? })
 }
 
+/// A broker ends a session where another one with the same ID begins, and the ID is the node's in both.
+pub(super) fn complain_of_one_broker(flux: &Table, mqtt: &Mqtt, feed: &Flux, problems: &Problems) {
+    let (Some(queue), Some(url)) = (&mqtt.broker.url, &feed.broker.url) else { return };
+    if url.is_at(queue) {
+        let reader = Reader::new(flux, &FLUX, problems);
+        let expected = "another broker than `url` of [mqtt], which has one session for each node";
+        reader.error(FLUX_URL.name, reader.shown(FLUX_URL.name), expected);
+    }
+}
+
 /// `None` after a complaint about a file that is not there; other complaints end the check anyway.
 fn broker(
     reader: &Reader<'_>,

@@ -83,6 +83,26 @@ impl Store {
         self.write_file(&folder, &self.identity_path(slot), pem)
     }
 
+    /// Puts in a certificate in place of the one in that slot, unless the store has moved on: `holds` is asked under
+    /// the lock. Returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::save_identity`].
+    pub fn save_identity_if(
+        &self,
+        slot: Slot,
+        pem: &[u8],
+        holds: impl FnOnce() -> bool,
+    ) -> Result<bool, StoreError> {
+        let folder = self.lock()?;
+        let still = holds();
+        if still {
+            self.write_file(&folder, &self.identity_path(slot), pem)?;
+        }
+        Ok(still)
+    }
+
     /// Removes a certificate. Returns whether there was one.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ fn warnings_and_requests_begin_before_the_end_by_the_configured_time() {
     let look = |day| (allowed.step(moment(day, DAY)), allowed.condition(moment(day, DAY)));
     assert_eq!(look(-61), (Step::Wait(LONGEST_WAIT), Condition::Well));
     assert_eq!(look(-60), (Step::Ask, Condition::Well));
-    assert_eq!(look(-59), (Step::Ask, Condition::Ends));
+    assert_eq!(look(-59), (Step::Ask, Condition::Renewing));
     assert_eq!(look(-13), (Step::Ask, Condition::EndsSoon));
     // SolarIn knows nobody by a certificate that has ended.
     assert_eq!(look(1), (Step::Wait(LONGEST_WAIT), Condition::RunOut));

@@ -4,6 +4,10 @@
 //! A state goes to the broker first; where that takes no message within [`PUBLISH_LIMIT`], it goes with an
 //! exchange. Both may then have happened, which is harmless: the same word twice is the same word.
 //!
+//! The server takes what the broker has when it comes to it, perhaps long after it was published, and asks for
+//! no order. A word that goes with an exchange may thus be undone by an older one ([`Told::Aside`]); what the
+//! broker takes after the older one is not.
+//!
 //! An acknowledgement that reaches the server before the row of an instruction that was just pushed is
 //! lost there. The instruction is then offered again by an exchange half a minute later, still `Queued`,
 //! and gets the same acknowledgement again from the journal.
@@ -17,7 +21,7 @@ use tracing::debug;
 
 use super::{
     super::parse::{self, Parsed},
-    Server, ServerError, Viewed, Way,
+    Server, ServerError, Told, Viewed, Way,
 };
 use crate::{
     domain::{Chain, InstructionId, InstructionState, NodeId},
@@ -36,8 +40,8 @@ pub trait Exchange: Send + Sync {
         word: Option<&Acknowledgement>,
     ) -> impl Future<Output = Result<Heard, ServerError>> + Send;
 
-    /// The instruction was spoken of by another way: no older word of ours must follow by this one.
-    fn forget(&self, id: InstructionId);
+    /// The instruction is to be spoken of by another way. Returns once no older word of ours can follow by this one.
+    fn hush(&self, id: InstructionId) -> impl Future<Output = ()> + Send;
 }
 
 impl Exchange for SolarIn {
@@ -48,8 +52,8 @@ impl Exchange for SolarIn {
         Ok(Heard { taken, instructions: exchanged.instructions })
     }
 
-    fn forget(&self, id: InstructionId) {
-        SolarIn::forget(self, id);
+    async fn hush(&self, id: InstructionId) {
+        SolarIn::hush(self, id).await;
     }
 }
 
@@ -67,6 +71,9 @@ pub trait Broker: Send + Sync {
     /// Returns once the broker has the message; the error says in words why not.
     fn publish(&self, message: Bytes) -> impl Future<Output = Result<(), String>> + Send;
 
+    /// Whether there is a session that connects when it can.
+    fn is_used(&self) -> bool;
+
     /// Whether there is a connection at present.
     fn is_connected(&self) -> bool;
 }
@@ -74,6 +81,10 @@ pub trait Broker: Send + Sync {
 impl Broker for Handle {
     async fn publish(&self, message: Bytes) -> Result<(), String> {
         Handle::publish(self, message).await.map_err(|error| Chain(&error).to_string())
+    }
+
+    fn is_used(&self) -> bool {
+        true
     }
 
     fn is_connected(&self) -> bool {
@@ -88,6 +99,10 @@ impl<B: Broker> Broker for Option<B> {
             Some(broker) => broker.publish(message).await,
             None => Err("there is no session".to_owned()),
         }
+    }
+
+    fn is_used(&self) -> bool {
+        self.as_ref().is_some_and(Broker::is_used)
     }
 
     fn is_connected(&self) -> bool {
@@ -116,14 +131,12 @@ impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
         Ok(Viewed::of(id, self.pending().await?))
     }
 
-    async fn tell(&self, word: Acknowledgement) -> Result<bool, ServerError> {
+    async fn tell(&self, word: Acknowledgement) -> Result<Told, ServerError> {
         if self.broker.is_connected() {
+            self.solarin.hush(word.id).await;
             let message = Bytes::from(cbor::acknowledgement(&word));
             match timeout(PUBLISH_LIMIT, self.broker.publish(message)).await {
-                Ok(Ok(())) => {
-                    self.solarin.forget(word.id);
-                    return Ok(true);
-                }
+                Ok(Ok(())) => return Ok(Told::Taken),
                 Ok(Err(reason)) => {
                     debug!(instruction_id = word.id.0, reason, "state not published")
                 }
@@ -131,7 +144,8 @@ impl<E: Exchange, B: Broker> Server for Certificate<E, B> {
             }
         }
         match self.solarin.exchange(Some(&word)).await? {
-            Heard { taken: true, .. } => Ok(true),
+            Heard { taken: true, .. } if self.broker.is_used() => Ok(Told::Aside),
+            Heard { taken: true, .. } => Ok(Told::Taken),
             Heard { taken: false, .. } => Err(ServerError::NotTaken),
         }
     }

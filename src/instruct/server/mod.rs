@@ -35,9 +35,9 @@ pub trait Server: Send + Sync {
     /// [`Server::shows_acknowledged`].
     fn view(&self, id: InstructionId) -> impl Future<Output = Result<Viewed, ServerError>> + Send;
 
-    /// Tells a state. Returns whether the server still has the instruction.
+    /// Tells a state.
     fn tell(&self, word: Acknowledgement)
-    -> impl Future<Output = Result<bool, ServerError>> + Send;
+    -> impl Future<Output = Result<Told, ServerError>> + Send;
 
     /// Whether one that was acknowledged, and has not ended, can be looked at again and is listed.
     fn shows_acknowledged(&self) -> bool;
@@ -47,6 +47,17 @@ pub trait Server: Send + Sync {
 
     /// The way by which an instruction in this state comes from this server.
     fn way(&self, state: InstructionState) -> Way;
+}
+
+/// What became of a state that was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It was taken, and none that was told before can arrive after it.
+    Taken,
+    /// It was taken over HTTPS. An older one that the broker has may still arrive after it.
+    Aside,
+    /// The server does not have the instruction any more.
+    Gone,
 }
 
 /// By which way an instruction came.
@@ -125,6 +136,10 @@ impl ServerError {
     /// Whether the other instructions would meet the same.
     #[must_use]
     pub fn is_general(&self) -> bool {
+        // An answer came: only this one is not in it.
+        if matches!(self, Self::NotTaken) {
+            return false;
+        }
         match self.next() {
             Next::Retry { .. } | Next::RefreshKey => true,
             // The server also answers so for one ID that it no longer knows.

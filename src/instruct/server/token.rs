@@ -5,7 +5,7 @@
 
 use super::{
     super::parse::{self, Parsed},
-    Server, ServerError, Viewed, Way,
+    Server, ServerError, Told, Viewed, Way,
 };
 use crate::{
     domain::{InstructionId, InstructionState, NodeId},
@@ -42,11 +42,11 @@ impl<C: Caller> Server for Token<C> {
         Ok(Viewed::of(id, parse::instructions(&answer.data, self.node)))
     }
 
-    async fn tell(&self, word: Acknowledgement) -> Result<bool, ServerError> {
+    async fn tell(&self, word: Acknowledgement) -> Result<Told, ServerError> {
         let query = [("id", word.id.to_string()), ("state", word.state.name().to_owned())];
         match self.call(Method::Post, "/updateState", query).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.next() == Next::Gone => Ok(false),
+            Ok(_) => Ok(Told::Taken),
+            Err(error) if error.next() == Next::Gone => Ok(Told::Gone),
             Err(error) => Err(error.into()),
         }
     }

@@ -30,6 +30,7 @@ enum Happening {
     TimeKnown(bool),
     Push { which: usize },
     Broker(bool),
+    Collector(bool),
     Invisible { secs: u64 },
     Node { topic: NodeTopic },
 }
@@ -60,6 +61,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(Happening::TimeKnown),
         1 => (0_usize..8).prop_map(|which| Happening::Push { which }),
         1 => any::<bool>().prop_map(Happening::Broker),
+        1 => any::<bool>().prop_map(Happening::Collector),
         1 => (0_u64..3).prop_map(|secs| Happening::Invisible { secs }),
         1 => prop::sample::select(vec![NodeTopic::SystemRestart, NodeTopic::SystemReboot])
             .prop_map(|topic| Happening::Node { topic }),
@@ -104,6 +106,7 @@ async fn happen(world: &World, happening: &Happening, orders: &mut Vec<(i64, Dat
             }
         }
         Happening::Broker(up) => world.lock().broker_up = up,
+        Happening::Collector(up) => world.collector(up),
         Happening::Invisible { secs: time } => world.lock().invisible = secs(time),
         Happening::Node { topic } => world.add(next, topic.name(), json!({}), json!({})),
         Happening::Pass { secs: time } => world.run_for(secs(time)).await,
@@ -135,7 +138,9 @@ async fn holds(via: Via, happenings: &[Happening]) -> Result<(), TestCaseError> 
         inner.failures.clear();
         inner.latency = Duration::ZERO;
         inner.crash_at = None;
+        inner.broker_up = true;
     }
+    world.collector(true);
     world.run_for(secs(2000)).await;
 
     let log = world.log();

@@ -84,6 +84,16 @@ async fn what_the_node_could_not_do_is_declined_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_certificate_that_takes_long_to_be_proved_may_be_taken_yet() {
+    let (world, _dir) = world();
+    ask(&world, 7, NodeTopic::RenewCertificate, json!({"Certificate": "slow"}));
+    world.run_for(secs(100)).await;
+    let said = said(&world, 7);
+    assert_eq!(said["code"], Code::MayHaveHappened.name());
+    assert!(said["message"].contains("still being proved"), "{said:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_is_told_before_the_agent_starts_again() {
     let (world, _dir) = world();
     ask(&world, 7, NodeTopic::SystemRestart, json!({}));

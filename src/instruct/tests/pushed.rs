@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     said, secs,
@@ -205,6 +205,111 @@ async fn one_whose_turn_comes_late_is_looked_at_again_before_acting() {
     assert_eq!(finals(&world, 8), 0);
 }
 
+/// It arrives while the device is written to, and is withdrawn before anybody reads it.
+#[tokio::test(start_paused = true)]
+async fn a_word_that_waited_in_the_inbox_is_as_old_as_its_arrival() {
+    let (world, _dir) = world();
+    world.lock().device = Device::TakesItsTime(secs(15));
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.set(7, "3");
+    sleep(secs(2)).await;
+    world.set(8, "4");
+    sleep(secs(2)).await;
+    world.force(8, InstructionState::Declined);
+    sleep(secs(120)).await;
+    running.stop().await;
+    assert_eq!(world.lock().writes.len(), 1, "{:?}", world.log());
+    assert_eq!(world.record(8), None);
+}
+
+/// The answer to an upload says `Queued`, and a later poll does not list it any more.
+#[tokio::test(start_paused = true)]
+async fn what_a_later_answer_does_not_offer_is_not_revived_by_an_earlier_one() {
+    let (world, _dir) = world();
+    world.lock().broker_up = false;
+    world.set(8, "4");
+    let before = json!([world.lock().instructions[&8]]);
+    world.force(8, InstructionState::Declined);
+    let early = Instant::now();
+    sleep(secs(1)).await;
+    let running = world.start();
+    sleep(secs(1)).await;
+    let push = world.lock().push.clone().expect("it runs");
+    push.send((early, before)).await.expect("it runs");
+    sleep(secs(1)).await;
+    assert_eq!(world.record(8), None, "{:?}", world.log());
+
+    // Nor does anything count that waited while nobody read it.
+    sleep(secs(60)).await;
+    let cancel = json!([{"id": 9, "nodeId": 123, "topic": "CancelInstruction", "state": "Queuing",
+        "instructionDate": world.now().to_rfc3339(), "parameters": {"id": "8"}}]);
+    push.send((early, cancel)).await.expect("it runs");
+    sleep(secs(1)).await;
+    running.stop().await;
+    assert_eq!(world.record(9), None);
+    assert_eq!(world.lock().writes, []);
+}
+
+/// The device keeps the instructor busy until a poll is due and something was pushed.
+#[tokio::test(start_paused = true)]
+async fn what_is_pushed_when_a_poll_is_due_is_not_forgotten_for_it() {
+    let (world, _dir) = world();
+    world.lock().device = Device::TakesItsTime(secs(30));
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.set(7, "3");
+    sleep(secs(28)).await;
+    world.set(8, "4");
+    sleep(secs(3)).await;
+    running.stop().await;
+    assert!(world.log().contains(&"8 Executing".to_owned()), "{:?}", world.log());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_state_is_never_taken_holds_up_no_other() {
+    let (world, _dir) = world();
+    world.lock().broker_up = false;
+    world.lock().unnamed = Some(7);
+    world.set(7, "3");
+    world.set(8, "4");
+    world.run_for(secs(60)).await;
+    assert_eq!(world.state(7), Some(InstructionState::Queued));
+    assert_eq!(world.state(8), Some(InstructionState::Completed));
+    assert_eq!(world.lock().writes.len(), 1);
+}
+
+/// The server takes `Executing` from the broker long after it heard the end over HTTPS.
+#[tokio::test(start_paused = true)]
+async fn an_older_state_that_the_broker_kept_does_not_undo_the_end() {
+    for restarts in [false, true] {
+        let (world, _dir) = world();
+        world.lock().device = Device::TakesItsTime(secs(5));
+        world.collector(false);
+        let mut running = world.start();
+        sleep(secs(1)).await;
+        world.set(7, "3");
+        sleep(secs(2)).await;
+        world.lock().broker_up = false;
+        sleep(secs(20)).await;
+        assert_eq!(world.state(7), Some(InstructionState::Completed));
+        assert!(!world.record(7).expect("a record").is_settled());
+        if restarts {
+            running.kill().await;
+            running = world.start();
+            sleep(secs(5)).await;
+        }
+        world.collector(true);
+        assert_eq!(world.state(7), Some(InstructionState::Executing));
+        world.lock().broker_up = true;
+        sleep(secs(60)).await;
+        running.stop().await;
+        assert_eq!(world.state(7), Some(InstructionState::Completed), "{:?}", world.log());
+        assert_eq!(results(&world, 7)["after"], 3);
+        assert!(world.record(7).expect("a record").is_settled());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_nothing() {
     let (world, _dir) = world();
@@ -224,7 +329,7 @@ async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_noth
         json!([huge]),
         json!({ "instructions": many }),
     ] {
-        push.send(message).await.expect("it runs");
+        push.send((Instant::now(), message)).await.expect("it runs");
     }
     world.set(7, "3");
     sleep(secs(1)).await;

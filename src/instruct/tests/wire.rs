@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::TimeDelta;
 use serde_json::{Map, Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::level_filters::LevelFilter;
 
 use super::world::{Reboot, Via, World};
@@ -38,7 +38,7 @@ impl World {
         pushed["state"] = json!("Queuing");
         if let Some(push) = &inner.push {
             // A full inbox or a dead agent takes nothing.
-            drop(push.try_send(json!({ "instructions": [pushed] })));
+            drop(push.try_send((Instant::now(), json!({ "instructions": [pushed] }))));
         }
     }
 
@@ -98,6 +98,8 @@ impl Exchange for World {
             let error = CallError { method: "POST", path, cause, refusal: None, detail: None };
             return Err(error.into());
         }
+        let unnamed = self.lock().unnamed;
+        let word = word.filter(|word| Some(word.id.0) != unnamed);
         if let Some(word) = word {
             self.acknowledged(word.id.0, word.state.name(), word.result.clone(), true);
         }
@@ -110,12 +112,12 @@ impl Exchange for World {
         let push = self.lock().push.clone();
         if let Some(push) = push {
             // As from any exchange; a full inbox takes nothing.
-            drop(push.try_send(instructions.clone()));
+            drop(push.try_send((Instant::now(), instructions.clone())));
         }
         Ok(Heard { taken: word.is_some(), instructions })
     }
 
-    fn forget(&self, _: InstructionId) {}
+    async fn hush(&self, _: InstructionId) {}
 }
 
 impl Broker for World {
@@ -124,7 +126,37 @@ impl Broker for World {
         if !self.lock().broker_up {
             return Err("not connected".to_owned());
         }
-        let word = cbor::decode(&message).expect("CBOR");
+        self.lock().at_broker.push(message);
+        self.collect();
+        self.pass().await;
+        Ok(())
+    }
+
+    fn is_used(&self) -> bool {
+        true
+    }
+
+    fn is_connected(&self) -> bool {
+        self.lock().broker_up
+    }
+}
+
+impl World {
+    /// Whether the server's collector runs; when it comes back it takes what the broker kept for it.
+    pub(super) fn collector(&self, up: bool) {
+        self.lock().collector_up = up;
+        self.collect();
+    }
+
+    fn collect(&self) {
+        if self.lock().collector_up {
+            let waiting = std::mem::take(&mut self.lock().at_broker);
+            waiting.iter().for_each(|message| self.collected(message));
+        }
+    }
+
+    fn collected(&self, message: &[u8]) {
+        let word = cbor::decode(message).expect("CBOR");
         let id = word["instructionId"].as_i64().expect("an ID");
         let state = word["state"].as_str().expect("a state").to_owned();
         assert!(InstructionState::from_name(&state).is_some(), "{state}");
@@ -137,12 +169,6 @@ impl Broker for World {
             let result = word.get("resultParameters").and_then(Value::as_object).cloned();
             self.acknowledged(id, &state, result, false);
         }
-        self.pass().await;
-        Ok(())
-    }
-
-    fn is_connected(&self) -> bool {
-        self.lock().broker_up
     }
 }
 
@@ -191,6 +217,9 @@ impl Services for World {
     async fn install_certificate(&self, certificate: String) -> Result<String, String> {
         self.pass().await;
         self.lock().done.push(format!("install {certificate}"));
+        if certificate.contains("slow") {
+            sleep(Duration::from_secs(70)).await;
+        }
         self.pass().await;
         if certificate.contains("bad") {
             Err("no certificate".to_owned())

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
@@ -75,10 +76,15 @@ pub(super) struct Inner {
     /// By which way the agent reaches the server.
     pub(super) via: Via,
     /// Where the broker pushes to.
-    pub(super) push: Option<mpsc::Sender<Value>>,
+    pub(super) push: Option<mpsc::Sender<(Instant, Value)>>,
     pub(super) broker_up: bool,
+    /// Whether the server takes what the broker has; what it has not taken yet, in order.
+    pub(super) collector_up: bool,
+    pub(super) at_broker: Vec<Bytes>,
     /// How long after it was added an acknowledgement over the broker finds no row.
     pub(super) invisible: Duration,
+    /// An ID that no answer to an acknowledgement names.
+    pub(super) unnamed: Option<i64>,
     /// When each instruction was added.
     pub(super) added: BTreeMap<i64, DateTime<Utc>>,
     /// The result parameters that the server keeps.
@@ -193,7 +199,10 @@ impl World {
                 via: Via::Token,
                 push: None,
                 broker_up: true,
+                collector_up: true,
+                at_broker: Vec::new(),
                 invisible: Duration::ZERO,
+                unnamed: None,
                 added: BTreeMap::new(),
                 results: BTreeMap::new(),
                 allow: BTreeSet::from(NodeTopic::ALL),

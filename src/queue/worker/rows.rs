@@ -46,22 +46,22 @@ impl Worker {
         Claimed { rows: claimed, cut: false }
     }
 
-    /// The rows among `seqs` that still wait.
-    pub(super) fn rows(&mut self, seqs: &Ranges) -> Vec<Row> {
+    /// The rows among `seqs` that still wait; `None` while nobody can tell, as the disk has failed.
+    pub(super) fn rows(&mut self, seqs: &Ranges) -> Option<Vec<Row>> {
         let mut rows = Vec::new();
         for range in seqs.iter() {
             let mut from = *range.start();
             while from <= *range.end() {
                 let left =
                     usize::try_from(range.end() - from).unwrap_or(usize::MAX).saturating_add(1);
-                let Some(chunk) = self.peek(from, CHUNK_ROWS.min(left)) else { break };
+                let chunk = self.peek(from, CHUNK_ROWS.min(left))?;
                 let Some(last) = chunk.last().map(|record| record.seq) else { break };
                 let within = chunk.into_iter().take_while(|record| record.seq <= *range.end());
                 rows.extend(within.filter_map(|r| self.row(r.seq, r.payload, false)));
                 from = last.saturating_add(1);
             }
         }
-        rows
+        Some(rows)
     }
 
     pub(super) fn peek(&mut self, from: u64, rows: usize) -> Option<Vec<spool::Record>> {
@@ -121,6 +121,10 @@ impl Worker {
         }
         self.unplaced.retain(|_, seqs| !seqs.is_empty());
         self.forget(|seq| seqs.contains(seq));
+        if self.uncommitted.is_empty() {
+            // What arrives next has all its time: a reading that is proved before then costs no write.
+            self.commit_due = None;
+        }
         let Some(spool) = &mut self.spool else { return };
         // What was proved may have made room.
         self.retry_due = self.retry_due.map(|_| Instant::now());
@@ -142,7 +146,7 @@ impl Worker {
 
     pub(super) fn reject(&mut self, seq: u64, reason: &str) {
         let only = Ranges::from_iter([seq]);
-        let row = self.rows(&only).pop();
+        let row = self.rows(&only).and_then(|mut rows| rows.pop());
         if let Some((row, datum)) = row.and_then(|row| row.datum().ok().map(|datum| (row, datum))) {
             self.set_aside(show::json(seq, &datum, Some(row.unix_ms)), reason);
         }

@@ -51,7 +51,7 @@ async fn at_the_limit_datum_without_a_time_go_before_older_ones_that_have_one() 
     assert_eq!(stat.records + stat.dropped, 40_002, "{stat:?}");
     assert_eq!(stat.dropped, worker.unplaced_dropped, "{stat:?}");
     assert!(stat.bytes > stat.limit / 2, "no more than needed: {stat:?}");
-    let first = worker.rows(&Ranges::from_iter([1]));
+    let first = worker.rows(&Ranges::from_iter([1])).expect("a disk that is well");
     assert_eq!(first.len(), 1, "the oldest, which has its time, is still there");
     let next = worker.unplaced[&boot].first().expect("some are left");
     assert_eq!(next, 2 + stat.dropped, "the oldest without one went first");
@@ -102,6 +102,50 @@ async fn rows_whose_acknowledgement_a_failed_disk_lost_are_handed_out_again() {
     worker.acknowledge(&Ranges::from_iter([row.seq]));
     worker.reopen(Reopen::Failed);
     assert_eq!(worker.claim(10, 1 << 20).rows, [row]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claimed_rows_that_are_read_while_the_disk_has_failed_are_waited_for() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut worker = worker(dir.path(), mpsc::channel(1).1);
+    let (asks, mut asked) = mpsc::channel(1);
+    let queue =
+        super::super::Queue { asks, stat: worker.publish.subscribe(), pulse: Pulse::unheard() };
+    worker.take(datum(1), None);
+    worker.commit(false);
+    let claimed = worker.claim(10, 1 << 20).rows;
+    drop(worker.failed(spool::Error::Poisoned));
+    let serve = async {
+        for attempt in 0..3 {
+            if attempt == 2 {
+                worker.reopen(Reopen::Failed);
+            }
+            worker.ask(asked.recv().await.expect("a reader that goes on"));
+        }
+    };
+    let (rows, ()) = tokio::join!(queue.read(Ranges::from_iter([1])), serve);
+    assert_eq!(rows, claimed, "not in the queue no more");
+    assert_eq!(worker.claim(10, 1 << 20).rows, [], "nobody else gets it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_proved_before_its_commit_does_not_bring_forward_that_of_the_next() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut worker = worker(dir.path(), mpsc::channel(1).1);
+    let began = Instant::now();
+    for at in 0..20 {
+        worker.take(datum(at), None);
+        let row = worker.claim(10, 1 << 20).rows.pop().expect("a row");
+        worker.tick(Instant::now());
+        tokio::time::advance(Duration::from_millis(100)).await;
+        let open = worker.commit_due.expect("it is not proved") - Instant::now();
+        assert!(open >= Duration::from_millis(600), "{open:?} after {:?}", began.elapsed());
+        worker.acknowledge(&Ranges::from_iter([row.seq]));
+    }
+    worker.take(datum(20), None);
+    worker.take(datum(21), None);
+    worker.acknowledge(&Ranges::from_iter([21]));
+    assert!(worker.commit_due.is_some(), "one is not proved");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@
 //! * Silence counts only while rows wait for it to end, and every acknowledged message ends it.
 //! * A connection alone is no reason to go back: a broker whose rules refuse us connects all the same.
 //!   What goes back is a trial, and the next one after a failed one waits twice as long.
+//! * Rows that are too long for the broker go the other way after the same time, for a minute at first.
 //! * Leaving and coming back are told, trials are not.
 
 use std::time::Duration;
@@ -78,6 +79,8 @@ struct Away {
     trial: Duration,
     /// How long the one after that waits.
     again: Duration,
+    /// Nothing was wrong with the broker.
+    errand: bool,
 }
 
 impl Fallback {
@@ -103,7 +106,7 @@ impl Fallback {
             State::Https(_) => None,
             State::Mqtt { owing_since } => {
                 if late(owing_since, now, seen, after) {
-                    let away = Away { since: now, trial: now, again: AGAIN.0 };
+                    let away = Away { since: now, trial: now, again: AGAIN.0, errand: false };
                     self.state = State::Https(away);
                     return Some(Note::Left);
                 }
@@ -111,9 +114,10 @@ impl Fallback {
             }
             State::Trial { owing_since, away } => {
                 if seen == Seen::Taken {
-                    let away = now.saturating_sub(away.since);
+                    let back = Note::Back { away: now.saturating_sub(away.since) };
+                    let note = (!away.errand).then_some(back);
                     self.state = State::Mqtt { owing_since: None };
-                    return Some(Note::Back { away });
+                    return note;
                 }
                 let late = late(owing_since, now, seen, TRIAL);
                 if late || seen == Seen::Useless {
@@ -122,6 +126,23 @@ impl Fallback {
                 }
                 None
             }
+        }
+    }
+
+    /// Rows wait since `since` that only the other way takes: when that has lasted, it is taken for a while. It is
+    /// no silence, so neither that nor the way back is told.
+    pub fn errand(&mut self, now: Duration, since: Duration) {
+        let due = self.after.is_some_and(|after| now.saturating_sub(since) >= after);
+        if due && self.way() == Way::Mqtt {
+            let (first, most) = AGAIN;
+            let away = match self.state {
+                State::Trial { away, .. } => away,
+                State::Mqtt { .. } | State::Https(_) => {
+                    Away { since: now, trial: now, again: first, errand: true }
+                }
+            };
+            let again = (away.again * 2).min(most);
+            self.state = State::Https(Away { trial: now + away.again, again, ..away });
         }
     }
 
@@ -220,6 +241,22 @@ mod tests {
         assert_eq!(fallback.saw(secs(402), Seen::Taken), back);
         assert_eq!(fallback.saw(secs(403), Seen::Useless), None, "patient as at first");
         assert_eq!(fallback.way(), Way::Mqtt);
+    }
+
+    #[test]
+    fn what_only_the_other_way_takes_goes_there_after_a_while_and_nothing_is_told() {
+        let mut fallback = Fallback::new(Some(AFTER));
+        fallback.errand(secs(299), secs(0));
+        assert_eq!(fallback.way(), Way::Mqtt);
+        fallback.errand(secs(300), secs(0));
+        assert_eq!(fallback.way(), Way::Https);
+        assert!(!fallback.tries(secs(359)), "there is time to send");
+        assert!(fallback.tries(secs(360)));
+        assert_eq!(fallback.saw(secs(361), Seen::Taken), None);
+        assert_eq!(fallback.way(), Way::Mqtt);
+        let mut alone = Fallback::new(None);
+        alone.errand(secs(1_000_000), secs(0));
+        assert_eq!(alone.way(), Way::Mqtt, "there is no other way");
     }
 
     #[test]

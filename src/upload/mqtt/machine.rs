@@ -4,7 +4,10 @@
 //!  claimed ──▶ ready ──send──▶ on the way ──PUBACK──▶ handed over
 //!                │ connection lost │ lost
 //!                └────released─────┘         refused ──▶ all released, one row tried at a time
+//!                                            too long ─▶ aside: kept claimed while the others go on
 //! ```
+//!
+//! What is aside is released with the connection: the next one may take longer messages.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -31,8 +34,10 @@ pub enum Answer {
     Taken,
     /// The connection was lost, or not there.
     Lost,
-    /// The broker does not want it, with the reason and its remedy.
-    Refused(String),
+    /// It is too long for the broker, with the remedy. Others may not be.
+    TooLong(String),
+    /// The broker does not want it, with the reason and its remedy, and how long to wait.
+    Refused(String, Pause),
 }
 
 /// What is told.
@@ -40,6 +45,8 @@ pub enum Answer {
 pub enum Note {
     /// Nothing goes on until a person acts.
     Stopped(String),
+    /// Rows that are too long for the broker are kept.
+    Aside(String),
     /// It does again.
     Resumed {
         /// After how long.
@@ -73,6 +80,9 @@ pub struct Machine {
     window: usize,
     ready: VecDeque<(u64, Bytes)>,
     on_the_way: usize,
+    aside: Ranges,
+    /// Since when rows have been aside.
+    aside_since: Option<Duration>,
     refused: Option<Refused>,
     effects: Effects,
 }
@@ -92,6 +102,8 @@ impl Machine {
             window: window.into(),
             ready: VecDeque::new(),
             on_the_way: 0,
+            aside: Ranges::default(),
+            aside_since: None,
             refused: None,
             effects: Effects::default(),
         }
@@ -101,6 +113,7 @@ impl Machine {
     pub fn next(&mut self, now: Duration, seen: Seen) -> Step {
         if !seen.connected {
             self.release_ready();
+            self.effects.released.extend(&std::mem::take(&mut self.aside));
             return Step::Wait(None);
         }
         let window = match &self.refused {
@@ -136,7 +149,14 @@ impl Machine {
                 }
             }
             Answer::Lost => self.effects.released.insert(seq..=seq),
-            Answer::Refused(reason) => {
+            Answer::TooLong(reason) => {
+                self.aside.insert(seq..=seq);
+                if self.aside_since.is_none() {
+                    self.effects.notes.push(Note::Aside(reason));
+                }
+                self.aside_since.get_or_insert(now);
+            }
+            Answer::Refused(reason, pause) => {
                 self.effects.released.insert(seq..=seq);
                 self.release_ready();
                 let known = self.refused.take();
@@ -144,7 +164,7 @@ impl Machine {
                     self.effects.notes.push(Note::Stopped(reason.clone()));
                 }
                 let since = known.map_or(now, |known| known.since);
-                let wait = retry::wait(Pause::Person, now.saturating_sub(since), jitter);
+                let wait = retry::wait(pause, now.saturating_sub(since), jitter);
                 self.refused = Some(Refused { since, until: now + wait, reason });
             }
         }
@@ -165,6 +185,12 @@ impl Machine {
     #[must_use]
     pub fn has_rows(&self) -> bool {
         self.on_the_way > 0 || !self.ready.is_empty()
+    }
+
+    /// Since when rows have been kept that are too long for the broker.
+    #[must_use]
+    pub fn aside_since(&self) -> Option<Duration> {
+        self.aside_since.filter(|_| !self.aside.is_empty())
     }
 
     /// What keeps everything until a person acts.
@@ -207,7 +233,7 @@ mod tests {
     }
 
     fn refusal() -> Answer {
-        Answer::Refused("not authorized".to_owned())
+        Answer::Refused("not authorized".to_owned(), Pause::Person)
     }
 
     #[test]
@@ -263,11 +289,43 @@ mod tests {
         assert_eq!(sent(&mut machine, later), [2, 3, 4]);
     }
 
+    #[test]
+    fn a_row_that_is_too_long_is_kept_aside_and_told_once_while_the_others_go_on() {
+        let mut machine = Machine::new(2);
+        machine.claimed(rows(1..=4));
+        assert_eq!(sent(&mut machine, secs(0)), [1, 2]);
+        let too_long = || Answer::TooLong("raise its limit".to_owned());
+        machine.answered(secs(5), 0.5, 1, too_long());
+        machine.answered(secs(5), 0.5, 2, Answer::Taken);
+        assert_eq!(sent(&mut machine, secs(5)), [3, 4], "nothing stops");
+        machine.answered(secs(6), 0.5, 3, too_long());
+        let effects = machine.effects();
+        assert_eq!(effects.notes, [Note::Aside("raise its limit".to_owned())], "once");
+        assert!(effects.released.is_empty(), "or they would be claimed first again");
+        assert_eq!((machine.aside_since(), machine.refused()), (Some(secs(5)), None));
+        machine.next(secs(7), Seen { connected: false, ..CONNECTED });
+        assert_eq!(machine.effects().released, [1, 3].into_iter().collect());
+    }
+
+    #[test]
+    fn a_row_that_nobody_listens_to_is_kept_and_tried_again_soon() {
+        let mut machine = Machine::new(3);
+        machine.claimed(rows(1..=2));
+        assert_eq!(sent(&mut machine, secs(0)), [1, 2]);
+        let unheard = || Answer::Refused("nobody listens".to_owned(), Pause::Trouble);
+        machine.answered(secs(0), 0.5, 1, unheard());
+        machine.answered(secs(0), 0.5, 2, unheard());
+        let effects = machine.effects();
+        assert_eq!(effects.released, [1, 2].into_iter().collect());
+        assert!(effects.handed_over.is_empty());
+        assert_eq!(machine.next(secs(0), CONNECTED), Step::Wait(Some(secs(1))));
+    }
+
     proptest! {
         /// Whatever a broker does, a row is handed over once, on its own answer and no other.
         #[test]
         fn no_row_is_lost_or_handed_over_without_its_answer(
-            events in proptest::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..400),
+            events in proptest::collection::vec((0u8..7, any::<prop::sample::Index>()), 1..400),
         ) {
             let mut machine = Machine::new(4);
             let mut queue: BTreeSet<u64> = (0..40).collect();
@@ -292,6 +350,7 @@ mod tests {
                         let answer = match event {
                             3 => Answer::Taken,
                             4 => Answer::Lost,
+                            5 => Answer::TooLong(String::new()),
                             _ => refusal(),
                         };
                         if answer == Answer::Taken {

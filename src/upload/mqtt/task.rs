@@ -3,7 +3,7 @@
 //! Asked to stop, it sends nothing more and waits a moment for the answers to what is on its way: what is
 //! answered then need not be sent again after the next start.
 
-use std::{convert::Infallible, future::pending, time::Duration};
+use std::{future::pending, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -15,20 +15,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
+    account::Account,
     fallback::{self, Fallback, Seen, Way},
     machine::{self, Answer, Effects, Machine, Step},
 };
 use crate::{
     clock::Clock,
     config::settings,
+    domain::{Datum, NodeId},
     mqtt::{Handle, PublishError},
     pulse::{Bound, Pulse},
-    queue::{Claimed, Queue, QueueStat, Ranges, Row},
+    queue::{Claimed, Queue, QueueStat, Row},
     solarin::cbor,
     upload::{
         UploadError, UploadStatus,
+        book::Book,
         bulk::{self, task::Exchange},
         proof::{self, Proof},
+        retry::Pause,
     },
 };
 
@@ -48,15 +52,12 @@ const NO_TIME: &str = "the time is not known yet";
 
 /// The way that rows take while the broker is silent.
 pub trait Spare: Send + Sync {
-    /// Why it could not begin.
-    type Error: std::error::Error + Send;
-
     /// Sends what is in the queue until it is stopped.
     ///
     /// # Errors
     ///
     /// If it cannot begin.
-    fn run(&self, stop: CancellationToken) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    fn run(&self, stop: CancellationToken) -> impl Future<Output = Result<(), UploadError>> + Send;
 }
 
 /// One that is made when it is needed.
@@ -64,8 +65,6 @@ impl<E: Exchange, F> Spare for F
 where
     F: Fn(CancellationToken) -> bulk::Uploader<E> + Send + Sync,
 {
-    type Error = UploadError;
-
     async fn run(&self, stop: CancellationToken) -> Result<(), UploadError> {
         self(stop).run().await
     }
@@ -73,9 +72,7 @@ where
 
 /// There is none.
 impl Spare for () {
-    type Error = Infallible;
-
-    async fn run(&self, stop: CancellationToken) -> Result<(), Infallible> {
+    async fn run(&self, stop: CancellationToken) -> Result<(), UploadError> {
         stop.cancelled().await;
         Ok(())
     }
@@ -83,6 +80,10 @@ impl Spare for () {
 
 /// Sends what is in the queue to the broker.
 pub struct Uploader<S> {
+    /// Whose data this is.
+    pub node: NodeId,
+    /// Where the ledger lives.
+    pub state_dir: PathBuf,
     /// How many at a time, and when another way is taken.
     pub settings: settings::Upload,
     /// The session with the broker.
@@ -108,14 +109,15 @@ impl<S: Spare> Uploader<S> {
     ///
     /// # Errors
     ///
-    /// If the other way could not begin.
-    pub async fn run(self) -> Result<(), S::Error> {
+    /// If the file of the ledger is not ours to read.
+    pub async fn run(self) -> Result<(), UploadError> {
         let began = Instant::now();
         let mut fallback = Fallback::new(self.settings.fallback_after);
+        let mut aside_told = false;
         while !self.stop.is_cancelled() {
             match fallback.way() {
                 Way::Mqtt => {
-                    let run = Run::begin(&self, began, &mut fallback).await;
+                    let run = Run::begin(&self, began, &mut fallback, &mut aside_told).await?;
                     if run.work().await.is_none() {
                         return Ok(());
                     }
@@ -131,7 +133,7 @@ impl<S: Spare> Uploader<S> {
         &self,
         began: Instant,
         fallback: &mut Fallback,
-    ) -> Result<(), S::Error> {
+    ) -> Result<(), UploadError> {
         let end = self.stop.child_token();
         let mut connected = self.broker.connected();
         let worth_a_try = async {
@@ -163,7 +165,11 @@ struct Run<'a, S> {
     parts: &'a Uploader<S>,
     began: Instant,
     fallback: &'a mut Fallback,
+    /// Whether it was told that rows are too long for the broker.
+    aside_told: &'a mut bool,
     machine: Machine,
+    book: Book,
+    account: Account,
     answers: JoinSet<(u64, Result<(), PublishError>)>,
     connected: watch::Receiver<bool>,
     stat: watch::Receiver<QueueStat>,
@@ -173,21 +179,34 @@ struct Run<'a, S> {
 }
 
 impl<'a, S: Spare> Run<'a, S> {
-    async fn begin(parts: &'a Uploader<S>, began: Instant, fallback: &'a mut Fallback) -> Self {
-        // What another run had claimed; it has ended.
-        parts.proof.begin(Ranges::default()).await;
-        Self {
+    async fn begin(
+        parts: &'a Uploader<S>,
+        began: Instant,
+        fallback: &'a mut Fallback,
+        aside_told: &'a mut bool,
+    ) -> Result<Self, UploadError> {
+        let Uploader { state_dir, node, queue, proof, clock, .. } = parts;
+        let (mut book, left) = Book::open(state_dir, *node, queue, proof, clock).await?;
+        // What another way had sent without hearing the answer goes this way.
+        for batch in left {
+            book.doubts(&batch.id);
+            queue.release(batch.seqs).await;
+        }
+        Ok(Self {
             began,
             fallback,
+            aside_told,
             machine: Machine::new(parts.settings.in_flight),
+            book,
+            account: Account::new(began.elapsed(), parts.settings.every),
             answers: JoinSet::new(),
             connected: parts.broker.connected(),
             stat: parts.queue.stat(),
             dry: false,
             // What was counted is counted since the daemon started.
-            status: UploadStatus { state: "ok", ..parts.status.borrow().clone() },
+            status: UploadStatus { state: "ok", open_jobs: 0, ..parts.status.borrow().clone() },
             parts,
-        }
+        })
     }
 
     /// Until rows take another way (`Some`), it is stopped, or the queue has ended.
@@ -240,12 +259,28 @@ impl<'a, S: Spare> Run<'a, S> {
         self.dry = rows.is_empty() && !cut;
         let mut encoded = Vec::with_capacity(rows.len());
         for row in rows {
-            match encode(&row) {
-                Ok(payload) => encoded.push((row.seq, payload)),
-                Err(reason) => self.give_up(row.seq, reason).await,
+            match row.datum() {
+                Ok(datum) => {
+                    self.account.claimed(row.seq, &datum, row.unix_ms);
+                    encoded.push((row.seq, encode(&row, &datum)));
+                }
+                Err(error) => self.give_up(row.seq, error.to_string()).await,
             }
         }
+        if self.account.must_be_written() {
+            self.save().await;
+        }
         self.machine.claimed(encoded);
+    }
+
+    async fn save(&mut self) {
+        let hours = self.account.write(self.began.elapsed());
+        self.book.save_hours(hours).await;
+    }
+
+    /// When the ledger has something to write.
+    fn save_at(&self) -> Option<Duration> {
+        self.book.has_counted().then(|| self.account.write_at())
     }
 
     async fn give_up(&mut self, seq: u64, reason: String) {
@@ -257,7 +292,10 @@ impl<'a, S: Spare> Run<'a, S> {
     /// Waits for whatever may lead to another step. `None`: the queue has ended.
     async fn wait(&mut self, until: Option<Duration>) -> Option<()> {
         let now = self.began.elapsed();
-        let next = [until, self.fallback.next()].into_iter().flatten().min();
+        let errand = self.machine.aside_since().zip(self.parts.settings.fallback_after);
+        let errand = errand.map(|(since, after)| since + after);
+        let next =
+            [until, self.fallback.next(), self.save_at(), errand].into_iter().flatten().min();
         let left = next.map(|at| at.saturating_sub(now));
         let _waiting =
             self.parts.pulse.enter("waiting for datum or the broker", Bound::until(left));
@@ -300,14 +338,27 @@ impl<'a, S: Spare> Run<'a, S> {
                 Err(_) => return,
             },
         };
+        let now = self.began.elapsed();
         let (answer, seen) = match result {
             Ok(()) => (Answer::Taken, Seen::Taken),
             Err(PublishError::NotConnected | PublishError::Lost) => (Answer::Lost, Seen::Useless),
-            Err(error @ (PublishError::Refused { .. } | PublishError::TooLong { .. })) => {
-                (Answer::Refused(error.to_string()), Seen::Useless)
+            Err(error @ PublishError::Unheard { .. }) => {
+                (Answer::Refused(error.to_string(), Pause::Trouble), Seen::Useless)
+            }
+            Err(error @ PublishError::TooLong { .. }) => {
+                self.machine.answered(
+                    now,
+                    fastrand::f64(),
+                    seq,
+                    Answer::TooLong(error.to_string()),
+                );
+                // That says nothing of the broker.
+                return;
+            }
+            Err(error @ PublishError::Refused { .. }) => {
+                (Answer::Refused(error.to_string(), Pause::Person), Seen::Useless)
             }
         };
-        let now = self.began.elapsed();
         self.machine.answered(now, fastrand::f64(), seq, answer);
         let note = self.fallback.saw(now, seen);
         self.tell_way(note);
@@ -316,7 +367,9 @@ impl<'a, S: Spare> Run<'a, S> {
     /// Rows that wait for nothing but the broker make its silence count.
     fn judge_silence(&mut self, seen: machine::Seen) {
         let waits = self.stat.borrow().waiting > 0 && self.parts.proof.has_room();
-        let owing = self.machine.has_rows() || (waits && !self.dry);
+        // Without a certificate the other way is none either.
+        let owing = (self.machine.has_rows() || (waits && !self.dry))
+            && !self.parts.broker.lacks_certificate();
         let now = self.began.elapsed();
         let note = match (owing, seen.connected) {
             (true, true) => self.fallback.saw(now, Seen::Owing),
@@ -324,6 +377,9 @@ impl<'a, S: Spare> Run<'a, S> {
             (false, _) => self.fallback.saw(now, Seen::Idle),
         };
         self.tell_way(note);
+        if let Some(since) = self.machine.aside_since() {
+            self.fallback.errand(now, since);
+        }
     }
 
     async fn carry_out(&mut self) {
@@ -331,9 +387,17 @@ impl<'a, S: Spare> Run<'a, S> {
         if !handed_over.is_empty() {
             self.status.uploaded += handed_over.count();
             self.status.last_success = Some(self.parts.clock.signing_now());
+            // Before anything else: rows that were counted and not acknowledged are known by their numbers.
+            let (plain, twins) = self.account.taken(&handed_over);
+            for (counted, twin) in [(plain, false), (twins, true)] {
+                if !counted.seqs.is_empty() {
+                    self.book.proved_rows(counted.seqs, counted.tallies, twin);
+                }
+            }
             self.parts.proof.handed_over(handed_over).await;
         }
         if !released.is_empty() {
+            self.account.released(&released);
             self.parts.queue.release(released).await;
         }
         for note in notes {
@@ -347,10 +411,23 @@ impl<'a, S: Spare> Run<'a, S> {
                     );
                     self.status.last_error = Some(reason);
                 }
+                machine::Note::Aside(reason) => {
+                    if !std::mem::replace(self.aside_told, true) {
+                        error!(
+                            event = "upload.aside",
+                            error = reason,
+                            "datum too long for the broker are kept"
+                        );
+                    }
+                    self.status.last_error = Some(reason);
+                }
                 machine::Note::Resumed { down } => {
                     info!(event = "upload.resumed", down_secs = down.as_secs(), "uploads go on");
                 }
             }
+        }
+        if self.save_at().is_some_and(|at| at <= self.began.elapsed()) {
+            self.save().await;
         }
     }
 
@@ -389,6 +466,7 @@ impl<'a, S: Spare> Run<'a, S> {
             drop(timeout(LINGER, last).await);
         }
         self.carry_out().await;
+        self.book.close(Vec::new()).await;
         let connected = *self.connected.borrow();
         self.publish(machine::Seen { connected, waiting: false });
     }
@@ -419,7 +497,6 @@ impl<'a, S: Spare> Run<'a, S> {
     }
 }
 
-fn encode(row: &Row) -> Result<Bytes, String> {
-    let datum = row.datum().map_err(|error| error.to_string())?;
-    Ok(Bytes::from(cbor::datum(&datum, row.unix_ms)))
+fn encode(row: &Row, datum: &Datum) -> Bytes {
+    Bytes::from(cbor::datum(datum, row.unix_ms))
 }

@@ -1,6 +1,6 @@
 //! The prover: does what [`super::machine`] says.
 //!
-//! It hears of rows also while it asks, so that no uploader ever waits for SolarQuery. Stopped, it forgets
+//! It hears of rows also while it asks or reads, so that no uploader ever waits for SolarQuery. Stopped, it forgets
 //! everything: what was not proved is in the queue.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -125,22 +125,17 @@ impl Run {
             let durable = self.stat.borrow_and_update().durable_up_to;
             match self.machine.next(self.began.elapsed(), durable) {
                 Step::Read(seqs) => {
-                    let rows = self.queue.read(seqs).await;
-                    let rows = beside_runtime(move || held(&rows)).await;
+                    let queue = self.queue.clone();
+                    let reading = async move {
+                        let rows = queue.read(seqs).await;
+                        beside_runtime(move || held(&rows)).await
+                    };
+                    let rows = self.hearing(&mut asks, reading).await;
                     self.machine.read(rows);
                 }
                 Step::Look { rows, last } => {
                     let looking = look::look(caller, self.node, &rows, last);
-                    let mut looking = std::pin::pin!(looking);
-                    let result = loop {
-                        tokio::select! {
-                            result = &mut looking => break result,
-                            Some(ask) = asks.recv() => {
-                                self.hear(ask).await;
-                                self.show();
-                            }
-                        }
-                    };
+                    let result = self.hearing(&mut asks, looking).await;
                     let result = result.map_err(|error| self.failed(&error));
                     let now = self.began.elapsed();
                     let effects = self.machine.looked(now, fastrand::f64(), result);
@@ -167,6 +162,24 @@ impl Run {
                             self.machine.key_changed(self.began.elapsed());
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Does `work`, and hears what uploaders tell meanwhile.
+    async fn hearing<T>(
+        &mut self,
+        asks: &mut mpsc::Receiver<Ask>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                Some(ask) = asks.recv() => {
+                    self.hear(ask).await;
+                    self.show();
                 }
             }
         }
