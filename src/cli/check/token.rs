@@ -62,14 +62,15 @@ fn of(path: &Path, settings: &Settings, wanted: &Wanted<'_>, now: DateTime<Utc>)
     };
     let credential = match store.load_stored(name) {
         Ok(Some(credential)) => credential,
-        Ok(None) => {
+        // Without its folder this is no device, but where its configuration is written.
+        Ok(None) if settings.state_dir.is_dir() => {
             let expected = format!(
                 "a token on this device: `solarnode-agent {create} --as MANAGER` issues one, \
                  `solarnode-agent token import {name} --token-id ID` takes one"
             );
             return vec![warning(format!("\"{name}\", which is not there"), expected)];
         }
-        Err(_) => return Vec::new(),
+        Ok(None) | Err(_) => return Vec::new(),
     };
     let Ok(Some(known)) = store.remembered(name, &credential.token_id) else { return Vec::new() };
     let policy = known.policy();
