@@ -23,11 +23,10 @@ use crate::{
         Identity,
         network::{self, Network},
     },
-    instruct::parse::readable,
     mqtt::{self, Client, Deliver, Handle, Session, Subscription, Surroundings},
     net::{Net, NetError, Tls},
     pulse::{Bound, During, Pulse},
-    solarin::cbor,
+    solarin::{arrival, cbor},
 };
 
 /// Messages of the live feed want no acknowledgement; so many are taken at a time.
@@ -140,8 +139,7 @@ struct Pushed(mpsc::Sender<(Instant, Value)>);
 impl Deliver for Pushed {
     fn deliver(&mut self, payload: &[u8]) -> Result<(), String> {
         let message = cbor::decode(payload).map_err(|error| error.to_string())?;
-        // Where there is no room the server offers it again over HTTPS, as it was not acknowledged.
-        drop(self.0.try_send((Instant::now(), readable(&message))));
+        arrival::deliver(&self.0, &message);
         Ok(())
     }
 }

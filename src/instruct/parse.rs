@@ -18,10 +18,10 @@
 use chrono::{DateTime, Datelike, Utc};
 use serde_json::Value;
 
-use crate::domain::{Instruction, InstructionId, InstructionState, NodeId, Parameter};
-
-/// Most instructions of one message: as many as the server puts into one answer.
-pub const MOST: usize = 100;
+use crate::{
+    domain::{Instruction, InstructionId, InstructionState, NodeId, Parameter},
+    solarin::arrival::MOST,
+};
 
 /// Most bytes of one instruction's parameters. A chain of certificates takes a tenth of it.
 pub const MOST_BYTES: usize = 64 << 10;
@@ -60,15 +60,6 @@ pub fn message(message: &Value, node: NodeId) -> Parsed {
     let reason = format!("it and those after it are more than {MOST} in one message");
     parsed.skipped.push(Skipped { index: MOST, id: None, reason });
     parsed
-}
-
-/// As much of a message as [`message`] reads or tells of: what waits to be read is kept this short.
-#[must_use]
-pub fn readable(message: &Value) -> Value {
-    match message.get("instructions").unwrap_or(message) {
-        Value::Array(elements) => elements.iter().take(MOST + 1).cloned().collect(),
-        other => other.clone(),
-    }
 }
 
 /// Reads the `data` of `viewPending` (a list) or of `view` (one object).
@@ -251,11 +242,11 @@ mod tests {
         let node = 123.try_into().expect("a node");
         let list: Value = (1..=5000).map(|id| serde_json::json!({ "id": id })).collect();
         for whole in [list.clone(), serde_json::json!({ "instructions": list })] {
-            let short = readable(&whole);
+            let short = crate::solarin::arrival::readable(&whole);
             assert_eq!(short.as_array().map(Vec::len), Some(MOST + 1));
             assert_eq!(message(&short, node), message(&whole, node));
         }
-        assert_eq!(readable(&Value::Null), Value::Null);
+        assert_eq!(crate::solarin::arrival::readable(&Value::Null), Value::Null);
     }
 
     #[test]

@@ -40,14 +40,13 @@ use tokio::{
 use super::{
     Acknowledgement,
     answer::{self, Cause, Heard, InError, Key, Received},
-    json,
+    arrival, json,
     outbox::Outbox,
 };
 use crate::{
     clock::Clock,
     config::settings::SolarNet,
     domain::{Datum, InstructionId, NodeId},
-    instruct::parse::readable,
     net::{Incoming, Net, NetError, Outgoing, SendError},
     pulse::{Bound, Pulse},
     solarnet::{Next, Priority, pace::Pace},
@@ -282,8 +281,7 @@ impl SolarIn {
             }
         }
         if instructions.as_array().is_some_and(|list| !list.is_empty()) {
-            // When it is full, or nobody obeys, the server offers them again.
-            drop(self.shared.inbox.try_send((Instant::now(), readable(&instructions))));
+            arrival::deliver(&self.shared.inbox, &instructions);
         }
         Ok(Exchanged { stored, acknowledged: settled, instructions })
     }

@@ -15,6 +15,7 @@
 
 pub mod acknowledgement;
 pub mod answer;
+pub mod arrival;
 pub mod cbor;
 pub mod client;
 pub mod json;

@@ -9,6 +9,10 @@ use tracing::{debug, error, info, warn};
 use super::{UploadStatus, retry::Pause};
 use crate::queue::Ranges;
 
+/// What uploads wait for on a machine that nobody has told the time.
+pub(super) const NO_TIME: &str =
+    "the time is not known yet: no server was reached since the machine started";
+
 /// Rows on their way together. As JSON it is what is on disk before the first of them is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {

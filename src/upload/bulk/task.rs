@@ -17,7 +17,7 @@ use super::{
         UploadError, UploadStatus,
         book::Book,
         proof::{self, Proof},
-        terms::{Batch as Lot, Limits, Waiting},
+        terms::{Batch as Lot, Limits, NO_TIME, Waiting},
     },
     batch::{self, Batch, MAX_BYTES, MAX_ROWS},
     machine::{Effect, Failed, Machine, Sent, Step},
@@ -38,9 +38,6 @@ const CLAIM_ROWS: usize = 10 * MAX_ROWS;
 
 /// Payload claimed at a time.
 const CLAIM_BYTES: usize = 10 * MAX_BYTES;
-
-/// What uploads wait for on a machine that nobody has told the time.
-const NO_TIME: &str = "the time is not known yet: no server was reached since the machine started";
 
 /// Whoever carries out exchanges: [`SolarIn`] in the daemon, a fake with behaviour in tests.
 pub trait Exchange: Send + Sync {

@@ -19,6 +19,7 @@ use super::{
         UploadError, UploadStatus,
         book::Book,
         proof::{self, Proof},
+        terms::NO_TIME,
     },
     batch, http,
     machine::Machine,
@@ -36,9 +37,6 @@ use crate::{
 /// Payload claimed at a time: what fits into a job of [`batch::MAX_BYTES`] in any case, as the text of
 /// a datum is larger than its record and compresses well.
 const CLAIM_BYTES: usize = batch::MAX_BYTES;
-
-/// What uploads wait for on a machine that nobody has told the time.
-const NO_TIME: &str = "the time is not known yet: no server was reached since the machine started";
 
 /// Sends what is in the queue. Owns its caller; nobody else sends datum.
 pub struct Uploader<C, K> {
