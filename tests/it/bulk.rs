@@ -1,18 +1,19 @@
 //! Uploads over HTTPS with the node's certificate: whatever the server does, every reading that was taken
 //! arrives as it was read, and nothing leaves the queue before an answer has named it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, time::Duration};
 
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
-    Act, Authority, Fault, InstructionState as State, Misbehaviour, NewInstruction,
-    NodeCertificate, NodeIdentity, Sim, Site, SolarIn, Table, Unit,
+    Act, Fault, InstructionState as State, Misbehaviour, NewInstruction, NodeCertificate,
+    NodeIdentity, Site, Table, Unit,
 };
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter, seed, solarnet},
+    agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter},
     ledger::{Committed, Ledger, committed},
+    network::Network,
 };
 
 const BULK: &str = "/solarin/bulkCollector.do";
@@ -25,11 +26,17 @@ fn source(unit: u8) -> String {
 
 /// SolarIn, a site and an agent that has no token.
 struct Bench {
-    sim: Sim,
-    solarin: SolarIn,
-    authority: Authority,
+    network: Network,
     site: Site,
     agent: Agent,
+}
+
+impl Deref for Bench {
+    type Target = Network;
+
+    fn deref(&self) -> &Network {
+        &self.network
+    }
 }
 
 impl Bench {
@@ -41,19 +48,12 @@ impl Bench {
     }
 
     fn without_certificate(every: &str) -> Self {
-        let sim = Sim::start(seed()).expect("a simulator");
-        let authority = Authority::new().expect("an authority");
-        let solarin = SolarIn::start(&sim, &authority).expect("SolarIn");
+        let network = Network::new();
         let relay = Unit::new(RELAY).with(Table::Holding, 0, &[0]);
         let units = METERS.map(Unit::meter).into_iter().chain([relay]);
         let site = Site::start(units.collect()).expect("a site");
-        let agent = Agent::new(&config(&sim, &solarin, &site, every));
-        agent.private_file("ca.pem", &authority.pem());
-        Self { sim, solarin, authority, site, agent }
-    }
-
-    fn issue(&self, wanted: &NodeCertificate) -> NodeIdentity {
-        self.authority.issue_node(wanted).expect("a certificate")
+        let agent = Agent::new(&config(&network, &site, every));
+        Self { network, site, agent }
     }
 
     fn import(&self, wanted: &NodeCertificate) {
@@ -61,9 +61,7 @@ impl Bench {
     }
 
     fn import_material(&self, identity: &NodeIdentity) {
-        let pem = identity.certificate_pem() + &self.authority.pem() + &identity.key_pem();
-        let file = self.agent.private_file("node.pem", &pem);
-        self.agent.ask(&["identity", "import", file.to_str().expect("text")]);
+        self.network.import(&self.agent, identity);
     }
 
     /// Lets these happen to the next batches, one after the other.
@@ -110,11 +108,7 @@ impl Bench {
     }
 }
 
-fn config(sim: &Sim, solarin: &SolarIn, site: &Site, every: &str) -> String {
-    let bulk = format!(
-        "in_url = \"{}\"\nca_file = \"ca.pem\"\n\n[upload]\nvia = \"bulk\"\n",
-        solarin.url()
-    );
+fn config(network: &Network, site: &Site, every: &str) -> String {
     let meters: String = METERS.map(|unit| meter(unit, &source(unit), every)).concat();
     let control = format!(
         r#"
@@ -125,9 +119,9 @@ allow = {{ min = 0, max = 1000, every = "0s" }}
 "#
     );
     let rarely = "poll_fastest = \"1h\"\npoll_slowest = \"1h\"";
-    let solarnet = solarnet(sim)
-        .replace("\n[upload]\n", &bulk)
-        // What goes wrong is to meet uploads, and not polls.
+    // What goes wrong is to meet uploads, and not polls.
+    let solarnet = network
+        .config("bulk")
         .replace("poll_fastest = \"200ms\"\npoll_slowest = \"200ms\"", rarely);
     solarnet + &link(site) + &meters + &control
 }
@@ -291,8 +285,7 @@ fn a_node_without_a_certificate_asks_nobody_and_begins_once_it_has_one() {
 #[test]
 fn an_acknowledgement_that_fails_its_batch_holds_up_no_datum() {
     let bench = Bench::new("100ms");
-    let often =
-        config(&bench.sim, &bench.solarin, &bench.site, "100ms").replace("\"1h\"", "\"200ms\"");
+    let often = config(&bench.network, &bench.site, "100ms").replace("\"1h\"", "\"200ms\"");
     bench.agent.configure(&often);
     bench.sim.set_instruction_queuing(TimeDelta::zero());
     let texts = vec!["\"instructionId\"".to_owned()];
@@ -318,7 +311,7 @@ fn a_reload_changes_the_way_in_and_back() {
     let daemon = bench.agent.start();
     eventually("some arrive with the certificate", || bench.arrived() >= 10);
     bench.agent.import_token();
-    let bulk = config(&bench.sim, &bench.solarin, &bench.site, "200ms");
+    let bulk = config(&bench.network, &bench.site, "200ms");
     bench.agent.configure(&bulk.replace("via = \"bulk\"", "via = \"import\""));
     let line = daemon.reload();
     assert!(line.contains("uploader"), "{line}");

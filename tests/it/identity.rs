@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Write as _,
+    ops::Deref,
     os::unix::fs::PermissionsExt as _,
     process::{Command, Output, Stdio},
     time::Duration,
@@ -11,13 +12,12 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use solarnet_sim::{
-    Authority, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site, SolarIn, Unit,
-};
+use solarnet_sim::{Authority, NewInstruction, NodeCertificate, NodeIdentity, Site, Unit};
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, link, meter, seed, solarnet},
+    agent::{Agent, Daemon, NODE, eventually, link, meter},
     ledger::Ledger,
+    network::Network,
 };
 
 const SOURCE: &str = "/site/meter";
@@ -26,35 +26,31 @@ const PASSWORD: &str = "hunter2-store";
 
 /// A node whose certificate comes from an authority that SolarIn knows.
 struct Bench {
-    sim: Sim,
+    network: Network,
     site: Site,
-    authority: Authority,
-    solarin: SolarIn,
     agent: Agent,
+}
+
+impl Deref for Bench {
+    type Target = Network;
+
+    fn deref(&self) -> &Network {
+        &self.network
+    }
 }
 
 impl Bench {
     /// With more configuration, and uploads that need the certificate.
     fn new(more: &str) -> Self {
-        let sim = Sim::start(seed()).expect("a simulator");
+        let network = Network::new();
         let site = Site::start(vec![Unit::meter(1)]).expect("a site");
-        let authority = Authority::new().expect("an authority");
-        let solarin = SolarIn::start(&sim, &authority).expect("SolarIn");
-        let reach = format!("[solarnet]\nca_file = \"ca.pem\"\nin_url = \"{}\"", solarin.url());
-        let config = solarnet(&sim)
-            .replace("[solarnet]", &reach)
-            .replace("[upload]", "[upload]\nvia = \"bulk\"");
-        let agent = Agent::new(&(config + &link(&site) + &meter(1, SOURCE, "200ms") + more));
-        fs::write(agent.path("ca.pem"), authority.pem()).expect("written");
-        Self { sim, site, authority, solarin, agent }
+        let config = network.config("bulk") + &link(&site) + &meter(1, SOURCE, "200ms") + more;
+        let agent = Agent::new(&config);
+        Self { network, site, agent }
     }
 
     fn now(&self) -> DateTime<Utc> {
         self.sim.now()
-    }
-
-    fn issue(&self, wanted: &NodeCertificate) -> NodeIdentity {
-        self.authority.issue_node(wanted).expect("a certificate")
     }
 
     /// Issued long ago, with so many days left.
@@ -64,10 +60,7 @@ impl Bench {
     }
 
     fn import(&self, node: &NodeIdentity) {
-        let text = node.chain_pem() + &node.key_pem();
-        let file = self.agent.private_file("node.pem", &text);
-        self.agent.ask(&["identity", "import", file.to_str().expect("text")]);
-        fs::remove_file(file).expect("removed");
+        self.network.import(&self.agent, node);
     }
 
     fn stored(&self) -> String {

@@ -91,8 +91,12 @@ result_source = "/site/instructions"
 
     /// A new certificate of the node, good for now.
     pub(crate) fn certificate(&self) -> NodeIdentity {
-        let wanted = NodeCertificate::around(NODE, Utc::now());
-        self.authority.issue_node(&wanted).expect("a certificate")
+        self.issue(&NodeCertificate::around(NODE, Utc::now()))
+    }
+
+    /// A new certificate like this.
+    pub(crate) fn issue(&self, wanted: &NodeCertificate) -> NodeIdentity {
+        self.authority.issue_node(wanted).expect("a certificate")
     }
 
     /// `identity import` of a new certificate.
