@@ -11,8 +11,9 @@
 //!
 //! Where `upload.proof` is `query`, that word is not enough, and SolarQuery is asked as well ([`proof`]).
 //!
-//! Shared by all: [`quarrel`] finds the row that a refusal is about, [`retry`] says when to try again,
-//! [`status`] is what is shown; [`store`] is what is on disk. Guarantees: `docs/spec/upload.md` and its neighbours.
+//! Shared by all: [`quarrel`] finds the row that a refusal is about, [`waits`] is what keeps a way waiting, [`retry`]
+//! says when to try again, [`status`] is what is shown; [`store`] is what is on disk. Guarantees:
+//! `docs/spec/upload.md` and its neighbours.
 
 mod book;
 pub mod bulk;
@@ -24,6 +25,7 @@ pub mod retry;
 pub mod status;
 pub mod store;
 pub mod terms;
+pub mod waits;
 
 pub use book::UploadError;
 pub use status::UploadStatus;

@@ -6,6 +6,10 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
+use crate::solarnet::Next;
+
 /// Which trouble is waited for to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pause {
@@ -15,6 +19,25 @@ pub enum Pause {
     Key,
     /// A person has to change something, here or in SolarNetwork.
     Person,
+}
+
+impl Pause {
+    /// What is waited for where an exchange says that this comes next.
+    #[must_use]
+    pub fn before(next: Next) -> Self {
+        match next {
+            Next::Retry { .. } => Self::Trouble,
+            Next::RefreshKey => Self::Key,
+            Next::Stop | Next::Gone | Next::Content => Self::Person,
+        }
+    }
+}
+
+/// When the server wants the next exchange at the earliest, as time since `now - elapsed`.
+#[must_use]
+pub fn not_before(next: Next, now: DateTime<Utc>, elapsed: Duration) -> Option<Duration> {
+    let Next::Retry { not_before: Some(at) } = next else { return None };
+    Some(elapsed + (at - now).to_std().unwrap_or_default())
 }
 
 /// How long to wait after the trouble has lasted for `lasted`; `jitter` is a number from 0 to 1.

@@ -1,4 +1,4 @@
-//! What every way in shares: when rows are worth a batch, and what the journal says of uploads.
+//! What every way in shares: batches, when rows are claimed for one, and what the journal says of uploads.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, info, warn};
 
-use super::{UploadStatus, retry::Pause};
+use super::{UploadStatus, retry::Pause, waits::Failed};
 use crate::queue::Ranges;
 
 /// What uploads wait for on a machine that nobody has told the time.
@@ -93,6 +93,48 @@ pub struct Limits {
     pub every: Duration,
     /// As many rows are worth a batch at once.
     pub enough: u64,
+}
+
+/// How long no rows are claimed after a claim that gave none, although some were said to wait: the
+/// queue's disk is in trouble.
+const EMPTY_HANDED: Duration = Duration::from_secs(1);
+
+/// When rows are claimed.
+#[derive(Debug, Clone)]
+pub(super) struct Claims {
+    limits: Limits,
+    /// The last claim was cut short by a bound: the rest goes at once.
+    backlog: bool,
+    not_before: Duration,
+}
+
+impl Claims {
+    /// With a `backlog`, the first claim does not wait.
+    pub(super) fn new(limits: Limits, backlog: bool) -> Self {
+        Self { limits, backlog, not_before: Duration::ZERO }
+    }
+
+    /// When the next claim is due, if any.
+    pub(super) fn due(&self, waiting: Option<Waiting>) -> Option<Duration> {
+        let waiting = waiting.filter(|waiting| waiting.count > 0)?;
+        let at_once = self.backlog || waiting.count >= self.limits.enough;
+        let wait = if at_once { Duration::ZERO } else { self.limits.every };
+        Some((waiting.since + wait).max(self.not_before))
+    }
+
+    /// Rows were claimed, or none were to be had; more than these wait where there is a `backlog`.
+    pub(super) fn claimed(&mut self, now: Duration, none: bool, backlog: bool) {
+        self.backlog = backlog;
+        if none {
+            self.not_before = now + EMPTY_HANDED;
+        }
+    }
+}
+
+impl From<Failed> for Note {
+    fn from(failed: Failed) -> Self {
+        Self::Stopped { pause: failed.pause, kind: failed.kind, text: failed.text }
+    }
 }
 
 impl Note {

@@ -20,25 +20,21 @@
 //! * One request is under way at a time. Rows behind a row with the same key ([`Sent::twin`]) wait until that one
 //!   is proved, or stands alone in the quarrel.
 //!
-//! Two things make it wait. *Trouble*: no answer, or one that names nothing; it waits longer the longer that
-//! lasts. *Stopped*: the server refuses the content and nothing tells which; a person is told once, and it looks
-//! again now and then.
+//! Two things make it wait ([`crate::upload::waits`]): *trouble*, that is no answer, or one that names nothing; and
+//! being *stopped* by refusals of which nothing tells what they are about.
 
 use std::time::Duration;
 
 use super::{
     super::{
         quarrel::{self, Part, Quarrel, Verdict},
-        retry::{self, Pause},
-        terms::{Limits, Note, Waiting},
+        retry::Pause,
+        terms::{Claims, Limits, Note, Waiting},
+        waits::{self, Stopped, Trouble},
     },
     batch::MAX_ROWS,
 };
 use crate::{queue::Ranges, solarnet::Next};
-
-/// How long no rows are claimed after a claim that gave none, although some were said to wait: the
-/// queue's disk is in trouble.
-const EMPTY_HANDED: Duration = Duration::from_secs(1);
 
 /// Answers in a row that name nothing of a batch before another one is tried beside it.
 const PATIENCE: u32 = 2;
@@ -121,32 +117,10 @@ enum Trying {
     Part(Part),
 }
 
-#[derive(Debug, Clone)]
-struct Trouble {
-    kind: &'static str,
-    pause: Pause,
-    since: Duration,
-    until: Duration,
-    told: Vec<&'static str>,
-    text: String,
-}
-
-#[derive(Debug, Clone)]
-struct Stopped {
-    pause: Pause,
-    since: Duration,
-    until: Duration,
-    /// Whether the wait is over and something is being tried.
-    looking: bool,
-    /// Whether fresh rows wait, too. They do not while only suspects are left.
-    all: bool,
-    text: String,
-}
-
 /// The uploader's state.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    limits: Limits,
+    claims: Claims,
     /// Claimed, and to be sent in their order.
     fresh: Ranges,
     held: Option<Held>,
@@ -160,12 +134,10 @@ pub struct Machine {
     /// Rows that are not proved have a twin behind them.
     twin: bool,
     trying: Option<Trying>,
-    trouble: Option<Trouble>,
+    /// Each kind of failure is trouble of its own.
+    trouble: Option<Trouble<&'static str>>,
     stopped: Option<Stopped>,
     accepted: u64,
-    /// The last claim was cut short by a bound: the rest goes at once.
-    backlog: bool,
-    claim_not_before: Duration,
     odd_told: bool,
     refusal: Option<String>,
     /// Rows wait that nobody can claim before the time is known.
@@ -177,7 +149,7 @@ impl Machine {
     #[must_use]
     pub fn new(limits: Limits, claimed: Ranges, backlog: bool) -> Self {
         Self {
-            limits,
+            claims: Claims::new(limits, backlog),
             fresh: claimed,
             held: None,
             held_last: false,
@@ -189,8 +161,6 @@ impl Machine {
             trouble: None,
             stopped: None,
             accepted: 0,
-            backlog,
-            claim_not_before: Duration::ZERO,
             odd_told: false,
             refusal: None,
             timeless: false,
@@ -233,11 +203,7 @@ impl Machine {
         if self.timeless {
             return (Vec::new(), Step::Ask);
         }
-        if let Some(stopped) = &mut self.stopped
-            && !stopped.looking
-            && now >= stopped.until
-        {
-            stopped.looking = true;
+        if self.stopped.as_mut().is_some_and(|stopped| stopped.looks(now)) {
             self.quarrel.look_again();
         }
         let step = if self.fresh_first {
@@ -249,13 +215,13 @@ impl Machine {
             return (Vec::new(), step);
         }
         let effects = self.stop_if_stuck(now, jitter, waiting);
-        let look = self.stopped.as_ref().filter(|stopped| !stopped.looking).map(|s| s.until);
+        let look = self.next_look();
         let claim = self.claim_due(waiting).filter(|_| self.fresh_may_go());
         (effects, Step::Wait(look.into_iter().chain(claim).min()))
     }
 
     fn try_part(&mut self) -> Option<Step> {
-        if self.stopped.as_ref().is_some_and(|stopped| !stopped.looking) {
+        if self.next_look().is_some() {
             return None;
         }
         let part = self.quarrel.pick(self.accepted)?;
@@ -286,7 +252,7 @@ impl Machine {
 
     /// Whether rows outside the quarrel may be sent.
     fn fresh_may_go(&self) -> bool {
-        let resting = self.stopped.as_ref().is_some_and(|stopped| stopped.all && !stopped.looking);
+        let resting = self.stopped.as_ref().is_some_and(Stopped::keeps_fresh);
         let behind_twin = self.twin && self.quarrel.has_untried();
         !resting
             && !behind_twin
@@ -295,10 +261,12 @@ impl Machine {
     }
 
     fn claim_due(&self, waiting: Option<Waiting>) -> Option<Duration> {
-        let waiting = waiting.filter(|waiting| waiting.count > 0 && self.fresh.is_empty())?;
-        let at_once = self.backlog || waiting.count >= self.limits.enough;
-        let wait = if at_once { Duration::ZERO } else { self.limits.every };
-        Some((waiting.since + wait).max(self.claim_not_before))
+        self.claims.due(waiting).filter(|_| self.fresh.is_empty())
+    }
+
+    /// When the next look begins, where none is under way.
+    fn next_look(&self) -> Option<Duration> {
+        self.stopped.as_ref().and_then(Stopped::keeps_suspects)
     }
 
     /// Ends the attempt to find out what the server does not like where nothing more can be tried.
@@ -308,7 +276,7 @@ impl Machine {
         jitter: f64,
         waiting: Option<Waiting>,
     ) -> Vec<Effect> {
-        let resting = self.stopped.as_ref().is_some_and(|stopped| !stopped.looking);
+        let resting = self.next_look().is_some();
         let exhausted = self.quarrel.is_exhausted();
         let others_come = !exhausted && waiting.is_some_and(|w| w.count > 0) && self.fresh_may_go();
         if self.quarrel.is_empty() || resting || others_come {
@@ -323,13 +291,7 @@ impl Machine {
             }
             None => (Pause::Trouble, NOTHING_NAMED, LEFT_OUT.to_owned()),
         };
-        let since = self.stopped.as_ref().map_or(now, |stopped| stopped.since);
-        let told = self.stopped.is_some();
-        let until = now + retry::wait(pause, now.saturating_sub(since), jitter);
-        let looking = false;
-        self.stopped =
-            Some(Stopped { pause, since, until, looking, all: exhausted, text: text.clone() });
-        if told {
+        if !Stopped::rests(&mut self.stopped, now, jitter, pause, exhausted, text.clone()) {
             return Vec::new();
         }
         vec![Effect::Note(Note::Stopped { pause, kind, text })]
@@ -337,10 +299,7 @@ impl Machine {
 
     /// The answer to [`Step::Claim`]: the rows, and whether more than these wait.
     pub fn claimed(&mut self, now: Duration, rows: &Ranges, backlog: bool) {
-        self.backlog = backlog;
-        if rows.is_empty() {
-            self.claim_not_before = now + EMPTY_HANDED;
-        }
+        self.claims.claimed(now, rows.is_empty(), backlog);
         self.fresh.extend(rows);
     }
 
@@ -413,12 +372,8 @@ impl Machine {
 
     /// Another certificate is in use: what was refused may pass now.
     pub fn identity_changed(&mut self, now: Duration) {
-        if let Some(trouble) = self.trouble.as_mut().filter(|t| t.pause != Pause::Trouble) {
-            trouble.until = now;
-        }
-        if let Some(stopped) = &mut self.stopped {
-            stopped.until = now;
-        }
+        Trouble::hurry(&mut self.trouble, now);
+        Stopped::hurry(&mut self.stopped, now);
     }
 
     /// Takes the rows of a request, and those that are gone, from where they were.
@@ -497,10 +452,8 @@ impl Machine {
         let batch = name(&seqs);
         let mut effects =
             vec![Effect::Acknowledge(seqs), Effect::Note(Note::Proved { batch, rows })];
-        if let Some(stopped) = self.stopped.take() {
-            let down = now.saturating_sub(stopped.since);
-            effects.push(Effect::Note(Note::Resumed { down }));
-        }
+        let resumed = Stopped::ends(&mut self.stopped, now);
+        effects.extend(resumed.map(|down| Effect::Note(Note::Resumed { down })));
         // Of others something is named, of these nothing was: it is about them.
         if let Some(held) = self.held.take() {
             effects.extend(self.refuse(Part::new(held.seqs, false), LEFT_OUT.to_owned()));
@@ -589,35 +542,15 @@ impl Machine {
 
     /// Trouble of the kinds that `is_over` says is over.
     fn well(&mut self, now: Duration, is_over: impl Fn(&str) -> bool) -> Vec<Effect> {
-        match self.trouble.take_if(|trouble| is_over(trouble.kind)) {
-            Some(trouble) => {
-                let down = now.saturating_sub(trouble.since);
-                vec![Effect::Note(Note::Resumed { down })]
-            }
-            None => Vec::new(),
-        }
+        let over = Trouble::ends(&mut self.trouble, now, |kind| is_over(kind));
+        over.map(|down| Effect::Note(Note::Resumed { down })).into_iter().collect()
     }
 
     fn fails(&mut self, now: Duration, jitter: f64, failed: Failed) -> Vec<Effect> {
-        let pause = match failed.next {
-            Next::Retry { .. } => Pause::Trouble,
-            Next::RefreshKey | Next::Stop | Next::Gone | Next::Content => Pause::Person,
-        };
-        let (since, mut told) = match self.trouble.take() {
-            Some(trouble) => (trouble.since, trouble.told),
-            None => (now, Vec::new()),
-        };
-        let wait = now + retry::wait(pause, now.saturating_sub(since), jitter);
-        let until = failed.not_before.map_or(wait, |at| at.max(wait));
-        let Failed { kind, text, .. } = failed;
-        let mut effects = Vec::new();
-        if !told.contains(&kind) {
-            told.push(kind);
-            let text = text.clone();
-            effects.push(Effect::Note(Note::Stopped { pause, kind, text }));
-        }
-        self.trouble = Some(Trouble { kind, pause, since, until, told, text });
-        effects
+        let Failed { kind, next, not_before, text } = failed;
+        let failed = waits::Failed { pause: Pause::before(next), kind, not_before, text };
+        let news = Trouble::fails(&mut self.trouble, kind, now, jitter, failed);
+        news.map(|failed| Effect::Note(failed.into())).into_iter().collect()
     }
 }
 

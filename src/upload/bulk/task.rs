@@ -17,6 +17,7 @@ use super::{
         UploadError, UploadStatus,
         book::Book,
         proof::{self, Proof},
+        retry,
         terms::{Batch as Lot, Limits, NO_TIME, Waiting},
     },
     batch::{self, Batch, MAX_BYTES, MAX_ROWS},
@@ -30,7 +31,6 @@ use crate::{
     pulse::{Bound, Pulse},
     queue::{Claimed, Queue, QueueStat, Ranges},
     solarin::{Exchanged, InError, Item, SolarIn},
-    solarnet::Next,
 };
 
 /// Rows claimed at a time, with one write of the ledger: ten requests' worth.
@@ -276,13 +276,8 @@ impl<E: Exchange> Run<E> {
 
     fn failed(&mut self, error: &InError) -> Failed {
         let next = error.next();
-        let not_before = match next {
-            Next::Retry { not_before: Some(at) } => {
-                let ahead = (at - self.parts.clock.signing_now()).to_std().unwrap_or_default();
-                Some(self.began.elapsed() + ahead)
-            }
-            _ => None,
-        };
+        let now = self.parts.clock.signing_now();
+        let not_before = retry::not_before(next, now, self.began.elapsed());
         let text = error.to_string();
         self.status.last_error = Some(text.clone());
         Failed { kind: error.cause.name(), next, not_before, text }

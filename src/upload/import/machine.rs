@@ -25,9 +25,8 @@
 //! * A refusal for its content starts a quarrel ([`crate::upload::quarrel`]). It takes one of the two places;
 //!   fresh batches go on in the other.
 //!
-//! Two things make it wait. *Trouble*: calls fail; nothing is called until the wait is over or the key
-//! has changed. *Stopped*: the server refuses the content and nothing tells which; a person is told
-//! once, and it looks again now and then. Neither ever gives up a row.
+//! Two things make it wait ([`crate::upload::waits`]): *trouble* with calls, and being *stopped* by refusals of which
+//! nothing tells what they are about. Neither ever gives up a row.
 
 use std::time::Duration;
 
@@ -35,6 +34,8 @@ use super::{
     super::{
         quarrel::{self, Part, Quarrel, Verdict},
         retry::{self, Pause},
+        terms::Claims,
+        waits::{self, Stopped, Trouble},
     },
     terms::{Batch, Effect, Failed, Job, JobState, Limits, Note, Step, Waiting},
 };
@@ -49,10 +50,6 @@ pub const MAX_OPEN: usize = 2;
 /// How long a job may stand still before its batch is sent again; doubled for every time that
 /// happened to the batch. Shipped servers start a job within ten seconds.
 const STUCK: Duration = Duration::from_secs(15 * 60);
-
-/// How long no rows are claimed after a claim that gave none, although some were said to wait: the
-/// queue's disk is in trouble.
-const EMPTY_HANDED: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 struct Open {
@@ -81,31 +78,10 @@ enum Kind {
     Follow,
 }
 
-#[derive(Debug, Clone)]
-struct Trouble {
-    kind: Kind,
-    pause: Pause,
-    since: Duration,
-    until: Duration,
-    told: Vec<Cause>,
-    text: String,
-}
-
-#[derive(Debug, Clone)]
-struct Stopped {
-    since: Duration,
-    until: Duration,
-    /// Whether the wait is over and something is being tried.
-    looking: bool,
-    /// Whether fresh rows wait, too. They do not while only suspects are left.
-    all: bool,
-    text: String,
-}
-
 /// The uploader's state.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    limits: Limits,
+    claims: Claims,
     open: Vec<Open>,
     building: Option<Part>,
     quarrel: Quarrel,
@@ -113,12 +89,9 @@ pub struct Machine {
     unsplit: Vec<Part>,
     /// Rows in the quarrel have a later twin in the queue.
     twin: bool,
-    trouble: Option<Trouble>,
+    trouble: Option<Trouble<Kind>>,
     stopped: Option<Stopped>,
     accepted: u64,
-    /// The last claim was cut short by a bound: the rest goes at once.
-    backlog: bool,
-    claim_not_before: Duration,
     odd_told: bool,
     refusal: Option<String>,
     hung: u32,
@@ -135,7 +108,7 @@ impl Machine {
             .map(|batch| Open { batch, part: None, phase: Phase::Unsure, opened: zero, stuck: 0 })
             .collect();
         Self {
-            limits,
+            claims: Claims::new(limits, backlog),
             open,
             building: None,
             quarrel: Quarrel::default(),
@@ -144,8 +117,6 @@ impl Machine {
             trouble: None,
             stopped: None,
             accepted: 0,
-            backlog,
-            claim_not_before: zero,
             odd_told: false,
             refusal: None,
             hung: 0,
@@ -174,8 +145,9 @@ impl Machine {
     /// Whether a person has to do something.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {
-        self.stopped.is_some()
-            || self.trouble.as_ref().is_some_and(|trouble| trouble.pause != Pause::Trouble)
+        let trouble = self.trouble.as_ref().map(|trouble| trouble.pause);
+        let stopped = self.stopped.as_ref().map(|stopped| stopped.pause);
+        trouble.into_iter().chain(stopped).any(|pause| pause != Pause::Trouble)
     }
 
     /// What to do now, after what has to be done because nothing more could be tried.
@@ -205,14 +177,10 @@ impl Machine {
         if self.open.len() >= MAX_OPEN {
             return None;
         }
-        if let Some(stopped) = &mut self.stopped
-            && !stopped.looking
-            && now >= stopped.until
-        {
-            stopped.looking = true;
+        if self.stopped.as_mut().is_some_and(|stopped| stopped.looks(now)) {
             self.quarrel.look_again();
         }
-        let resting = self.stopped.as_ref().is_some_and(|stopped| !stopped.looking);
+        let resting = self.next_look().is_some();
         let trying = self.open.iter().any(|open| open.part.is_some());
         if !resting
             && !trying
@@ -222,7 +190,7 @@ impl Machine {
             self.building = Some(part);
             return Some(Step::Build(seqs));
         }
-        let due = self.fresh_due(waiting).is_some_and(|due| due <= now);
+        let due = self.claims.due(waiting).is_some_and(|due| due <= now);
         (due && self.may_claim()).then_some(Step::Claim)
     }
 
@@ -230,7 +198,7 @@ impl Machine {
     fn may_claim(&self) -> bool {
         let fresh = self.open.iter().filter(|open| open.part.is_none()).count();
         let places = if self.quarrel.is_empty() { MAX_OPEN } else { MAX_OPEN - 1 };
-        let resting = self.stopped.as_ref().is_some_and(|stopped| stopped.all && !stopped.looking);
+        let resting = self.stopped.as_ref().is_some_and(Stopped::keeps_fresh);
         let twin = self.open.iter().any(|open| open.batch.twin)
             || (self.twin && self.quarrel.has_untried());
         fresh < places
@@ -240,11 +208,9 @@ impl Machine {
             && self.quarrel.rows() < quarrel::MAX_ROWS
     }
 
-    fn fresh_due(&self, waiting: Option<Waiting>) -> Option<Duration> {
-        let waiting = waiting.filter(|waiting| waiting.count > 0)?;
-        let at_once = self.backlog || waiting.count >= self.limits.enough;
-        let wait = if at_once { Duration::ZERO } else { self.limits.every };
-        Some((waiting.since + wait).max(self.claim_not_before))
+    /// When the next look begins, where none is under way.
+    fn next_look(&self) -> Option<Duration> {
+        self.stopped.as_ref().and_then(Stopped::keeps_suspects)
     }
 
     /// Ends the attempt to find out what the server does not like where nothing more can be tried.
@@ -259,8 +225,7 @@ impl Machine {
         }
         let exhausted = self.quarrel.is_exhausted();
         let fresh_comes = !exhausted && waiting.is_some_and(|w| w.count > 0) && self.may_claim();
-        let resting = self.stopped.as_ref().is_some_and(|stopped| !stopped.looking);
-        if fresh_comes || resting {
+        if fresh_comes || self.next_look().is_some() {
             return Vec::new();
         }
         let reason = self.refusal.as_deref().unwrap_or("without a word");
@@ -275,9 +240,8 @@ impl Machine {
             Phase::Ready { due } | Phase::Following { due, .. } => Some(*due),
             Phase::Unsure => None,
         });
-        let look = self.stopped.as_ref().filter(|s| !s.looking).map(|s| s.until);
-        let look = look.filter(|_| self.open.len() < MAX_OPEN);
-        let fresh = self.fresh_due(waiting).filter(|_| self.may_claim());
+        let look = self.next_look().filter(|_| self.open.len() < MAX_OPEN);
+        let fresh = self.claims.due(waiting).filter(|_| self.may_claim());
         open.chain(look).chain(fresh).min()
     }
 
@@ -291,15 +255,9 @@ impl Machine {
         backlog: bool,
     ) -> Vec<Effect> {
         let part = self.building.take();
-        let fresh = part.is_none();
-        if fresh {
-            self.backlog = backlog;
-            if batch.is_none() {
-                self.claim_not_before = now + EMPTY_HANDED;
-            }
-        }
-        if let Some(part) = &part {
-            self.quarrel.add([part.of(left, part.one_source)]);
+        match &part {
+            Some(part) => self.quarrel.add([part.of(left, part.one_source)]),
+            None => self.claims.claimed(now, batch.is_none(), backlog),
         }
         let Some(batch) = batch else { return Vec::new() };
         let part = part.map(|mut part| {
@@ -447,13 +405,8 @@ impl Machine {
 
     /// Another key is there: what waited for it need not wait any longer.
     pub fn key_changed(&mut self, now: Duration) {
-        if let Some(trouble) = self.trouble.as_mut().filter(|t| t.pause != Pause::Trouble) {
-            trouble.until = now;
-        }
-        // Another token may be allowed what the last one was not.
-        if let Some(stopped) = &mut self.stopped {
-            stopped.until = now;
-        }
+        Trouble::hurry(&mut self.trouble, now);
+        Stopped::hurry(&mut self.stopped, now);
     }
 
     fn position(&self, id: &str) -> Option<usize> {
@@ -507,10 +460,8 @@ impl Machine {
             Effect::Acknowledge(batch.seqs),
             Effect::Note(Note::Proved { batch: batch.id, rows: batch.rows }),
         ];
-        if let Some(stopped) = self.stopped.take() {
-            let down = now.saturating_sub(stopped.since);
-            effects.push(Effect::Note(Note::Resumed { down }));
-        }
+        let resumed = Stopped::ends(&mut self.stopped, now);
+        effects.extend(resumed.map(|down| Effect::Note(Note::Resumed { down })));
         effects
     }
 
@@ -565,49 +516,26 @@ impl Machine {
     }
 
     fn stop(&mut self, now: Duration, jitter: f64, all: bool, text: String) -> Vec<Effect> {
-        let since = self.stopped.as_ref().map_or(now, |stopped| stopped.since);
-        let told = self.stopped.is_some();
-        let until = now + retry::wait(Pause::Person, now.saturating_sub(since), jitter);
-        self.stopped = Some(Stopped { since, until, looking: false, all, text: text.clone() });
-        if told {
+        let (pause, kind) = (Pause::Person, "refused");
+        if !Stopped::rests(&mut self.stopped, now, jitter, pause, all, text.clone()) {
             return Vec::new();
         }
-        vec![Effect::Note(Note::Stopped { pause: Pause::Person, kind: "refused", text })]
+        vec![Effect::Note(Note::Stopped { pause, kind, text })]
     }
 
     /// A call succeeded: trouble with that kind of call is over. `None` is a new job, after which all is.
     fn well(&mut self, kind: Option<Kind>, now: Duration) -> Vec<Effect> {
-        match self.trouble.take_if(|trouble| kind.is_none_or(|kind| kind == trouble.kind)) {
-            Some(trouble) => {
-                let down = now.saturating_sub(trouble.since);
-                vec![Effect::Note(Note::Resumed { down })]
-            }
-            None => Vec::new(),
-        }
+        let is_well = |with: &Kind| kind.is_none_or(|kind| kind == *with);
+        let over = Trouble::ends(&mut self.trouble, now, is_well);
+        over.map(|down| Effect::Note(Note::Resumed { down })).into_iter().collect()
     }
 
     fn fails(&mut self, kind: Kind, now: Duration, jitter: f64, failed: Failed) -> Vec<Effect> {
-        let pause = match failed.next {
-            Next::Retry { .. } => Pause::Trouble,
-            Next::RefreshKey => Pause::Key,
-            Next::Stop | Next::Gone | Next::Content => Pause::Person,
-        };
-        let (since, mut told) = match self.trouble.take() {
-            Some(trouble) => (trouble.since, trouble.told),
-            None => (now, Vec::new()),
-        };
-        let wait = now + retry::wait(pause, now.saturating_sub(since), jitter);
-        let until = failed.not_before.map_or(wait, |at| at.max(wait));
-        let news = !told.contains(&failed.cause);
-        let text = failed.text;
-        let mut effects = Vec::new();
-        if news {
-            told.push(failed.cause);
-            let (kind, text) = (failed.cause.name(), text.clone());
-            effects.push(Effect::Note(Note::Stopped { pause, kind, text }));
-        }
-        self.trouble = Some(Trouble { kind, pause, since, until, told, text });
-        effects
+        let Failed { cause, next, not_before, text } = failed;
+        let failed =
+            waits::Failed { pause: Pause::before(next), kind: cause.name(), not_before, text };
+        let news = Trouble::fails(&mut self.trouble, kind, now, jitter, failed);
+        news.map(|failed| Effect::Note(failed.into())).into_iter().collect()
     }
 }
 

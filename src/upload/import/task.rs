@@ -19,6 +19,7 @@ use super::{
         UploadError, UploadStatus,
         book::Book,
         proof::{self, Proof},
+        retry,
         terms::NO_TIME,
     },
     batch, http,
@@ -31,7 +32,7 @@ use crate::{
     domain::NodeId,
     pulse::{Bound, Pulse},
     queue::{Claimed, Queue, QueueStat, Ranges, Row},
-    solarnet::{Answer, Call, CallError, Caller, Next},
+    solarnet::{Answer, Call, CallError, Caller},
 };
 
 /// Payload claimed at a time: what fits into a job of [`batch::MAX_BYTES`] in any case, as the text of
@@ -297,13 +298,8 @@ impl<C: Caller, K> Run<C, K> {
 
     fn failed(&self, error: &CallError) -> Failed {
         let next = error.next();
-        let not_before = match next {
-            Next::Retry { not_before: Some(at) } => {
-                let ahead = (at - self.parts.clock.signing_now()).to_std().unwrap_or_default();
-                Some(self.began.elapsed() + ahead)
-            }
-            _ => None,
-        };
+        let now = self.parts.clock.signing_now();
+        let not_before = retry::not_before(next, now, self.began.elapsed());
         Failed { cause: error.cause, next, not_before, text: error.to_string() }
     }
 

@@ -27,7 +27,10 @@ use std::{
 };
 
 use super::{
-    super::retry::{self, Pause},
+    super::{
+        retry::{self, Pause},
+        waits::Trouble,
+    },
     terms::{Effect, Failed, Found, Held, Key, Limits, Note, Step},
 };
 use crate::queue::Ranges;
@@ -68,15 +71,6 @@ struct Group {
     known: bool,
 }
 
-#[derive(Debug, Clone)]
-struct Trouble {
-    pause: Pause,
-    since: Duration,
-    until: Duration,
-    told: Vec<&'static str>,
-    text: String,
-}
-
 /// The prover's state.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -86,7 +80,7 @@ pub struct Machine {
     groups: VecDeque<Group>,
     /// What is being read or asked for.
     busy: Option<Group>,
-    trouble: Option<Trouble>,
+    trouble: Option<Trouble<()>>,
     /// Sources that are hidden, and since when.
     hidden: Option<(BTreeSet<Arc<str>>, Duration)>,
     /// Rows that were released and not shown since.
@@ -252,9 +246,7 @@ impl Machine {
 
     /// Another key is there: what waited for it need not wait any longer.
     pub fn key_changed(&mut self, now: Duration) {
-        if let Some(trouble) = self.trouble.as_mut().filter(|t| t.pause != Pause::Trouble) {
-            trouble.until = now;
-        }
+        Trouble::hurry(&mut self.trouble, now);
         if self.hidden.is_some() {
             self.groups.iter_mut().for_each(|group| group.due = group.due.min(now));
         }
@@ -392,28 +384,13 @@ impl Machine {
     }
 
     fn well(&mut self, now: Duration) -> Vec<Effect> {
-        let over = self.trouble.take();
-        let resumed = |trouble: Trouble| {
-            let down = now.saturating_sub(trouble.since);
-            Effect::Note(Note::Resumed { down })
-        };
-        over.map(resumed).into_iter().collect()
+        let over = Trouble::ends(&mut self.trouble, now, |()| true);
+        over.map(|down| Effect::Note(Note::Resumed { down })).into_iter().collect()
     }
 
     fn fails(&mut self, now: Duration, jitter: f64, failed: Failed) -> Vec<Effect> {
-        let (since, mut told) = match self.trouble.take() {
-            Some(trouble) => (trouble.since, trouble.told),
-            None => (now, Vec::new()),
-        };
-        let wait = now + retry::wait(failed.pause, now.saturating_sub(since), jitter);
-        let until = failed.not_before.map_or(wait, |at| at.max(wait));
-        let news = !told.contains(&failed.kind);
-        if news {
-            told.push(failed.kind);
-        }
-        let (pause, text) = (failed.pause, failed.text.clone());
-        self.trouble = Some(Trouble { pause, since, until, told, text });
-        news.then_some(Effect::Note(Note::Stopped(failed))).into_iter().collect()
+        let news = Trouble::fails(&mut self.trouble, (), now, jitter, failed);
+        news.map(|failed| Effect::Note(Note::Stopped(failed))).into_iter().collect()
     }
 }
 

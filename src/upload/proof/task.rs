@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    super::retry::Pause,
+    super::retry::{self, Pause},
     Ask, Told,
     look::{self, LookError},
     machine::Machine,
@@ -31,7 +31,7 @@ use crate::{
     domain::{NodeId, SourceId},
     pulse::{Bound, Pulse},
     queue::{Queue, QueueStat, Ranges, Row},
-    solarnet::{CallError, Caller, Cause, Next},
+    solarnet::{CallError, Caller, Cause},
 };
 
 /// How proofs by query stand: `upload.proof` in `status`.
@@ -210,17 +210,11 @@ impl Run {
 
     fn failed(&self, error: &LookError) -> Failed {
         let (pause, kind, not_before) = match error {
-            LookError::Call(call) => match call.next() {
-                Next::Retry { not_before } => {
-                    let ahead = |at: DateTime<Utc>| {
-                        let ahead = (at - self.clock.signing_now()).to_std().unwrap_or_default();
-                        self.began.elapsed() + ahead
-                    };
-                    (Pause::Trouble, call.cause.name(), not_before.map(ahead))
-                }
-                Next::RefreshKey => (Pause::Key, call.cause.name(), None),
-                Next::Stop | Next::Gone | Next::Content => (Pause::Person, call.cause.name(), None),
-            },
+            LookError::Call(call) => {
+                let (next, now) = (call.next(), self.clock.signing_now());
+                let not_before = retry::not_before(next, now, self.began.elapsed());
+                (Pause::before(next), call.cause.name(), not_before)
+            }
             LookError::Aggregated => (Pause::Person, "aggregated", None),
         };
         Failed { pause, kind, not_before, text: explain(error) }

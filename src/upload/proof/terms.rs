@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::super::retry::Pause;
+pub use super::super::waits::Failed;
 use crate::queue::Ranges;
 
 /// What SolarQuery is asked for: one row.
@@ -43,19 +43,6 @@ pub struct Found {
     pub shown: HashMap<Key, u64>,
     /// Sources that the token may not see.
     pub hidden: BTreeSet<Arc<str>>,
-}
-
-/// Why a look gave nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
-    /// Who can change that.
-    pub pause: Pause,
-    /// A fixed name.
-    pub kind: &'static str,
-    /// No look before this moment.
-    pub not_before: Option<Duration>,
-    /// For people, remedy included.
-    pub text: String,
 }
 
 /// How patient it is.
