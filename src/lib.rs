@@ -36,6 +36,7 @@ pub mod pulse;
 pub mod queue;
 pub mod reader;
 pub mod refresh;
+pub mod runtime;
 pub mod solarin;
 pub mod solarnet;
 pub mod tokens;

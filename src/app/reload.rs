@@ -21,7 +21,6 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::{
@@ -38,6 +37,7 @@ use crate::{
     instruct::ACT_LIMIT,
     observe::systemd,
     pulse::Bound,
+    runtime::off_thread,
     solarin::SolarIn,
     solarnet::Api,
 };
@@ -127,14 +127,7 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
             refused.iter().map(|(key, error)| format!("{key}: {}", Chain(error))).collect();
         if refused.is_empty() { Ok(loaded) } else { Err(refused) }
     };
-    match spawn_blocking(work).await {
-        Ok(read) => read,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
+    off_thread(work).await
 }
 
 /// What takes the place of what is stopped, built before that.

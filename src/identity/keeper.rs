@@ -24,7 +24,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
-    task::spawn_blocking,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -47,6 +46,7 @@ use crate::{
     domain::{Chain, NodeId},
     file,
     pulse::{Bound, Pulse},
+    runtime::off_thread,
 };
 
 /// How often the last contact is written to disk: outages are measured in days.
@@ -655,18 +655,6 @@ pub fn remembered_in(state_dir: &Path) -> Memory {
 #[must_use]
 pub fn memory(bytes: &[u8]) -> Option<Memory> {
     serde_json::from_slice(bytes).ok()
-}
-
-/// Runs what reads or writes files, or works for long, in a thread for that.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 #[cfg(test)]

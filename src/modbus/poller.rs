@@ -53,6 +53,7 @@ use crate::{
         health::{Budget, distance, spares},
         schedule::{Moment, Rhythm},
     },
+    runtime,
 };
 
 /// How long a probe that is due may be put off by turns that are due sooner.
@@ -453,12 +454,7 @@ impl<W: Wire> Poller<W> {
 
     /// Nothing is due: waits for time to pass or for a write.
     async fn idle(&mut self, wake: Option<Duration>, stop: &CancellationToken) {
-        let timer = async {
-            match wake {
-                Some(wake) => sleep_until(self.epoch + wake).await,
-                None => std::future::pending().await,
-            }
-        };
+        let timer = runtime::until(wake.map(|wake| self.epoch + wake));
         let listen = self.writes_open && self.writing.is_none();
         let left = wake.map(|wake| wake.saturating_sub(self.running()));
         let _waiting = self.pulse.enter("waiting for the next turn", Bound::until(left));

@@ -14,7 +14,6 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 use tokio::{
     sync::{Notify, watch},
-    task::spawn_blocking,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,10 +29,11 @@ use crate::{
     clock::Clock,
     credential::{
         Credential, Signer, Store,
-        store::{Origin, Saved, StoreError},
+        store::{Origin, Saved},
     },
     domain::{Chain, TokenId, TokenName},
     pulse::{Bound, Pulse},
+    runtime::off_thread,
 };
 
 /// Keeps the key of one token alive.
@@ -172,7 +172,7 @@ impl<C: RefreshCalls> Keeper<C> {
     async fn reload(&mut self) {
         let (store, name) = (self.parts.store.clone(), self.parts.name.clone());
         let today = self.parts.clock.signing_now().date_naive();
-        let loaded = on_disk(move || store.load(&name, today)).await;
+        let loaded = off_thread(move || store.load(&name, today)).await;
         self.token_ends = match &loaded {
             Ok(Some((credential, _))) => self.token_ends(credential.token_id.clone()).await,
             Ok(None) | Err(_) => None,
@@ -215,7 +215,7 @@ impl<C: RefreshCalls> Keeper<C> {
     /// When the token ends by its policy. One that was never seen, or cannot be read, tells nothing.
     async fn token_ends(&self, id: TokenId) -> Option<DateTime<Utc>> {
         let (store, name) = (self.parts.store.clone(), self.parts.name.clone());
-        let seen = on_disk(move || store.remembered(&name, &id)).await.ok().flatten()?;
+        let seen = off_thread(move || store.remembered(&name, &id)).await.ok().flatten()?;
         DateTime::from_timestamp_millis(seen.policy().not_after?)
     }
 
@@ -223,7 +223,7 @@ impl<C: RefreshCalls> Keeper<C> {
     async fn save(&mut self, renewed: &Arc<Credential>) -> Result<Saved, String> {
         let (store, name) = (self.parts.store.clone(), self.parts.name.clone());
         let (credential, origin) = (renewed.clone(), self.origin);
-        let saved = on_disk(move || store.save_renewed(&name, &credential, origin)).await;
+        let saved = off_thread(move || store.save_renewed(&name, &credential, origin)).await;
         match &saved {
             Ok(Saved::Superseded(stored)) => self.parts.signer.replace((**stored).clone()),
             Ok(Saved::Forgotten) => self.parts.signer.clear(),
@@ -414,20 +414,6 @@ fn explain(trouble: &Trouble) -> String {
         Trouble::OtherKey => "the server handed out two different keys for one day".to_owned(),
         Trouble::UselessKey => "the server handed out a key that it does not accept".to_owned(),
         Trouble::Unsaved(error) => format!("the renewed key is in use but not on disk: {error}"),
-    }
-}
-
-/// Reads or writes the store in a thread for that: the disk may take its time.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

@@ -5,10 +5,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -30,6 +27,7 @@ use crate::{
     domain::NodeId,
     pulse::{Bound, Pulse},
     queue::{Claimed, Queue, QueueStat, Ranges},
+    runtime,
     solarin::{Exchanged, InError, Item, SolarIn},
 };
 
@@ -171,12 +169,7 @@ impl<E: Exchange> Run<E> {
         let _waiting = self.parts.pulse.enter("waiting for datum, time or a certificate", bound);
         let deadline = until.map(|until| self.began + until);
         tokio::select! {
-            () = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            } => Some(()),
+            () = runtime::until(deadline) => Some(()),
             changed = self.stat.changed() => changed.ok(),
             // Without a sender there will never be another certificate.
             Ok(()) = self.parts.identity_changed.changed() => {

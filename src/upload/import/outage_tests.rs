@@ -102,7 +102,7 @@ impl Caller for Fake {
             server.next_call = Some(due + BETWEEN_CALLS);
             due
         });
-        sleep_until(due).await;
+        tokio::time::sleep_until(due).await;
         self.with(|server| {
             let data = match (call.method, &call.body) {
                 _ if !server.up => return Err(refused(&call, Cause::Unreachable)),

@@ -6,11 +6,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::{
-    sync::watch,
-    task::spawn_blocking,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -32,6 +28,7 @@ use crate::{
     domain::NodeId,
     pulse::{Bound, Pulse},
     queue::{Claimed, Queue, QueueStat, Ranges, Row},
+    runtime,
     solarnet::{Answer, Call, CallError, Caller},
 };
 
@@ -171,12 +168,7 @@ impl<C: Caller, K> Run<C, K> {
         let deadline = until.map(|until| self.began + until);
         let key_changed = &mut self.parts.key_changed;
         tokio::select! {
-            () = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            } => Some(()),
+            () = runtime::until(deadline) => Some(()),
             changed = self.stat.changed() => changed.ok(),
             // Without a sender there will never be another key.
             Ok(()) = key_changed.changed() => {

@@ -14,16 +14,14 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{
-    task::beside_runtime,
-    terms::{Found, Held},
-};
+use super::terms::{Found, Held};
 use crate::{
     audit::{
         query::{self, PAGE, SOURCES, minute_text},
         tally::{Content, Tally},
     },
     domain::NodeId,
+    runtime::off_thread,
     solarnet::{Answer, Call, CallError, Caller, Cause},
 };
 
@@ -155,7 +153,7 @@ impl Seen {
             rows.iter().filter_map(Value::as_object).for_each(|row| self.take(row));
             self
         };
-        beside_runtime(work).await
+        off_thread(work).await
     }
 
     fn take(&mut self, row: &Map<String, Value>) {

@@ -9,8 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -31,6 +30,7 @@ use crate::{
     domain::{NodeId, SourceId},
     pulse::{Bound, Pulse},
     queue::{Queue, QueueStat, Ranges, Row},
+    runtime::{self, off_thread},
     solarnet::{CallError, Caller, Cause},
 };
 
@@ -128,7 +128,7 @@ impl Run {
                     let queue = self.queue.clone();
                     let reading = async move {
                         let rows = queue.read(seqs).await;
-                        beside_runtime(move || held(&rows)).await
+                        off_thread(move || held(&rows)).await
                     };
                     let rows = self.hearing(&mut asks, reading).await;
                     self.machine.read(rows);
@@ -151,12 +151,7 @@ impl Run {
                             drop(waiting);
                             self.hear(ask).await;
                         }
-                        () = async {
-                            match deadline {
-                                Some(deadline) => sleep_until(deadline).await,
-                                None => std::future::pending().await,
-                            }
-                        } => {}
+                        () = runtime::until(deadline) => {}
                         // Without a sender there will never be another key.
                         Ok(()) = key_changed.changed() => {
                             self.machine.key_changed(self.began.elapsed());
@@ -327,20 +322,6 @@ fn held(rows: &[Row]) -> Vec<Held> {
         Some(Held { seq: row.seq, source, unix_ms: row.unix_ms, contents })
     };
     rows.iter().filter_map(held).collect()
-}
-
-/// Does what takes a small processor a while.
-pub(super) async fn beside_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 #[cfg(test)]
