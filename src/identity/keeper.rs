@@ -5,14 +5,13 @@
 //! The certificate of another node than the configured one is never put into use: with it, this node's datum would be
 //! stored as the other's. It counts as none.
 //!
-//! A renewed certificate takes these steps; killed between any two of them, the next start goes on:
-//!
-//! ```text
-//!  arrives ─▶ checked ─▶ node.next.pem ─▶ proved by a call ─▶ node.pem ─▶ in use ─▶ node.next.pem removed
-//! ```
+//! A renewed certificate is checked and proved before it is put into use (`arrival`).
 //!
 //! What is remembered of outages and of the last request stands in `STATE_DIR/identity.json`. It is no loss: without
 //! it a renewal is asked for once more.
+
+mod arrival;
+mod report;
 
 use std::{
     io,
@@ -21,21 +20,23 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 use tokio::{
-    sync::{Mutex, Notify, mpsc, oneshot, watch},
+    sync::{Notify, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
+pub use self::{
+    arrival::{Arrivals, Installer},
+    report::Status,
+};
 use super::{
     Identity, NodeCertificate,
-    calls::{IdentityCalls, Trouble},
-    check::{Complaint, Listed, judge, of_node},
+    calls::IdentityCalls,
+    check::{Complaint, of_node},
     node::Unusable,
     renewal::{Condition, Life, Machine, Memory, Moment, Step, Terms},
-    renewed::renewed,
 };
 use crate::{
     clock::Clock,
@@ -51,9 +52,6 @@ use crate::{
 
 /// How often the last contact is written to disk: outages are measured in days.
 const CONTACT_EVERY: TimeDelta = TimeDelta::hours(6);
-
-/// Renewed certificates that wait to be looked at; there is one a day at most.
-const WAITING: usize = 4;
 
 /// Why the certificate on this device cannot be used. No message holds anything secret.
 #[derive(Debug, thiserror::Error)]
@@ -103,72 +101,6 @@ pub fn load_of(
     let Some((certificate, _)) = load(store, slot)? else { return Ok(None) };
     of_node(&certificate, node).map_err(LoadError::OtherNode)?;
     Ok(Some(certificate))
-}
-
-/// Hands a renewed certificate to the keeper. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Installer(mpsc::Sender<Arrival>);
-
-/// Renewed certificates on their way to whichever keeper runs.
-#[derive(Debug, Clone)]
-pub struct Arrivals(Arc<Mutex<mpsc::Receiver<Arrival>>>);
-
-#[derive(Debug)]
-struct Arrival {
-    pem: String,
-    answer: oneshot::Sender<Result<String, String>>,
-}
-
-impl Installer {
-    /// Both ends.
-    #[must_use]
-    pub fn channel() -> (Self, Arrivals) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(sender), Arrivals(Arc::new(Mutex::new(receiver))))
-    }
-
-    /// Checks a renewed certificate, proves it and uses it.
-    ///
-    /// # Errors
-    ///
-    /// If it is not in use when this returns: why, and what becomes of it.
-    pub async fn install(&self, pem: String) -> Result<String, String> {
-        let gone = || "the agent is being stopped; the certificate was not installed".to_owned();
-        let (answer, outcome) = oneshot::channel();
-        self.0.send(Arrival { pem, answer }).await.map_err(|_| gone())?;
-        outcome.await.map_err(|_| gone())?
-    }
-}
-
-/// Where things stand with the certificate: a member of `credentials` in `status`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Status {
-    /// Always `node`; what tells it from a token.
-    pub certificate: &'static str,
-    /// Whether the configuration needs it.
-    pub needed: bool,
-    /// Whom it is about.
-    pub subject: Option<String>,
-    /// Its serial number, hexadecimal.
-    pub serial: Option<String>,
-    /// The first instant at which something stops if nothing changes.
-    pub ends: Option<DateTime<Utc>>,
-    /// Why then.
-    pub because: String,
-    /// When a renewal is asked for next.
-    pub next_attempt: Option<DateTime<Utc>>,
-    /// What went wrong last.
-    pub last_error: Option<String>,
-    /// The longest time for which SolarNetwork was out of reach.
-    pub longest_outage_secs: i64,
-}
-
-impl Status {
-    /// Whether there is anything to be said: there is a certificate, or there should be.
-    #[must_use]
-    pub fn is_of_interest(&self) -> bool {
-        self.needed || self.subject.is_some() || self.last_error.is_some()
-    }
 }
 
 /// Keeps the certificate of one node.
@@ -340,18 +272,6 @@ impl<C: IdentityCalls> Work<C> {
         }
     }
 
-    async fn may_follow(
-        &self,
-        current: &Arc<NodeCertificate>,
-        pem: &str,
-    ) -> Result<Option<NodeCertificate>, String> {
-        let (now, node) = (self.parts.clock.believed_now(), self.parts.node);
-        let (current, pem) = (current.clone(), pem.to_owned());
-        // Signatures of whoever sent it are verified.
-        let outcome = off_thread(move || renewed(&current, &pem, node, now)).await;
-        outcome.map_err(|error| error.to_string())
-    }
-
     /// Asks for a renewal, after writing down that it does.
     async fn ask(&mut self) {
         let Some((now, current)) = self.moment().now.zip(self.parts.identity.current()) else {
@@ -372,116 +292,6 @@ impl<C: IdentityCalls> Work<C> {
         let moment = self.moment();
         self.machine.asked(outcome, moment);
         self.write_memory().await;
-    }
-
-    /// What an instruction brought.
-    async fn install(&mut self, pem: &str) -> Result<String, String> {
-        let current = self.parts.identity.current();
-        let current =
-            current.ok_or("there is no certificate on this device that could be renewed")?;
-        let outcome = self.may_follow(&current, pem).await;
-        if let Err(error) = &outcome {
-            error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
-        }
-        let Some(next) = outcome? else {
-            let until = current.leaf().not_after().to_rfc3339();
-            return Ok(format!("this certificate is in use already, until {until}"));
-        };
-        let store = self.parts.store.clone();
-        let pem = next.to_pem();
-        off_thread(move || store.save_identity(Slot::Next, pem.as_bytes()))
-            .await
-            .map_err(|error| format!("not installed: {}", Chain(&error)))?;
-        self.machine.holds(Some(life(&current)), true);
-        self.prove().await
-    }
-
-    /// Proves the renewed certificate and takes it into use.
-    async fn prove(&mut self) -> Result<String, String> {
-        let store = self.parts.store.clone();
-        let node = self.parts.node;
-        let next = off_thread(move || load_of(&store, Slot::Next, node)).await;
-        let before = self.parts.identity.current();
-        let (Ok(Some(next)), Some(before)) = (next, &before) else {
-            // Somebody has removed or replaced it.
-            self.machine.holds(before.map(|current| life(&current)), false);
-            return Err("the renewed certificate is not in the store any more".to_owned());
-        };
-        let next = Arc::new(next);
-        let outcome = {
-            let _proving = self.parts.pulse.enter("proving a renewed certificate", self.patience());
-            self.parts.calls.prove(&next).await
-        };
-        let known = self.machine.trouble().is_some();
-        let moment = self.moment();
-        self.machine.proved(outcome.clone(), moment);
-        match outcome {
-            Ok(()) => self.take_over(before, &next).await,
-            Err(Trouble::Refused(error)) => {
-                error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
-                self.drop_next().await;
-                Err(format!("the renewed certificate was given up: {error}"))
-            }
-            Err(Trouble::Passing(error)) => {
-                if !known {
-                    warn!(
-                        event = "identity.not_proved",
-                        error, "renewed certificate not proved yet"
-                    );
-                }
-                Err(format!("the renewed certificate is kept and proved later: {error}"))
-            }
-        }
-    }
-
-    /// Puts `next` in the place of `before`, unless somebody changed either of them while it was proved.
-    async fn take_over(
-        &mut self,
-        before: &Arc<NodeCertificate>,
-        next: &Arc<NodeCertificate>,
-    ) -> Result<String, String> {
-        let (store, old, new) = (self.parts.store.clone(), before.clone(), next.clone());
-        let saved = off_thread(move || {
-            let holds = |slot, wanted: &NodeCertificate| {
-                load(&store, slot)
-                    .is_ok_and(|found| found.is_some_and(|(found, _)| found == *wanted))
-            };
-            let still = || holds(Slot::Current, &old) && holds(Slot::Next, &new);
-            store.save_identity_if(Slot::Current, new.to_pem().as_bytes(), still)
-        });
-        match saved.await {
-            Ok(true) => {}
-            Ok(false) => {
-                // Whatever is in the store now counts.
-                self.reload().await;
-                return Err("another certificate was put in while this one was proved".to_owned());
-            }
-            Err(error) => {
-                // It stays where it is, and the next start proves it once more.
-                self.machine.holds(Some(life(before)), true);
-                return Err(format!("the renewed certificate is not on disk: {}", Chain(&error)));
-            }
-        }
-        let (serial, ends) = (next.leaf().serial(), next.ends().to_rfc3339());
-        info!(
-            event = "identity.renewed",
-            serial,
-            certificate_expires = ends,
-            "renewed certificate proved"
-        );
-        self.put_into_use(Some((**next).clone()));
-        self.drop_next().await;
-        self.machine.holds(Some(life(next)), false);
-        self.write_memory().await;
-        Ok(format!("certificate {serial} is in use until {ends}"))
-    }
-
-    async fn drop_next(&self) {
-        let store = self.parts.store.clone();
-        if let Err(error) = off_thread(move || store.forget_identity(Slot::Next)).await {
-            // The next start finds that it is of no use.
-            debug!(error = %Chain(&error), "leftover of a renewal not removed");
-        }
     }
 
     /// Takes note of the last answer of SolarNetwork.
@@ -507,125 +317,6 @@ impl<C: IdentityCalls> Work<C> {
             Ok(()) => self.written = memory,
             // Without it a renewal is asked for once more after a restart.
             Err(error) => debug!(%error, "memory of renewals not written"),
-        }
-    }
-
-    /// Publishes where things stand, and logs it if that changed.
-    fn report(&mut self) {
-        let moment = self.moment();
-        let condition = self.machine.condition(moment);
-        let status = self.status(condition, moment);
-        let ends = matches!(condition, Condition::Ends | Condition::EndsSoon);
-        let known = (condition, ends && status.last_error.is_some());
-        if self.reported.as_ref() != Some(&known) {
-            self.log(condition, &status);
-            self.reported = Some(known);
-        }
-        self.parts.status.send_if_modified(|known| {
-            let changed = *known != status;
-            *known = status;
-            changed
-        });
-    }
-
-    fn log(&self, condition: Condition, status: &Status) {
-        let because = &status.because;
-        let ends = status.ends.map(|at| at.to_rfc3339()).unwrap_or_default();
-        let error = status.last_error.as_deref().unwrap_or_default();
-        match condition {
-            Condition::Missing if self.parts.needed => {
-                error!(event = "identity.missing", because, "no certificate, uploads wait");
-            }
-            Condition::Missing | Condition::TimeUnknown => {}
-            Condition::NotYet => {
-                warn!(event = "identity.not_yet", because, "certificate not valid yet");
-            }
-            Condition::Well | Condition::Renewing => {
-                info!(
-                    event = "identity.well",
-                    certificate_expires = ends,
-                    because,
-                    "certificate in use"
-                );
-            }
-            Condition::Ends => {
-                warn!(
-                    event = "identity.ends",
-                    certificate_expires = ends,
-                    because,
-                    error,
-                    "certificate ends"
-                );
-            }
-            Condition::EndsSoon => {
-                error!(
-                    event = "identity.ends_soon",
-                    certificate_expires = ends,
-                    because,
-                    error,
-                    "certificate ends soon"
-                );
-            }
-            Condition::RunOut => {
-                error!(
-                    event = "identity.ran_out",
-                    certificate_expires = ends,
-                    because,
-                    "certificate ran out, uploads wait"
-                );
-            }
-        }
-    }
-
-    fn status(&self, condition: Condition, moment: Moment) -> Status {
-        let current = self.parts.identity.current();
-        let leaf = current.as_deref().map(NodeCertificate::leaf);
-        let complaints = current.as_deref().map(|certificate| {
-            let now = moment.now.unwrap_or_else(|| self.parts.clock.believed_now());
-            let mut complaints = judge(certificate, self.parts.node, now);
-            complaints.retain(|complaint| complaint.is_final() && moment.now.is_some());
-            complaints
-        });
-        let complaints = complaints.filter(|complaints| !complaints.is_empty());
-        let wrong = complaints.map(|complaints| Listed(&complaints).to_string());
-        Status {
-            certificate: "node",
-            needed: self.parts.needed,
-            subject: leaf.map(|leaf| leaf.subject().to_string()),
-            serial: leaf.map(super::Certificate::serial),
-            ends: current.as_deref().map(NodeCertificate::ends),
-            because: wrong.unwrap_or_else(|| self.because(condition)),
-            next_attempt: self.machine.asks_at(moment.now),
-            last_error: self
-                .unreadable
-                .clone()
-                .or_else(|| self.machine.trouble().map(ToString::to_string)),
-            longest_outage_secs: self.machine.memory().longest_outage_secs,
-        }
-    }
-
-    fn because(&self, condition: Condition) -> String {
-        let import = "`solarnode-agent identity import` installs one";
-        let renewal = if self.parts.terms.allowed {
-            "renewals are asked for on this device"
-        } else {
-            "renew it at SolarNetwork and import it, or allow `identity.renew`"
-        };
-        match condition {
-            Condition::Missing => match &self.unreadable {
-                Some(error) => error.clone(),
-                None => format!("there is no certificate on this device; {import}"),
-            },
-            Condition::TimeUnknown => "the time is not known yet".to_owned(),
-            Condition::NotYet => {
-                "the certificate is not valid yet: set the clock, or wait".to_owned()
-            }
-            Condition::Well => "the certificate ends then".to_owned(),
-            Condition::Renewing => "a renewed certificate is on its way".to_owned(),
-            Condition::Ends | Condition::EndsSoon => {
-                format!("the certificate ends then: {renewal}")
-            }
-            Condition::RunOut => format!("the certificate has ended; {import}"),
         }
     }
 }

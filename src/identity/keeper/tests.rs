@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::identity::calls::Trouble;
 
 const NODE: i64 = 123;
 
