@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::super::{
-    form::{Parsed, Span},
-    problem::Problems,
-    schema::{Key, Presence, Reader, Section},
-    settings::Audit,
-    written::Table,
+use super::{
+    super::{
+        form::{Parsed, Span},
+        problem::Problems,
+        schema::{Key, Presence, Reader, Section},
+        settings::Audit,
+        written::Table,
+    },
+    solarnet,
 };
 use crate::domain::TokenName;
 
@@ -22,12 +25,7 @@ pub(super) static SECTION: Section = Section {
 
 static TOKEN: Key<Parsed<TokenName>> = Key {
     name: "token",
-    form: Parsed {
-        kind: "name",
-        range: "1 to 64 of a-z A-Z 0-9 - _ and . , not beginning with a dot",
-        shown: |_| false,
-        parse: |text| text.parse().ok(),
-    },
+    form: solarnet::TOKEN_NAME,
     presence: Presence::Optional("`solarnet.token`, which then needs `/datum/list` in its policy"),
     example: "\"audit\"",
     doc: "The token that asks SolarQuery: best a Data token of its own, which can read and nothing \

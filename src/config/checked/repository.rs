@@ -1,11 +1,14 @@
 //! `[repository]`
 
-use super::super::{
-    form::{Parsed, Url},
-    problem::Problems,
-    schema::{Key, Presence, Reader, Section},
-    settings::RepositorySettings,
-    written::Table,
+use super::{
+    super::{
+        form::{Parsed, Url},
+        problem::Problems,
+        schema::{Key, Presence, Reader, Section},
+        settings::RepositorySettings,
+        written::Table,
+    },
+    solarnet,
 };
 use crate::domain::TokenName;
 
@@ -28,12 +31,7 @@ static URL: Key<Url> = Key {
 
 static TOKEN: Key<Parsed<TokenName>> = Key {
     name: "token",
-    form: Parsed {
-        kind: "name",
-        range: "1 to 64 of a-z A-Z 0-9 - _ and . , not beginning with a dot",
-        shown: |_| false,
-        parse: |text| text.parse().ok(),
-    },
+    form: solarnet::TOKEN_NAME,
     presence: Presence::Default("\"files\""),
     example: "\"camera\"",
     doc: "The token that uploads, by the name that `solarnode-agent files token generate --install NAME` or `files token \

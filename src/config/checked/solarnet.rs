@@ -46,14 +46,17 @@ static IN_URL: Key<Url> = Key {
     doc: "SolarIn: uploads and instructions with a certificate.",
 };
 
+/// A token's name on this device, in whichever section.
+pub(super) const TOKEN_NAME: Parsed<TokenName> = Parsed {
+    kind: "name",
+    range: "1 to 64 of a-z A-Z 0-9 - _ and . , not beginning with a dot",
+    shown: |_| false,
+    parse: |text| text.parse().ok(),
+};
+
 static TOKEN: Key<Parsed<TokenName>> = Key {
     name: "token",
-    form: Parsed {
-        kind: "name",
-        range: "1 to 64 of a-z A-Z 0-9 - _ and . , not beginning with a dot",
-        shown: |_| false,
-        parse: |text| text.parse().ok(),
-    },
+    form: TOKEN_NAME,
     presence: Presence::Default("\"site\""),
     example: "\"site\"",
     doc: "The token that signs requests, by the name that `solarnode-agent token import NAME` gave \
