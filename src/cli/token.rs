@@ -133,13 +133,16 @@ impl Token {
     ) -> Result<Exit, Failure> {
         match self.command {
             TokenCommand::Create(create) => create.run(streams, &context()?, connect),
-            TokenCommand::List(list) => list.run(streams, &context()?, connect),
+            TokenCommand::List(list) => list.run(streams, &connect(&context()?)?),
             TokenCommand::Policy(policy) => policy.run(streams, &context()?, connect),
             TokenCommand::Rotate(rotate) => rotate.run(streams, &context()?, connect),
             TokenCommand::Update(update) => update.run(streams, &context()?, connect),
-            TokenCommand::Enable(enable) => enable.run(streams, &context()?, connect),
-            TokenCommand::Disable(disable) => disable.run(streams, &context()?, connect),
-            TokenCommand::Delete(delete) => delete.run(streams, &context()?, connect),
+            TokenCommand::Enable(enable) => enable.run(streams, &connect(&context()?)?),
+            TokenCommand::Disable(disable) => disable.run(streams, &connect(&context()?)?),
+            TokenCommand::Delete(delete) => {
+                let context = context()?;
+                delete.run(streams, &context, &connect(&context)?)
+            }
             TokenCommand::Import(import) => import.run(streams, &context()?, connect),
             TokenCommand::Show(show) => show.run(streams, &context()?),
             TokenCommand::Check(check) => check.run(streams, &context()?, connect),

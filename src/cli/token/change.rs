@@ -157,11 +157,9 @@ impl Enable {
     pub(super) fn run<C: CallAs>(
         self,
         streams: &mut Streams<'_>,
-        context: &TokenContext,
-        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
+        calls: &C,
     ) -> Result<Exit, Failure> {
-        let calls = connect(context)?;
-        let manager = self.manager.manager(streams, &calls)?;
+        let manager = self.manager.manager(streams, calls)?;
         block_on(set_active(streams, &manager, &self.id, true, true))?
     }
 }
@@ -170,11 +168,9 @@ impl Disable {
     pub(super) fn run<C: CallAs>(
         self,
         streams: &mut Streams<'_>,
-        context: &TokenContext,
-        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
+        calls: &C,
     ) -> Result<Exit, Failure> {
-        let calls = connect(context)?;
-        let manager = self.manager.manager(streams, &calls)?;
+        let manager = self.manager.manager(streams, calls)?;
         block_on(set_active(streams, &manager, &self.id, false, self.yes))?
     }
 }
@@ -210,10 +206,9 @@ impl Delete {
         self,
         streams: &mut Streams<'_>,
         context: &TokenContext,
-        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
+        calls: &C,
     ) -> Result<Exit, Failure> {
-        let calls = connect(context)?;
-        let manager = self.manager.manager(streams, &calls)?;
+        let manager = self.manager.manager(streams, calls)?;
         block_on(async {
             let listing = manager.list().await.or_tokens_exit()?;
             let token = listing.token(&self.id).or_tokens_exit()?;

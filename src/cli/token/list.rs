@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    Exit, Failure, Streams, TokenContext, block_on,
+    Exit, Failure, Streams, block_on,
     manager::{As, OrTokensExit},
     readable,
 };
@@ -33,11 +33,9 @@ impl List {
     pub(super) fn run<C: CallAs>(
         self,
         streams: &mut Streams<'_>,
-        context: &TokenContext,
-        connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
+        calls: &C,
     ) -> Result<Exit, Failure> {
-        let calls = connect(context)?;
-        let manager = self.manager.manager(streams, &calls)?;
+        let manager = self.manager.manager(streams, calls)?;
         let listing = block_on(manager.list())?.or_tokens_exit()?;
         if let Some(refused) = listing.restriction() {
             writeln!(
