@@ -28,7 +28,10 @@ use serde_json::Value;
 use super::time;
 use crate::{
     domain::{InstructionId, InstructionState, NodeId},
-    solarnet::{Next, Refusal, answer::retry_after},
+    solarnet::{
+        Next, Refusal,
+        answer::{in_words, retry_after},
+    },
 };
 
 /// Why a batch has no answer, told apart by what can be done about it.
@@ -128,20 +131,8 @@ impl InError {
     }
 
     fn explain(&self) -> String {
-        let mut text = match &self.refusal {
-            Some(refusal) => {
-                let words = refusal.message.as_deref().map(|words| format!(" {words}"));
-                format!("the server answered {}{}", refusal.status, words.unwrap_or_default())
-            }
-            None => self.cause.name().replace('_', " "),
-        };
-        let parts =
-            [self.detail.as_deref().map(|d| (": ", d)), self.cause.remedy().map(|r| ("; ", r))];
-        for (before, part) in parts.into_iter().flatten() {
-            text.push_str(before);
-            text.push_str(part);
-        }
-        text
+        let (refusal, detail) = (self.refusal.as_ref(), self.detail.as_deref());
+        in_words(self.cause.name(), refusal, detail, self.cause.remedy())
     }
 }
 

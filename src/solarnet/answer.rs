@@ -189,34 +189,42 @@ impl CallError {
     }
 
     fn explain(&self) -> String {
-        let mut text = self.what_happened();
-        if let Some(remedy) = self.cause.remedy() {
-            text.push_str("; ");
-            text.push_str(remedy);
-        }
-        text
+        let (refusal, detail) = (self.refusal.as_ref(), self.detail.as_deref());
+        in_words(self.cause.name(), refusal, detail, self.cause.remedy())
     }
 
     /// What the server or the network said, without what could be done about it.
     #[must_use]
     pub fn what_happened(&self) -> String {
-        let mut text = match &self.refusal {
-            Some(refusal) => {
-                let mut text = format!("the server answered {}", refusal.status);
-                for part in [&refusal.code, &refusal.message].into_iter().flatten() {
-                    text.push(' ');
-                    text.push_str(part);
-                }
-                text
-            }
-            None => self.cause.name().replace('_', " "),
-        };
-        if let Some(detail) = &self.detail {
-            text.push_str(": ");
-            text.push_str(detail);
-        }
-        text
+        in_words(self.cause.name(), self.refusal.as_ref(), self.detail.as_deref(), None)
     }
+}
+
+/// What the server or the network said, and what can be done about it.
+pub(crate) fn in_words(
+    cause: &str,
+    refusal: Option<&Refusal>,
+    detail: Option<&str>,
+    remedy: Option<&str>,
+) -> String {
+    let mut text = match refusal {
+        Some(refusal) => {
+            let mut text = format!("the server answered {}", refusal.status);
+            for part in [&refusal.code, &refusal.message].into_iter().flatten() {
+                text.push(' ');
+                text.push_str(part);
+            }
+            text
+        }
+        None => cause.replace('_', " "),
+    };
+    for (before, part) in [(": ", detail), ("; ", remedy)] {
+        if let Some(part) = part {
+            text.push_str(before);
+            text.push_str(part);
+        }
+    }
+    text
 }
 
 /// The parts of an HTTP answer that decide what it means.
