@@ -11,7 +11,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use tokio::task::spawn_blocking;
 
 use super::ledger::{Ledger, Line, MAX_CONTENTS};
 use crate::file;
@@ -174,6 +177,20 @@ fn hold(file: &File, path: &Path) -> Result<(), JournalError> {
         Err(TryLockError::WouldBlock) => Err(JournalError::Held { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(failed("lock", path)(error)),
     }
+}
+
+/// The daemon's journal, used from threads that may wait for the disk.
+pub(super) type Shared = Arc<Mutex<Journal>>;
+
+/// Adds a fact, on a thread that may wait for the disk.
+pub(super) async fn note(journal: &Shared, line: Line, durable: bool) -> Result<(), JournalError> {
+    let journal = journal.clone();
+    let added = spawn_blocking(move || lock(&journal).add(line, durable));
+    added.await.expect("adding does not panic and is not aborted")
+}
+
+pub(super) fn lock(journal: &Shared) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

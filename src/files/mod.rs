@@ -11,7 +11,7 @@
 //! * [`wanted`], [`role`], [`expiry`]: what a new token is to be, checked before the server is asked.
 //! * [`rules`]: whether a file would be taken, checked before it is sent.
 //! * [`ledger`], [`journal`]: what became of every file, in memory and on disk.
-//! * [`watch`], [`trouble`]: which files may be taken, and when it is tried again.
+//! * [`watch`], `trouble`, `watched`: which files may be taken, when it is tried again, and how a folder is.
 //! * [`content`], [`client`], [`task`]: hashing, the calls, and the daemon's part.
 //!
 //! Guarantees: a file is deleted only after the repository said that it has its content, and that is on disk; a
@@ -35,6 +35,7 @@ pub mod task;
 mod trouble;
 pub mod wanted;
 pub mod watch;
+mod watched;
 
 pub use client::{CallError, Repository};
 pub use profile::Profile;

@@ -16,29 +16,29 @@
 //! reason; it is tried again when it changes, or when the token or the folder's settings do.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     answer::{Cause, Next},
     client::{CallError, Kept, Outbound, Repository, address},
     content::{self, Fingerprint, UntilStopped, Verified},
-    journal::{Journal, JournalError, of_daemon},
+    journal::{Journal, JournalError, Shared, lock, note, of_daemon},
     ledger::{Fate, Line, Noted, Sending, Stored},
     name::request_name,
     rules::{Obstacle, Restrictions, mime_names},
-    status::{Aside, FolderStatus, State, Status},
+    status::{State, Status},
     trouble::Trouble,
-    watch::{Found, Scan, Settling, scan},
+    watch::{Found, scan},
+    watched::Watched,
 };
 use crate::{
     clock::Clock,
@@ -48,9 +48,6 @@ use crate::{
     net::{Net, SendError},
     pulse::{Bound, Pulse},
 };
-
-/// Failures of the server with one file, while it took others, before that file is set aside.
-const MAX_FAILURES: u32 = 5;
 
 /// How long a journal that cannot be opened is left alone.
 const JOURNAL_AGAIN: Duration = Duration::from_secs(60);
@@ -90,24 +87,6 @@ pub struct FileUploader<R> {
     pub stop: CancellationToken,
 }
 
-/// One folder and how it is.
-struct Watched {
-    settings: FileFolder,
-    settling: Settling,
-    /// Not before this is it looked at again.
-    due: Duration,
-    trouble: Option<Trouble>,
-    /// The token and settings that hold; other ones end any trouble.
-    rules: String,
-    /// How often the server failed with a file, and how many files were uploaded then.
-    failures: HashMap<PathBuf, (u32, u64)>,
-    /// The contents of which it was said that they are in doubt.
-    doubts: HashSet<String>,
-    /// Whether it was said that there are too many files.
-    said_more: bool,
-    status: FolderStatus,
-}
-
 /// The token in use, ready to be used.
 struct Ready {
     repository: Repository,
@@ -133,9 +112,6 @@ impl From<JournalError> for Stuck {
         Self::Retry(Chain(&error).to_string())
     }
 }
-
-/// The task's own journal, used from threads that may wait for the disk.
-type Shared = Arc<Mutex<Journal>>;
 
 impl<R: Reports> FileUploader<R> {
     /// Runs until it is told to stop. An upload under way is abandoned then, and looked after at the
@@ -541,134 +517,6 @@ impl<R: Reports> FileUploader<R> {
     }
 }
 
-impl Watched {
-    fn new(settings: FileFolder) -> Self {
-        let status = FolderStatus {
-            folder: settings.folder.display().to_string(),
-            ..FolderStatus::default()
-        };
-        Self {
-            settings,
-            settling: Settling::default(),
-            due: Duration::ZERO,
-            trouble: None,
-            rules: String::new(),
-            failures: HashMap::new(),
-            doubts: HashSet::new(),
-            said_more: false,
-            status,
-        }
-    }
-
-    /// The files whose fate is open. Those that are gone are forgotten.
-    fn todo(&mut self, found: &Scan, journal: &Shared) -> Vec<Found> {
-        let mut journal = lock(journal);
-        if !found.more {
-            let there: BTreeSet<&Path> =
-                found.files.iter().map(|file| file.path.as_path()).collect();
-            journal.ledger.keep_files(&self.settings.folder, &there);
-            self.failures.retain(|path, _| there.contains(path.as_path()));
-        }
-        let (mut todo, mut aside) = (Vec::new(), 0);
-        for file in &found.files {
-            match journal.ledger.fate(&file.path, file.shape, &self.rules) {
-                Some(Fate::Aside { reason, .. }) => {
-                    aside += 1;
-                    if self.status.last_aside.is_none() {
-                        let (file, reason) = (file.name.clone(), reason.clone());
-                        self.status.last_aside = Some(Aside { file, reason });
-                    }
-                }
-                Some(Fate::Done { .. }) => {}
-                None => todo.push(file.clone()),
-            }
-        }
-        if aside == 0 {
-            self.status.last_aside = None;
-        }
-        self.status.aside = aside;
-        todo
-    }
-
-    /// Those that failed least come first, so that one the server stumbles over does not hold up the others.
-    fn by_failures(&self, mut files: Vec<Found>) -> Vec<Found> {
-        files.sort_by_key(|file| self.failures.get(&file.path).map_or(0, |(count, _)| *count));
-        files
-    }
-
-    /// Counts a failure. Whether there were many, while other files were taken.
-    fn is_to_blame(&mut self, file: &Found) -> bool {
-        let uploaded = self.status.uploaded;
-        let (count, then) = self.failures.entry(file.path.clone()).or_insert((0, uploaded));
-        *count += 1;
-        *count >= MAX_FAILURES && uploaded > *then
-    }
-
-    async fn set_aside(&mut self, file: &Found, reason: String, journal: &Shared) {
-        warn!(
-            event = "files.aside",
-            folder = %self.settings.folder.display(), file = file.name, reason,
-            "file cannot be accepted and stays where it is"
-        );
-        let fate = Fate::Aside { reason: reason.clone(), rules: self.rules.clone() };
-        let noted = Noted { path: file.path.clone(), shape: file.shape, fate };
-        if let Err(error) = note(journal, Line::File(noted), false).await {
-            warn!(event = "files.not_noted", error = %Chain(&error), "what became of a file could not be written down");
-        }
-        self.failures.remove(&file.path);
-        self.status.aside += 1;
-        self.status.waiting = self.status.waiting.saturating_sub(1);
-        self.status.last_aside = Some(Aside { file: file.name.clone(), reason });
-    }
-
-    fn fail(&mut self, state: State, reason: String, now: Duration) {
-        let before = self.tell(state, &reason);
-        self.trouble = Some(Trouble::after(before, state, reason, now, fastrand::f64()));
-    }
-
-    /// As [`Watched::fail`], where nobody but this machine is asked.
-    fn fail_here(&mut self, reason: String, now: Duration) {
-        let before = self.tell(State::Stopped, &reason);
-        self.trouble = Some(Trouble::here(before, reason, now));
-    }
-
-    /// Says what is wrong, if that is news. Takes the trouble that was before.
-    fn tell(&mut self, state: State, reason: &str) -> Option<Trouble> {
-        let before = self.trouble.take();
-        let news = before.as_ref().is_none_or(|before| before.is_other(state, reason));
-        let folder = self.settings.folder.display();
-        match state {
-            State::Stopped if news => {
-                error!(event = "files.stopped", %folder, reason, "uploads of files stopped")
-            }
-            State::Waiting if news => {
-                warn!(event = "files.waiting", %folder, reason, "uploads of files wait")
-            }
-            State::Stopped | State::Waiting | State::Ok => debug!(%folder, reason, "still not"),
-        }
-        (self.status.state, self.status.reason) = (state, Some(reason.to_owned()));
-        before
-    }
-
-    /// Everything that was ready is done with.
-    fn well(&mut self, now: Duration) {
-        if let Some(trouble) = self.trouble.take() {
-            let down_secs = now.saturating_sub(trouble.since).as_secs();
-            let folder = self.settings.folder.display();
-            info!(event = "files.resumed", %folder, down_secs, "uploads of files go on");
-        }
-        (self.status.state, self.status.reason) = (State::Ok, None);
-    }
-
-    fn say_more(&mut self, found: &Scan) {
-        if found.more && !self.said_more {
-            let folder = self.settings.folder.display();
-            warn!(event = "files.too_many", %folder, count = found.files.len(), "more files than are looked at");
-        }
-        self.said_more = found.more;
-    }
-}
-
 fn stuck_by(obstacle: Obstacle) -> Stuck {
     match obstacle {
         Obstacle::Token(reason) | Obstacle::Tags(reason) => Stuck::Stop(reason),
@@ -692,15 +540,4 @@ fn remove(path: &Path, shape: super::ledger::Shape) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
     }
-}
-
-/// Adds a fact, on a thread that may wait for the disk.
-async fn note(journal: &Shared, line: Line, durable: bool) -> Result<(), JournalError> {
-    let journal = journal.clone();
-    let added = spawn_blocking(move || lock(&journal).add(line, durable));
-    added.await.expect("adding does not panic and is not aborted")
-}
-
-fn lock(journal: &Shared) -> std::sync::MutexGuard<'_, Journal> {
-    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
