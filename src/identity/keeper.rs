@@ -44,7 +44,7 @@ use crate::{
         Store,
         store::{Origin, StoreError, identity::Slot},
     },
-    domain::{Chain, NodeId},
+    domain::{Chain, NodeId, utc},
     file,
     pulse::{Bound, Pulse},
 };
@@ -325,7 +325,7 @@ impl<C: IdentityCalls> Work<C> {
     fn put_into_use(&self, certificate: Option<NodeCertificate>) {
         let described = certificate.as_ref().map(|certificate| {
             let leaf = certificate.leaf();
-            (leaf.subject().to_string(), leaf.serial(), leaf.not_after().to_rfc3339())
+            (leaf.subject().to_string(), leaf.serial(), utc(leaf.not_after()))
         });
         if self.parts.identity.replace(certificate)
             && let Some((subject, serial, ends)) = described
@@ -362,7 +362,7 @@ impl<C: IdentityCalls> Work<C> {
         info!(
             event = "identity.renewal_asked",
             serial = current.leaf().serial(),
-            certificate_expires = current.ends().to_rfc3339(),
+            certificate_expires = utc(current.ends()),
             "renewal asked for, the private key goes to SolarNetwork"
         );
         let outcome = {
@@ -384,7 +384,7 @@ impl<C: IdentityCalls> Work<C> {
             error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
         }
         let Some(next) = outcome? else {
-            let until = current.leaf().not_after().to_rfc3339();
+            let until = utc(current.leaf().not_after());
             return Ok(format!("this certificate is in use already, until {until}"));
         };
         let store = self.parts.store.clone();
@@ -462,7 +462,7 @@ impl<C: IdentityCalls> Work<C> {
                 return Err(format!("the renewed certificate is not on disk: {}", Chain(&error)));
             }
         }
-        let (serial, ends) = (next.leaf().serial(), next.ends().to_rfc3339());
+        let (serial, ends) = (next.leaf().serial(), utc(next.ends()));
         info!(
             event = "identity.renewed",
             serial,
@@ -530,7 +530,7 @@ impl<C: IdentityCalls> Work<C> {
 
     fn log(&self, condition: Condition, status: &Status) {
         let because = &status.because;
-        let ends = status.ends.map(|at| at.to_rfc3339()).unwrap_or_default();
+        let ends = status.ends.map(utc).unwrap_or_default();
         let error = status.last_error.as_deref().unwrap_or_default();
         match condition {
             Condition::Missing if self.parts.needed => {
