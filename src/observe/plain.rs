@@ -137,9 +137,9 @@ mod tests {
     fn values_that_would_run_into_the_next_field_are_quoted_and_others_are_as_they_are() {
         let (error, until, none) = ("said \"no\"\nat = 3", "2026-11-22T10:00:00Z", "");
         let said = line(|| {
-            tracing::warn!(event = "a.b", unit_id = 7, %error, %until, %none, up = false, "gone");
+            tracing::warn!(event = "source.down", unit_id = 7, %error, %until, %none, up = false, "gone");
         });
-        let fields = r#"event="a.b" unit_id=7 error="said \"no\"\nat = 3" until=2026-11-22T10:00:00Z none="" up=false"#;
+        let fields = r#"event="source.down" unit_id=7 error="said \"no\"\nat = 3" until=2026-11-22T10:00:00Z none="" up=false"#;
         assert_eq!(said, format!(" WARN gone {fields}\n"));
     }
 

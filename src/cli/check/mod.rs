@@ -97,10 +97,10 @@ impl Check {
             if let Some(settings) = &settings {
                 writeln!(out, "{}: ok ({})", path.display(), summary(settings))?;
             }
-            note.map(|note| writeln!(out, "note: {note}")).transpose()?;
             for line in budgets.iter().flatten().filter_map(bus::Named::line) {
                 writeln!(out, "{line}")?;
             }
+            note.map(|note| writeln!(out, "note: {note}")).transpose()?;
             changes.map(|changes| write!(out, "{}", diff::render(changes))).transpose()?;
         }
         out.flush()?;
@@ -186,7 +186,7 @@ mod tests {
             text
         };
         let (fresh, note) = (checked(), "is not there yet: tokens and certificates");
-        assert!(fresh.contains(note) && !fresh.contains("warning"), "{fresh}");
+        assert!(fresh.contains(note) && !fresh.contains("is stored"), "{fresh}");
         std::fs::create_dir(&state).expect("made");
         let device = checked();
         assert!(!device.contains(note) && device.contains("no certificate is stored"), "{device}");
