@@ -182,8 +182,12 @@ impl Daemon {
         let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
         let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
         let plans = Plans::open(&settings.state_dir, sources);
-        let services =
-            Services::new(&settings.control_socket, clock.boot(), beginning.levels, installer);
+        let services = Services::new(
+            &settings.control_socket,
+            clock.boot(),
+            beginning.levels.clone(),
+            installer,
+        );
         let (inbox_sender, inbox) = Inbox::channel();
         let base = Base {
             clock,
@@ -215,6 +219,7 @@ impl Daemon {
             board: base.board.clone(),
             queue: base.queue.stat(),
             pulses: base.pulses.clone(),
+            levels: beginning.levels,
             signer: base.signer.clone(),
             credential_changed: base.credential_changed.clone(),
             identity_changed: base.identity_changed.clone(),

@@ -1,21 +1,30 @@
 //! What `check` and a reload try before anything is touched.
 
-use super::{AppError, brokers};
+use std::path::Path;
+
+use super::brokers;
 use crate::{
     clock::Clock,
-    config::{Settings, settings::Via},
+    config::{Problem, Settings, Severity, problem_at, settings::Via},
+    domain::Chain,
     modbus::{self, Poller},
-    net::Net,
+    net::{Net, NetError},
 };
 
-/// Makes, for `check`, all that the daemon makes before it touches anything, and says for which key of the
-/// configuration that fails. No file is written, no port opened.
+/// Makes all that the daemon makes before it touches anything, and says which keys of the configuration `file` keep it
+/// from that. No file is written, no port opened.
 #[must_use]
-pub fn rehearse(settings: &Settings) -> Vec<(String, AppError)> {
+pub fn rehearse(file: &Path, settings: &Settings) -> Vec<Problem> {
     let (solarnet, clock) = (&settings.solarnet, Clock::untold());
+    let problem = |key: &str, found: String, expected: &str| {
+        problem_at(file, key, found, expected.to_owned(), Severity::Error)
+    };
+    let ca_file = |key: &str, error: &NetError| {
+        problem(key, error.of_its_key(), "a PEM file of the authorities' certificates")
+    };
     let mut failed = Vec::new();
     if let Err(error) = Net::new(solarnet.ca_file.as_ref(), solarnet.timeout, clock.clone()) {
-        failed.push(("solarnet.ca_file".to_owned(), error.into()));
+        failed.push(ca_file("solarnet.ca_file", &error));
     }
     let brokers = [
         ("mqtt", (settings.upload.via == Via::Mqtt).then_some(&settings.mqtt.broker)),
@@ -26,13 +35,14 @@ pub fn rehearse(settings: &Settings) -> Vec<(String, AppError)> {
         if broker.ca_file.is_some()
             && let Err(error) = brokers::tls(table, settings, broker, clock.clone(), None)
         {
-            failed.push((format!("{table}.ca_file"), error.into()));
+            failed.push(ca_file(&format!("{table}.ca_file"), &error));
         }
     }
     for (index, bus) in settings.modbus.iter().enumerate() {
         let (channels, wire) = (modbus::Channels::unconnected(), modbus::wire(bus));
         if let Err(error) = Poller::new(bus, &settings.controls, wire, clock.clone(), channels) {
-            failed.push((format!("modbus[{index}]"), error.into()));
+            let expected = "units that can be read as the protocol has it";
+            failed.push(problem(&format!("modbus[{index}]"), Chain(&error).to_string(), expected));
         }
     }
     failed

@@ -122,9 +122,8 @@ async fn read(file: &Path) -> Result<Loaded, Vec<String>> {
             }
             error @ ConfigError::Unreadable { .. } => vec![Chain(&error).to_string()],
         })?;
-        let refused = rehearse(&loaded.settings);
-        let refused: Vec<String> =
-            refused.iter().map(|(key, error)| format!("{key}: {}", Chain(error))).collect();
+        let refused = rehearse(&file, &loaded.settings);
+        let refused: Vec<String> = refused.iter().map(Problem::to_string).collect();
         if refused.is_empty() { Ok(loaded) } else { Err(refused) }
     };
     off_thread(work).await

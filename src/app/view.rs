@@ -16,7 +16,10 @@ use crate::{
     files, flux, identity, instruct,
     modbus::{self, BusStatus, Recorder, ring},
     mqtt,
-    observe::control::{Answers, Ask},
+    observe::{
+        control::{Answers, Ask},
+        log::Levels,
+    },
     pulse::{Pulses, Sample},
     queue::QueueStat,
     refresh,
@@ -86,6 +89,8 @@ pub(super) struct View {
     pub(super) board: Board,
     pub(super) queue: watch::Receiver<QueueStat>,
     pub(super) pulses: Pulses,
+    /// What is logged.
+    pub(super) levels: Levels,
     /// What is signed with.
     pub(super) signer: Signer,
     /// Wakes the refresher: the credential store was changed.
@@ -109,6 +114,7 @@ impl View {
             "mqtt": self.mqtt(),
             "flux": self.flux(),
             "config": *self.board.config.borrow(),
+            "log": self.levels.status(),
             "tasks": self.tasks(),
         })
     }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, io::Write, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     config::{self, Settings},
     credential::{Credential, Signer, Store, store::Origin},
-    domain::TokenName,
+    domain::{TokenName, utc},
     net::Net,
     policy::{Aggregation, Policy, Request},
     solarnet::{Api, CallError, Cause, Next},
@@ -283,7 +283,7 @@ fn failure(error: QueryError) -> Failure {
 /// The beginning of an hour.
 fn begin(hour: i64) -> String {
     let begin = hour.checked_mul(HOUR_MS).and_then(DateTime::from_timestamp_millis);
-    begin.unwrap_or_default().to_rfc3339_opts(SecondsFormat::Secs, true)
+    utc(begin.unwrap_or_default())
 }
 
 impl Report {

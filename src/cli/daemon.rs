@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{Exit, Failure};
 use crate::{
     config,
+    domain::TokenName,
     observe::control::{self, Ask, AskError},
 };
 
@@ -63,6 +64,23 @@ impl Daemon {
         let message = format!("the running daemon reads {its}: a reload does not look at {config}");
         Err(Failure::new(Exit::Usage, message))
     }
+}
+
+/// The member of `credentials` in the status of the daemon at this socket that `is` asks for, where that daemon has it in
+/// use. If it is not in the store, systemd passed it: commands do not see what a service is passed.
+fn in_use(socket: &Path, is: impl Fn(&Value) -> bool) -> Option<Value> {
+    let status = control::ask(socket, Ask::Status).ok()?;
+    status["credentials"].as_array()?.iter().find(|credential| is(credential)).cloned()
+}
+
+/// The token of that name, as [`in_use`].
+pub(super) fn token_in_use(socket: &Path, name: &TokenName) -> Option<Value> {
+    in_use(socket, |it| it["token"] == name.as_str() && it["token_id"].is_string())
+}
+
+/// The node's certificate, as [`in_use`].
+pub(super) fn certificate_in_use(socket: &Path) -> Option<Value> {
+    in_use(socket, |it| it["certificate"].is_string() && it["subject"].is_string())
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

@@ -14,6 +14,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     Exit, Failure,
+    daemon::certificate_in_use,
     token::{OrStoreExit, Streams, store_exit},
 };
 use crate::{
@@ -112,10 +113,20 @@ impl IdentityContext {
             },
             error: error.into(),
         })?;
-        let missing = "no certificate on this device: `solarnode-agent identity import FILE` installs one, \
-                       `solarnode-agent identity associate` gets the first one of a new node";
         let found = found.map(|(certificate, _): (_, Origin)| certificate);
-        found.ok_or_else(|| Failure::new(Exit::Config, missing))
+        found.ok_or_else(|| {
+            let message = match certificate_in_use(&self.control_socket) {
+                Some(passed) => format!(
+                    "the certificate of {} is not in the store: systemd passed it to the running daemon alone \
+                     (LoadCredential=node-certificate:); `solarnode-agent status` says how it is",
+                    passed["subject"].as_str().unwrap_or_default()
+                ),
+                None => "no certificate on this device: `solarnode-agent identity import FILE` installs one, \
+                         `solarnode-agent identity associate` gets the first one of a new node"
+                    .to_owned(),
+            };
+            Failure::new(Exit::Config, message)
+        })
     }
 
     fn calls(&self, clock: Clock) -> Calls {

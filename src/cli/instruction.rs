@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Exit, Failure};
 use crate::{
-    domain::{InstructionId, number::plain},
+    domain::{InstructionId, number::plain, utc},
     instruct::{
         journal::{self, Contents, JournalError},
         outcome::{Code, readable},
@@ -110,7 +110,7 @@ fn list(contents: &Contents, json: bool, out: &mut impl Write) -> Result<Exit, F
                 "{:>12}  {:<9}  {:<20}  {:<5}  {:<32}  {}",
                 record.id,
                 record.state.told().name(),
-                when.map(shown).unwrap_or_default(),
+                when.map(utc).unwrap_or_default(),
                 record.way.map_or("", Way::name),
                 what(record),
                 record.message.as_deref().map(readable).unwrap_or_default(),
@@ -149,11 +149,11 @@ fn show(
         ("topic", Some(readable(&record.topic))),
         ("state", Some(record.state.told().name().to_owned())),
         ("came by", record.way.map(|way| way.name().to_owned())),
-        ("given", record.instruction_date.map(shown)),
-        ("to be done at", record.execution_date.map(shown)),
-        ("not after", record.not_after.map(shown)),
-        ("begun", record.started.map(shown)),
-        ("ended", record.ended.map(shown)),
+        ("given", record.instruction_date.map(utc)),
+        ("to be done at", record.execution_date.map(utc)),
+        ("not after", record.not_after.map(utc)),
+        ("begun", record.started.map(utc)),
+        ("ended", record.ended.map(utc)),
         ("control", record.control.as_ref().map(ToString::to_string)),
         ("before", record.before.map(plain)),
         ("wanted", record.wanted.map(plain)),
@@ -176,13 +176,9 @@ fn show(
 fn what(record: &Record) -> String {
     match (&record.control, record.wanted) {
         (Some(control), Some(wanted)) => format!("{control} = {}", plain(wanted)),
-        (Some(control), None) => control.to_string(),
+        (Some(control), None) => format!("{} {control}", readable(&record.topic)),
         (None, _) => readable(&record.topic),
     }
-}
-
-fn shown(at: chrono::DateTime<chrono::Utc>) -> String {
-    at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]

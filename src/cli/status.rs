@@ -2,17 +2,17 @@
 
 use std::{io::Write, path::Path};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::{Exit, Failure, daemon::Daemon};
-use crate::observe::control::Ask;
+use crate::{domain::utc, observe::control::Ask};
 
 /// Ask the running daemon: sources, queue, uploads, clock, credentials, instructions
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  solarnode-agent status --json | jq .queue.records")]
 pub struct Status {
-    /// Print JSON: {sources, queue, upload, mqtt, flux, files, clock, credentials, instructions, config, tasks}
+    /// Print JSON: {sources, queue, upload, mqtt, flux, files, clock, credentials, instructions, config, log, tasks}
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -58,6 +58,7 @@ fn render(status: &Value) -> String {
     section("credentials", each(&status["credentials"], credential));
     section("instructions", instructions(&status["instructions"]));
     section("configuration", configuration(&status["config"]));
+    section("log", levels(&status["log"]).into_iter().collect());
     text
 }
 
@@ -70,7 +71,7 @@ fn each(list: &Value, line: impl Fn(&Value) -> String) -> Vec<String> {
 fn show(value: &Value) -> String {
     match value {
         Value::String(text) => match text.parse::<DateTime<Utc>>() {
-            Ok(time) => time.to_rfc3339_opts(SecondsFormat::Secs, true),
+            Ok(time) => utc(time),
             Err(_) => text.clone(),
         },
         Value::Null => "-".to_owned(),
@@ -268,9 +269,32 @@ fn configuration(config: &Value) -> Vec<String> {
     [line].into_iter().chain(problems).collect()
 }
 
+/// Only where an instruction changed what is logged.
+fn levels(log: &Value) -> Option<String> {
+    let changed = log["changed"].as_object().filter(|changed| !changed.is_empty())?;
+    let modules: Vec<_> =
+        changed.iter().map(|(module, level)| format!("{module} {}", show(level))).collect();
+    Some(format!(
+        "{} by instruction until the agent restarts; else {}",
+        modules.join(", "),
+        show(&log["level"])
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_of_the_log_are_shown_while_an_instruction_has_changed_them() {
+        let text = render(&serde_json::json!({
+            "log": { "level": "info", "changed": { "root": "off", "upload": "debug" } }
+        }));
+        let line = "log           root off, upload debug by instruction until the agent restarts; else info\n";
+        assert!(text.ends_with(line), "{text}");
+        let text = render(&serde_json::json!({ "log": { "level": "info", "changed": {} } }));
+        assert!(!text.contains("log "), "{text}");
+    }
 
     #[test]
     fn brokers_and_the_way_round_them_are_shown_where_there_are_any() {

@@ -8,10 +8,20 @@ use std::{
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
+use super::token::Secrets;
+
 /// Standard input. From a terminal it is one line, which is not shown while it is typed.
 #[derive(Debug, Default)]
 pub struct Input {
     typed: bool,
+    /// What is to be typed.
+    what: Option<String>,
+}
+
+impl Secrets for Input {
+    fn ask_for(&mut self, what: &str) {
+        self.what = Some(what.to_owned());
+    }
 }
 
 impl Read for Input {
@@ -24,7 +34,7 @@ impl Read for Input {
             return Ok(0);
         }
         let line = unseen(|| {
-            eprint!("secret (not shown): ");
+            eprint!("{} (not shown): ", self.what.as_deref().unwrap_or("secret"));
             // Room from the start: a buffer that grows leaves copies behind.
             let mut line = Zeroizing::new(Vec::with_capacity(4096));
             input.lock().take(4096).read_until(b'\n', &mut line).map(|_| line)

@@ -30,7 +30,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use super::{Exit, Failure, OrExit};
+use super::{Exit, Failure, OrExit, daemon::token_in_use};
 use crate::{
     clock::Clock,
     config::settings::SolarNet,
@@ -104,10 +104,16 @@ pub fn connect(context: &TokenContext) -> Result<Api, Failure> {
     Ok(Api::new(solarnet, net.or_exit(Exit::Config)?, clock, Signer::new(None)))
 }
 
+/// Where secrets come from.
+pub trait Secrets: Read {
+    /// Names what is read next, for the person who is to type it.
+    fn ask_for(&mut self, what: &str);
+}
+
 /// Where a command reads and writes.
 pub struct Streams<'a> {
     /// Standard input: the secret.
-    pub input: &'a mut dyn Read,
+    pub input: &'a mut dyn Secrets,
     /// Standard output: data.
     pub out: &'a mut dyn Write,
     /// Standard error: everything else.
@@ -161,7 +167,19 @@ impl TokenContext {
 
     /// The stored credential of that name; it is an error if there is none.
     fn stored(&self, name: &TokenName) -> Result<Credential, Failure> {
-        self.store().load_stored(name).or_store_exit()?.ok_or_else(|| missing(name))
+        self.store().load_stored(name).or_store_exit()?.ok_or_else(|| {
+            match token_in_use(&self.control_socket, name) {
+                Some(token) => Failure::new(
+                    Exit::Config,
+                    format!(
+                        "the token `{name}` ({}) is not in the store: systemd passed it to the running daemon alone \
+                         (LoadCredential=); `solarnode-agent status` says how it is",
+                        token["token_id"].as_str().unwrap_or_default()
+                    ),
+                ),
+                None => missing(name),
+            }
+        })
     }
 
     /// Under which names a token is in the store. A store that cannot be read only leaves a remark

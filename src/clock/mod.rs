@@ -45,7 +45,7 @@ use tracing::{info, warn};
 
 use self::core::TOLERANCE;
 pub use self::core::{Core, Now, Trust, build_date};
-use crate::domain::{BootId, Stamp};
+use crate::domain::{BootId, Stamp, utc};
 use crate::file;
 use crate::pulse::{Bound, Pulse};
 
@@ -189,7 +189,7 @@ impl Clock {
         let refused = &mut self.lock().refused;
         if refused.is_none_or(|said| at.saturating_sub(said) >= REFUSED_ONCE_IN) {
             *refused = Some(at);
-            warn!(event = "clock.date_refused", %date, "server's date not believed");
+            warn!(event = "clock.date_refused", date = utc(date), "server's date not believed");
         }
     }
 

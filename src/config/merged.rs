@@ -97,6 +97,27 @@ pub(super) fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
+/// The value of a key such as `modbus[0].name`; an index counts over all files.
+pub(super) fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Node> {
+    let (first, rest) = match key.split_once('.') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (key, None),
+    };
+    let indexed = first.strip_suffix(']').and_then(|first| first.split_once('['));
+    let node = match indexed {
+        None => table.get(first)?,
+        Some((list, index)) => match &table.get(list)?.value {
+            Value::List(nodes) => nodes.get(index.parse::<usize>().ok()?)?,
+            _ => return None,
+        },
+    };
+    match (rest, &node.value) {
+        (None, _) => Some(node),
+        (Some(rest), Value::Table(table)) => find(table, rest),
+        (Some(_), _) => None,
+    }
+}
+
 /// `later` laid over `earlier`.
 fn merge(mut earlier: Table, later: Table) -> Table {
     for (key, node) in later.entries {
@@ -163,6 +184,9 @@ mod tests {
         let Some(Node { value: Value::List(buses), .. }) = merged.get("modbus") else {
             panic!("{merged:?}")
         };
+        let at = |key| find(&merged, key).map(|node| node.place.file_and_line());
+        assert_eq!(at("modbus[1].name").as_deref(), Some("2:4"));
+        assert_eq!((at("modbus[3]"), at("modbus.name"), at("upload.every.x")), (None, None, None));
         let names: Vec<_> = buses.iter().map(|bus| identity(bus, "name")).collect();
         assert_eq!(names, [Some("b"), Some("a"), Some("c")]);
         let Value::Table(a) = &buses[1].value else { panic!("{buses:?}") };

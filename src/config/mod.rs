@@ -172,6 +172,26 @@ fn load_local_in(path: &Path, environment: &Environment) -> Result<Local, Config
     Ok(Local { state_dir, control_socket, node, queue, solarnet, repository })
 }
 
+/// What is wrong with the value of `key` though it passed the check, said of the place where it stands. An index in
+/// the key counts over all files.
+#[must_use]
+pub fn problem_at(
+    path: &Path,
+    key: &str,
+    found: String,
+    expected: String,
+    severity: Severity,
+) -> Problem {
+    let table = merged::read(path).ok();
+    let place = table.as_ref().and_then(|table| merged::find(table, key)).map(|node| &node.place);
+    // A default stands nowhere.
+    let (file, line, key) = match place {
+        Some(place) => (place.file.to_string(), place.line, place.key.clone()),
+        None => (path.display().to_string(), None, key.to_owned()),
+    };
+    Problem { file, line, key, found, expected, severity }
+}
+
 /// Reads the buses of the file `path` and its drop-ins, whatever else is wrong in them.
 ///
 /// # Errors

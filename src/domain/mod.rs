@@ -11,6 +11,7 @@ mod files;
 mod id;
 mod instruction;
 pub mod number;
+mod time;
 mod token;
 
 pub use broker::{BrokerUrl, InvalidBrokerUrl};
@@ -20,4 +21,5 @@ pub use datum::{BootId, Datum, Kind, Samples, Stamp};
 pub use files::{Pattern, is_file_tag};
 pub use id::{InvalidId, NodeId, SourceId, TokenId, TokenName};
 pub use instruction::{Instruction, InstructionId, InstructionState, NodeTopic, Parameter};
+pub use time::utc;
 pub use token::TokenKind;

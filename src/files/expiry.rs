@@ -17,7 +17,9 @@
 
 use std::{fmt, str::FromStr};
 
-use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+use chrono::{
+    DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, Utc,
+};
 
 /// The form of dates on the wire.
 pub const FORM: &str = "%Y-%m-%d %H:%M:%S";
@@ -127,7 +129,7 @@ impl fmt::Display for Expiry {
             Self::Never => f.write_str("never"),
             Self::In(span) => write!(f, "in {} s", span.num_seconds()),
             Self::ServerClock(time) => write!(f, "{} by the server's clock", time.format(FORM)),
-            Self::At(instant) => write!(f, "{}", instant.to_rfc3339()),
+            Self::At(instant) => f.write_str(&instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
         }
     }
 }

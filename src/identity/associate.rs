@@ -89,7 +89,7 @@ impl Association<'_> {
             *escaped(&self.invitation.confirmation_key)
         );
         let path = format!("{}/identity.do", self.in_url);
-        let body = self.send(&path, network::get(&url)).await?;
+        let body = self.send(&path, "solarnet.in_url", network::get(&url)).await?;
         network::document(&body)
             .ok_or_else(|| Trouble::Passing(format!("{path} did not answer as SolarNetwork does")))
     }
@@ -111,7 +111,7 @@ impl Association<'_> {
             url: url.clone(),
             body: Bytes::from_owner(form),
         };
-        accepted(&url, &self.send(&url, request).await?)
+        accepted(&url, &self.send(&url, "solarnet.user_url", request).await?)
     }
 
     /// Asks for the certificate of an invitation that was taken up.
@@ -122,7 +122,7 @@ impl Association<'_> {
     pub async fn fetch(&self, record: &Record) -> Result<Accepted, Trouble> {
         let url = format!("{}/cert.json", self.user_url);
         let request = network::get(&format!("{url}?{}", *self.form(record)));
-        accepted(&url, &self.send(&url, request).await?)
+        accepted(&url, &self.send(&url, "solarnet.user_url", request).await?)
     }
 
     /// Takes key and certificates out of what the server keeps.
@@ -145,12 +145,15 @@ impl Association<'_> {
         ))
     }
 
-    /// `url` is what may be shown: the address without its query.
-    async fn send(&self, url: &str, request: Outgoing) -> Result<Bytes, Trouble> {
+    /// `url` is what may be shown: the address without its query; `key` is the one that its beginning comes from.
+    async fn send(&self, url: &str, key: &str, request: Outgoing) -> Result<Bytes, Trouble> {
         let answer = self.net.send(&request).await.map_err(|error| not_sent(url, &error))?;
         let says = message(&answer.body).map(|said| format!(": {said}")).unwrap_or_default();
         match answer.status {
             200 => Ok(answer.body),
+            404 => {
+                Err(Trouble::Refused(format!("{url} is not there (404){says}; is `{key}` right?")))
+            }
             status @ 400..500 if status != 429 => {
                 Err(Trouble::Refused(format!("{url} refused the invitation ({status}){says}")))
             }

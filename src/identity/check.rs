@@ -86,6 +86,14 @@ pub enum Complaint {
         /// Who is missing.
         issuer: String,
     },
+    /// Nobody but itself vouches for it.
+    #[error(
+        "the certificate of {subject} is its own issuer: SolarNetwork did not issue it, and will most likely refuse it"
+    )]
+    SelfIssued {
+        /// Whom it is about.
+        subject: String,
+    },
     /// It is past its last day.
     #[error(
         "the certificate of {subject} ended on {} (the time here is {}): have another one issued, \
@@ -128,14 +136,17 @@ impl Complaint {
             | Self::OtherNode { .. }
             | Self::NotSigned { .. }
             | Self::Expired { .. } => true,
-            Self::UnknownSignature { .. } | Self::Open { .. } | Self::NotYet { .. } => false,
+            Self::UnknownSignature { .. }
+            | Self::Open { .. }
+            | Self::SelfIssued { .. }
+            | Self::NotYet { .. } => false,
         }
     }
 
     /// Whether it is for information only.
     #[must_use]
     pub fn is_remark(&self) -> bool {
-        matches!(self, Self::UnknownSignature { .. } | Self::Open { .. })
+        matches!(self, Self::UnknownSignature { .. } | Self::Open { .. } | Self::SelfIssued { .. })
     }
 }
 
@@ -241,6 +252,9 @@ pub fn judge(certificate: &NodeCertificate, node: NodeId, now: DateTime<Utc>) ->
     if let Some(last) = chain.last().filter(|last| !last.is_self_issued()) {
         complaints
             .push(Complaint::Open { subject: subject(last), issuer: last.issuer().to_string() });
+    }
+    if certificate.leaf().is_self_issued() {
+        complaints.push(Complaint::SelfIssued { subject: subject(certificate.leaf()) });
     }
     complaints
 }

@@ -44,7 +44,7 @@ use crate::{
         Store,
         store::{Origin, StoreError, identity::Slot},
     },
-    domain::{Chain, NodeId},
+    domain::{Chain, NodeId, utc},
     file,
     pulse::{Bound, Pulse},
     runtime::off_thread,
@@ -257,7 +257,7 @@ impl<C: IdentityCalls> Work<C> {
     fn put_into_use(&self, certificate: Option<NodeCertificate>) {
         let described = certificate.as_ref().map(|certificate| {
             let leaf = certificate.leaf();
-            (leaf.subject().to_string(), leaf.serial(), leaf.not_after().to_rfc3339())
+            (leaf.subject().to_string(), leaf.serial(), utc(leaf.not_after()))
         });
         if self.parts.identity.replace(certificate)
             && let Some((subject, serial, ends)) = described
@@ -282,7 +282,7 @@ impl<C: IdentityCalls> Work<C> {
         info!(
             event = "identity.renewal_asked",
             serial = current.leaf().serial(),
-            certificate_expires = current.ends().to_rfc3339(),
+            certificate_expires = utc(current.ends()),
             "renewal asked for, the private key goes to SolarNetwork"
         );
         let outcome = {

@@ -30,7 +30,7 @@ use super::{
     state::{Ending, State},
     topic::{CANCEL, EXECUTION_DATE, Order, Request, Rules, order, refusal},
 };
-use crate::domain::{ControlWrite, Instruction, InstructionId, InstructionState, SourceId};
+use crate::domain::{ControlWrite, Instruction, InstructionId, InstructionState, SourceId, utc};
 
 /// How old the server's word may be when something is done.
 pub const FRESH: Duration = Duration::from_secs(5);
@@ -188,13 +188,13 @@ fn late(
 ) -> Option<Refusal> {
     let end = not_after(instruction, max_age)?;
     let (code, message) = if instruction.expiration_date.is_none() {
-        let from = shown(due.unwrap_or(instruction.instruction_date));
+        let from = utc(due.unwrap_or(instruction.instruction_date));
         let secs = max_age.as_secs();
         (Code::TooOld, format!("it was for {from}, {secs} s ago or more (`max_age`)"))
     } else if now >= end {
-        (Code::Expired, format!("it expired at {}", shown(end)))
+        (Code::Expired, format!("it expired at {}", utc(end)))
     } else {
-        let end = shown(end);
+        let end = utc(end);
         (Code::Expired, format!("it would expire at {end}, before its `{EXECUTION_DATE}`"))
     };
     (now >= end || due.is_some_and(|due| due >= end)).then(|| refusal(code, message))
@@ -210,14 +210,9 @@ fn too_soon(
     let every = TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX);
     (now - last < every).then(|| {
         let secs = every.num_seconds();
-        let message = format!("the last write was at {}, less than {secs} s ago", shown(last));
+        let message = format!("the last write was at {}, less than {secs} s ago", utc(last));
         refusal(Code::TooSoon, message)
     })
-}
-
-/// An instant in messages.
-fn shown(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]

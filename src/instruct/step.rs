@@ -29,7 +29,7 @@ use super::{
     topic::{self, CANCEL},
 };
 use crate::{
-    domain::{Chain, ControlWrite, InstructionId, InstructionState, WriteError},
+    domain::{Chain, ControlWrite, InstructionId, InstructionState, WriteError, utc},
     pulse::Bound,
     solarin::Acknowledgement,
 };
@@ -241,7 +241,12 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         if self.known(id) == State::New {
             let mut record = self.record(id, now).await?;
             if Self::advance(&mut record, Event::Wait) {
-                info!(event = "instruction.waiting", instruction_id = id.0, %until, "instruction kept for later");
+                info!(
+                    event = "instruction.waiting",
+                    instruction_id = id.0,
+                    until = utc(until),
+                    "instruction kept for later"
+                );
                 self.journal.put(record).await?;
             }
         }

@@ -19,7 +19,10 @@ use reqwest::header::HeaderMap;
 use rustls::client::ResolvesClientCert;
 use tracing::info;
 
-use crate::clock::{Clock, Trust, build_date};
+use crate::{
+    clock::{Clock, Trust, build_date},
+    domain::{Chain, utc},
+};
 pub use file::Content;
 pub use tls::Tls;
 pub use verifier::is_about_dates;
@@ -57,6 +60,17 @@ pub enum NetError {
     /// The HTTP client could not be made.
     #[error("the HTTP client could not be made")]
     Client(#[source] reqwest::Error),
+}
+
+impl NetError {
+    /// What is wrong, said of the key that it is about, beside which the key needs no name.
+    #[must_use]
+    pub fn of_its_key(&self) -> String {
+        match self {
+            Self::CaFile { path, reason, .. } => format!("{}: {reason}", path.display()),
+            other => Chain(other).to_string(),
+        }
+    }
 }
 
 /// Why a request has no answer.
@@ -256,7 +270,11 @@ impl Net {
             return false;
         }
         let Some(date) = self.ask_date(url).await else { return false };
-        info!(event = "clock.probed", %date, "time learnt from a verified certificate's server");
+        info!(
+            event = "clock.probed",
+            date = utc(date),
+            "time learnt from a verified certificate's server"
+        );
         true
     }
 

@@ -18,6 +18,7 @@
 //! takes no orders that act on devices.
 
 use std::{
+    collections::VecDeque,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::{
@@ -34,7 +35,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    task::AbortHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -48,7 +49,8 @@ const MAX_REQUEST_BYTES: u64 = 4096;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Askers served at once; more wait.
+/// Askers served at once. One more, and the one that was there longest has to go: it most likely hangs, and an answer
+/// takes no time.
 const MAX_ASKERS: usize = 8;
 
 /// What can be asked.
@@ -139,7 +141,7 @@ impl ControlSocket {
 
     /// Answers until `stop`.
     pub async fn serve<A: Answers>(self, answers: Arc<A>, pulse: Pulse, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(MAX_ASKERS));
+        let mut served: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             let waiting = pulse.enter("waiting to be asked", Bound::Open);
             let accepted = tokio::select! {
@@ -156,16 +158,19 @@ impl ControlSocket {
                     continue;
                 }
             };
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            served.retain(|asker| !asker.is_finished());
+            if served.len() >= MAX_ASKERS {
+                served.pop_front().inspect(AbortHandle::abort);
+            }
             let answers = answers.clone();
-            tokio::spawn(pulse.watched(async move {
+            let asker = tokio::spawn(pulse.watched(async move {
                 match timeout(PATIENCE, converse(stream, answers.as_ref())).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%error, "control connection broke"),
                     Err(_) => debug!("control connection timed out"),
                 }
-                drop(place);
             }));
+            served.push_back(asker.abort_handle());
         }
     }
 }

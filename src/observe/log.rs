@@ -11,7 +11,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tracing::{Event, Subscriber, level_filters::LevelFilter};
+use serde::Serialize;
+use tracing::{Event, Level, Subscriber, enabled, info, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer, Registry,
     filter::Targets,
@@ -27,6 +28,7 @@ use tracing_subscriber::{
 
 use super::{
     journal::Journal,
+    plain::PlainFields,
     ration::{Admitted, LEFT_OUT, RATIONED, Ration},
 };
 
@@ -103,9 +105,48 @@ impl Levels {
             }
         }
         let wanted = wanted(self.level, &own);
-        self.handle.reload(wanted).map_err(|error| error.to_string())?;
+        let modules: Vec<_> = targets.iter().map(|target| module(target)).collect();
+        let modules = modules.join(", ");
         let level = level.map_or_else(|| "as at the start".to_owned(), |level| level.to_string());
-        Ok(format!("{}: {level}", targets.join(", ")))
+        let say = || info!(event = "agent.log_level", modules, level, "level of the log changed");
+        // Before it is silenced, or once it is heard.
+        let heard = enabled!(Level::INFO);
+        if heard {
+            say();
+        }
+        self.handle.reload(wanted).map_err(|error| error.to_string())?;
+        if !heard {
+            say();
+        }
+        Ok(format!("{modules}: {level}"))
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = own.iter().filter(|(_, level)| **level != self.level);
+        let changed = changed.map(|(target, level)| (module(target), level.to_string())).collect();
+        Status { level: self.level.to_string(), changed }
+    }
+}
+
+/// Which lines are logged: a member of `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// As the daemon was started.
+    pub level: String,
+    /// Where it is another one by instruction, by module.
+    pub changed: BTreeMap<String, String>,
+}
+
+/// The short name of a target.
+fn module(target: &str) -> String {
+    let path = target.strip_prefix(CRATE).unwrap_or(target);
+    if path.is_empty() {
+        "root".to_owned()
+    } else {
+        path.trim_start_matches(':').replace("::", ".")
     }
 }
 
@@ -144,6 +185,7 @@ pub fn start(level: LevelFilter, to_journal: bool) -> Levels {
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
+                .fmt_fields(PlainFields)
                 .event_format(Rationed {
                     ration: Ration::new(),
                     format: format::format().with_target(false),
@@ -216,6 +258,23 @@ mod tests {
         let modules: Vec<_> =
             library.filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
         assert_eq!(modules, MODULES);
+    }
+
+    #[test]
+    fn what_differs_from_the_start_is_shown_by_the_names_that_people_give() {
+        let of = |level: &str| level.parse::<LevelFilter>().expect("a level");
+        let (_layer, handle) = reload::Layer::<Targets, Registry>::new(Targets::new());
+        let levels = Levels { handle, level: of("info"), own: Arc::default() };
+        let set = |module: &str, level| levels.set(&[module.to_owned()], level).expect("taken");
+        set("root", Some(of("off")));
+        set("instruct.step", Some(of("debug")));
+        set("queue", Some(of("info")));
+        let shown: Vec<_> = levels.status().changed.into_iter().collect();
+        let named = |module: &str, level: &str| (module.to_owned(), level.to_owned());
+        assert_eq!(shown, [named("instruct.step", "debug"), named("root", "off")]);
+        set("root", None);
+        set("instruct.step", None);
+        assert!(levels.status().changed.is_empty());
     }
 
     #[test]

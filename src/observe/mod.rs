@@ -3,6 +3,7 @@
 pub mod control;
 pub mod journal;
 pub mod log;
+mod plain;
 mod ration;
 pub mod systemd;
 pub mod watchdog;

@@ -31,7 +31,7 @@ use crate::{
         Credential, Signer, Store,
         store::{Origin, Saved},
     },
-    domain::{Chain, TokenId, TokenName},
+    domain::{Chain, TokenId, TokenName, utc},
     pulse::{Bound, Pulse},
     runtime::off_thread,
 };
@@ -244,7 +244,7 @@ impl<C: RefreshCalls> Keeper<C> {
                 token = %self.parts.name,
                 token_id = %renewed.token_id,
                 key_date = %renewed.key_date,
-                key_expires = %renewed.ends(),
+                key_expires = utc(renewed.ends()),
                 "signing key renewed"
             );
             self.parts.signer.replace((**renewed).clone());
@@ -272,7 +272,7 @@ impl<C: RefreshCalls> Keeper<C> {
     fn log(&self, condition: Condition, status: &Status) {
         let token = &self.parts.name;
         let because = &status.because;
-        let ends = status.ends.map(|at| at.to_rfc3339()).unwrap_or_default();
+        let ends = status.ends.map(utc).unwrap_or_default();
         let error = status.last_error.as_deref().unwrap_or_default();
         match condition {
             Condition::Missing if !self.is_missed() => {}

@@ -49,7 +49,7 @@ impl Bench {
 }
 
 /// The files of an archive, by their names.
-fn unpacked(path: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn unpacked(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let file = fs::File::open(path).expect("an archive");
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
     let entries = archive.entries().expect("entries");

@@ -15,7 +15,7 @@ use serde_json::Value;
 use solarnet_sim::{Authority, NewInstruction, NodeCertificate, NodeIdentity, Site, Unit};
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, link, meter},
+    agent::{Agent, Daemon, NODE, SECRET, TOKEN, eventually, link, meter},
     ledger::Ledger,
     network::Network,
 };
@@ -307,6 +307,62 @@ fn the_daemon_waits_for_a_certificate_and_uses_an_imported_one_without_a_restart
 }
 
 #[test]
+fn a_certificate_that_stands_alone_is_taken_with_a_note_of_what_that_means() {
+    let bench = Bench::new("");
+    let imported = |text: &str| {
+        let file = bench.agent.private_file("node.pem", text);
+        let output = run(&bench.agent, &["identity", "import", file.to_str().expect("text")], b"");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{error}");
+        error
+    };
+    let node = bench.issue(&NodeCertificate::around(NODE, bench.now()));
+    let end = "-----END CERTIFICATE-----\n";
+    let leaf = node.chain_pem().split_inclusive(end).next().expect("a certificate").to_owned();
+    let note = imported(&(leaf + &node.key_pem()));
+    assert!(note.starts_with("note: the chain ends with UID=123"), "{note}");
+
+    let (key, subject) = (node.key_pem(), "/O=SolarNetwork/OU=SolarNode/CN=123/UID=123");
+    let key_file = bench.agent.private_file("key.pem", &key);
+    let key_file = key_file.to_str().expect("text");
+    let own = openssl(&["req", "-x509", "-key", key_file, "-subj", subject, "-days", "30"], b"");
+    let note = imported(&(String::from_utf8(own).expect("PEM") + &key));
+    assert!(note.starts_with("note: the certificate of UID=123"), "{note}");
+    assert!(note.contains("is its own issuer"), "{note}");
+}
+
+#[test]
+fn what_systemd_passes_is_the_daemons_alone_and_commands_say_so() {
+    let bench = Bench::new("");
+    let node = bench.issue(&NodeCertificate::around(NODE, bench.now()));
+    let passed = bench.agent.path("passed");
+    fs::create_dir(&passed).expect("a folder");
+    fs::write(passed.join("node-certificate"), node.chain_pem() + &node.key_pem())
+        .expect("written");
+    fs::write(passed.join("site"), format!("{TOKEN}\n{SECRET}\n")).expect("written");
+    let mut command = bench.agent.command(&["run"]);
+    command.env("CREDENTIALS_DIRECTORY", &passed);
+    let daemon = Daemon::spawn(command);
+    bench.agent.status_when("both are in use", |status| {
+        of_status(status)["subject"].is_string() && status["credentials"][0]["token_id"] == TOKEN
+    });
+    for arguments in [["identity", "show"], ["identity", "check"]] {
+        let output = run(&bench.agent, &arguments, b"");
+        assert_fails(
+            &output,
+            78,
+            "UID=123,CN=node-123,OU=SolarNode,O=SolarNetwork is not in the store: systemd",
+        );
+    }
+    let output = run(&bench.agent, &["token", "show", "site"], b"");
+    assert_fails(&output, 78, "is not in the store: systemd passed it to the running daemon alone");
+    let warned = |text: &str| text.contains("no certificate is stored");
+    assert!(!warned(&bench.agent.ask(&["check"])));
+    assert!(daemon.stop().success());
+    assert!(warned(&bench.agent.ask(&["check"])), "nobody is there who has one");
+}
+
+#[test]
 fn a_new_node_takes_up_its_invitation_even_if_it_is_killed_on_the_way() {
     let bench = Bench::new("");
     let agent = &bench.agent;
@@ -316,6 +372,10 @@ fn a_new_node_takes_up_its_invitation_even_if_it_is_killed_on_the_way() {
     let silent = run(agent, &associate, b"");
     assert_fails(&silent, 64, &invitation.security_phrase);
     assert_fails(&silent, 64, "--yes goes on without asking");
+    let config = fs::read_to_string(agent.config()).expect("the configuration");
+    fs::write(agent.config(), config.replace("/solarin\"", "/nowhere\"")).expect("written");
+    assert_fails(&run(agent, &associate, b""), 77, "(404): Not found; is `solarnet.in_url` right?");
+    fs::write(agent.config(), config).expect("written");
     bench.sim.set_issuing_delay(TimeDelta::seconds(2));
     let mut child = agent
         .command(&[&associate[..], &["--yes"]].concat())

@@ -141,11 +141,22 @@ fn levels_of_the_log_change_while_it_runs_and_go_back() {
         !daemon.lines_with(&["event=\"instruction.done\"", &id]).is_empty()
     };
     let quiet = set("instruct, queue", "error");
+    let changed = &bench.agent.status().expect("a status")["log"]["changed"];
+    assert_eq!(*changed, serde_json::json!({ "instruct": "error", "queue": "error" }));
     let still = bench.add(CONTROLS);
     assert_eq!(bench.ended(still), State::Completed);
     let back = set("instruct", "inherit");
     assert!(!done(quiet) && !done(still) && done(back));
     bench.is_declined(("LoggingSetLevel", &[("logger", "rustls"), ("level", "trace")]), "failed");
+
+    set("queue", "inherit");
+    let said = daemon.events("agent.log_level").len();
+    set("root", "off");
+    let last = |log: &[String]| log.last().is_some_and(|line| line.contains("modules=\"root\""));
+    assert!(last(&daemon.log()), "its own line is the last one");
+    set("root", "inherit");
+    assert_eq!(daemon.events("agent.log_level").len(), said + 2, "gone and back");
+    assert_eq!(bench.agent.status().expect("a status")["log"]["changed"], serde_json::json!({}));
     assert!(daemon.stop().success());
 }
 

@@ -10,6 +10,7 @@ mod daemon;
 mod failed_sync;
 mod fairness;
 mod files;
+mod hanging;
 mod identity;
 mod instruct;
 mod instruct_node;

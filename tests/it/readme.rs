@@ -173,6 +173,7 @@ impl Place {
         let text = |bytes: &[u8]| {
             String::from_utf8_lossy(bytes)
                 .replace(&config.display().to_string(), "/etc/solarnode-agent/agent.toml")
+                .replace(&self.agent.state_dir().display().to_string(), "/var/lib/solarnode-agent")
         };
         let printed = text(&output.stdout) + &text(&output.stderr);
         assert!(output.status.success(), "{}: `{command}`: {printed}", shown.at);

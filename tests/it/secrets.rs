@@ -16,7 +16,10 @@ use solarnet_sim::{
     NodeCertificate, Profile, Sim, Site, SolarIn, Table, TokenKind, Unit, signing_key_hex,
 };
 
-use crate::support::agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet};
+use crate::{
+    bundle::unpacked,
+    support::agent::{Agent, Daemon, NODE, USER, eventually, link, meter, seed, solarnet},
+};
 
 /// What must not be found, and what to call it where it is.
 struct Needles(Vec<(String, Vec<u8>)>);
@@ -591,11 +594,14 @@ fn no_key_of_a_certificate_and_no_password_stands_anywhere_but_in_the_store() {
         }
         let daemon = Daemon::spawn(agent.command(&["run", "--log", "trace"]));
         eventually("it is renewed", || !daemon.events("identity.renewed").is_empty());
-        for arguments in
-            [&["status"][..], &["status", "--json"], &["bundle", "--output", "b.tar.gz"]]
-        {
+        let archive = agent.path("bundle.tar.gz");
+        let bundle = ["bundle", "--output", archive.to_str().expect("text")];
+        for arguments in [&["status"][..], &["status", "--json"], &bundle] {
             let output = agent.run(arguments);
             needles.assert_not_in_output(&arguments.join(" "), &output);
+        }
+        for (name, bytes) in unpacked(&archive) {
+            needles.assert_not_in(&format!("{name} of the bundle"), &bytes);
         }
         let log = daemon.log();
         assert!(daemon.stop().success());

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 
@@ -18,6 +18,7 @@ use super::{
     program::{self, Program},
     scrub::Scrub,
 };
+use crate::domain::utc;
 
 /// The folder in the archive.
 pub(in crate::cli) const FOLDER: &str = "solarnode-agent-bundle";
@@ -78,7 +79,7 @@ impl Archive {
             scrub,
             manifest: Manifest {
                 format: 1,
-                made: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+                made: utc(now),
                 agent: env!("CARGO_PKG_VERSION"),
                 system: machine::system(),
                 contents: Vec::new(),

@@ -4,9 +4,8 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::problem_at;
 use crate::{
-    config::{Problem, Settings, Severity},
+    config::{Problem, Settings, Severity, problem_at},
     modbus::{
         BusBudget,
         budget::{Complaint, REPLY, UnitBudget},
@@ -34,7 +33,7 @@ impl Named<'_> {
         let complaints = self.budget.complaints.iter().map(|complaint| {
             let (what, remedy) = self.explain(complaint);
             let found = format!("\"{}\": {what}", self.bus);
-            problem_at(path, format!("modbus[{index}]"), found, remedy, Severity::Warning)
+            problem_at(path, &format!("modbus[{index}]"), found, remedy, Severity::Warning)
         });
         complaints.collect()
     }

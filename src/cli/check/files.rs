@@ -5,7 +5,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    config::{Problem, Settings, Severity},
+    config::{Problem, Settings, Severity, problem_at},
     credential::Store,
     files::rules::Restrictions,
 };
@@ -21,13 +21,8 @@ pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> 
     if !settings.state_dir.is_dir() {
         return Vec::new();
     }
-    let warning = |key: &str, found: String, expected: String| Problem {
-        file: path.display().to_string(),
-        line: None,
-        key: key.to_owned(),
-        found,
-        expected,
-        severity: Severity::Warning,
+    let warning = |key: &str, found: String, expected: String| {
+        problem_at(path, key, found, expected, Severity::Warning)
     };
     let absent = settings.files.iter().filter(|entry| !entry.folder.is_dir()).map(|entry| {
         let found = format!("{}: there is no such folder", entry.folder.display());

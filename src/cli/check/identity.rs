@@ -4,9 +4,9 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use super::{Severity, problem_at};
 use crate::{
-    config::{Problem, Settings, settings::Via},
+    cli::daemon::certificate_in_use,
+    config::{Problem, Settings, Severity, problem_at, settings::Via},
     credential::{
         Store,
         store::{StoreError, identity::Slot},
@@ -31,13 +31,14 @@ pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> 
         Via::Import => ("flux", "a live feed"),
     };
     let warning = |found: String, expected: &str| {
-        problem_at(path, key.to_owned(), found, expected.to_owned(), Severity::Warning)
+        problem_at(path, key, found, expected.to_owned(), Severity::Warning)
     };
     let another = "a certificate that fits: `solarnode-agent identity import`";
     match load(&Store::new(&settings.state_dir, None), Slot::Current) {
+        Ok(None) if certificate_in_use(&settings.control_socket).is_some() => Vec::new(),
         Ok(None) => vec![warning(
             format!("{value}, and no certificate is stored"),
-            "the node's certificate: `solarnode-agent identity import` installs it",
+            "the node's certificate, or one that systemd passes: `solarnode-agent identity import` installs it",
         )],
         Ok(Some((certificate, _))) => {
             let mut complaints = judge(&certificate, settings.node, now);

@@ -16,9 +16,10 @@ use serde_json::Value;
 
 use super::{Exit, Failure, daemon::Daemon};
 use crate::{
-    app::{self, AppError},
+    app,
     config::{self, ConfigError, Problem, Settings, Severity},
-    domain::Chain,
+    credential::{Store, store::StoreError},
+    needs::{self, Needs},
 };
 
 /// Check the configuration and name everything that is wrong with it
@@ -31,7 +32,7 @@ use crate::{
 )]
 pub struct Check {
     /// Print JSON: {"problems": [{file, line, key, found, expected, severity}]}; if nothing is wrong also
-    /// {"buses": [{bus, share, worst, fits, reply_ms, units}]}; with --diff also
+    /// {"note": why tokens were not looked at, "buses": [{bus, share, worst, fits, reply_ms, units}]}; with --diff also
     /// {"diff": {file, problems, needs_restart, changes: [{part, how, keys}]}}
     #[arg(long)]
     json: bool,
@@ -45,6 +46,8 @@ pub struct Check {
 #[derive(Serialize)]
 struct Report<'a> {
     problems: &'a [Problem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     buses: Option<Vec<Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,8 +64,7 @@ impl Check {
     pub fn run(self, path: &Path, out: &mut impl Write) -> Result<Exit, Failure> {
         let (settings, problems) = match config::load(path) {
             Ok(loaded) => {
-                let refused = app::rehearse(&loaded.settings);
-                let refused = refused.iter().map(|(key, error)| problem(path, key, error));
+                let refused = app::rehearse(path, &loaded.settings);
                 let token = token::problems(path, &loaded.settings, Utc::now());
                 let files = files::problems(path, &loaded.settings, Utc::now());
                 let identity = identity::problems(path, &loaded.settings, Utc::now());
@@ -81,9 +83,11 @@ impl Check {
         let changes = asked.then(|| self.daemon.changes(path)).transpose()?;
         let changes = changes.as_ref();
         let budgets = settings.as_ref().map(bus::budgets);
+        let note = settings.as_ref().and_then(not_looked_at);
+        let note = note.as_deref();
         if self.json {
             let buses = budgets.map(|buses| buses.iter().map(bus::Named::json).collect());
-            let report = Report { problems: &problems, buses, diff: changes };
+            let report = Report { problems: &problems, note, buses, diff: changes };
             let report = serde_json::to_string_pretty(&report);
             writeln!(out, "{}", report.map_err(std::io::Error::from)?)?;
         } else {
@@ -96,6 +100,7 @@ impl Check {
             for line in budgets.iter().flatten().filter_map(bus::Named::line) {
                 writeln!(out, "{line}")?;
             }
+            note.map(|note| writeln!(out, "note: {note}")).transpose()?;
             changes.map(|changes| write!(out, "{}", diff::render(changes))).transpose()?;
         }
         out.flush()?;
@@ -104,25 +109,21 @@ impl Check {
     }
 }
 
-/// What one of the daemon's parts says that could not be made of the settings.
-fn problem(path: &Path, key: &str, error: &AppError) -> Problem {
-    let expected = match error {
-        AppError::Net(_) => "a PEM file of the authorities' certificates",
-        _ => "units that can be read as the protocol has it",
+/// Why nothing is said of tokens and certificates, where the configuration needs one.
+fn not_looked_at(settings: &Settings) -> Option<String> {
+    if !Needs::of(settings).is_any() && !needs::certificate(settings) {
+        return None;
+    }
+    let folder = settings.state_dir.display();
+    let why = if !settings.state_dir.is_dir() {
+        format!("`state_dir` {folder} is not there yet")
+    } else if let Err(StoreError::NotAllowed { .. }) = Store::new(&settings.state_dir, None).names()
+    {
+        format!("the credentials in `state_dir` {folder} are not yours to read")
+    } else {
+        return None;
     };
-    let found = Chain(error).to_string();
-    problem_at(path, key.to_owned(), found, expected.to_owned(), Severity::Error)
-}
-
-/// A problem of which only the key is known, not the line.
-fn problem_at(
-    path: &Path,
-    key: String,
-    found: String,
-    expected: String,
-    severity: Severity,
-) -> Problem {
-    Problem { file: path.display().to_string(), line: None, key, found, expected, severity }
+    Some(format!("{why}: tokens and certificates were not looked at"))
 }
 
 /// How much a configuration describes.
@@ -162,6 +163,32 @@ mod tests {
         let report: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(exit, Exit::Config);
         let problems = report["problems"].as_array().expect("problems");
-        assert!(problems.iter().any(|p| p["key"] == "solarnet.ca_file"), "{report}");
+        let problem = problems.iter().find(|problem| problem["key"] == "solarnet.ca_file");
+        let problem = problem.unwrap_or_else(|| panic!("{report}"));
+        assert_eq!(problem["line"], 5);
+        let found = problem["found"].as_str().expect("text");
+        assert!(found.starts_with(&authorities.display().to_string()), "{found}");
+        assert!(!found.contains("ca_file"), "{found}");
+    }
+
+    #[test]
+    fn that_there_is_no_device_yet_is_a_note_and_no_warning() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (path, state) = (dir.path().join("agent.toml"), dir.path().join("state"));
+        let text = format!("state_dir = {state:?}\n[node]\nid = 1\n[upload]\nvia = \"bulk\"\n");
+        std::fs::write(&path, text).expect("written");
+        let checked = || {
+            let mut out = Vec::new();
+            let check = Check { json: false, diff: false, daemon: Daemon::default() };
+            let exit = check.run(&path, &mut out).expect("an output");
+            let text = String::from_utf8(out).expect("text");
+            assert_eq!(exit, Exit::Ok, "{text}");
+            text
+        };
+        let (fresh, note) = (checked(), "is not there yet: tokens and certificates");
+        assert!(fresh.contains(note) && !fresh.contains("is stored"), "{fresh}");
+        std::fs::create_dir(&state).expect("made");
+        let device = checked();
+        assert!(!device.contains(note) && device.contains("no certificate is stored"), "{device}");
     }
 }

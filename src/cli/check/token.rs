@@ -5,7 +5,8 @@ use std::path::Path;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config::{Problem, Settings, Severity, settings::Proof},
+    cli::daemon::token_in_use,
+    config::{Problem, Settings, Severity, problem_at, settings::Proof},
     credential::Store,
     domain::TokenName,
     needs::{Needs, stops},
@@ -52,21 +53,16 @@ struct Wanted<'a> {
 fn of(path: &Path, settings: &Settings, wanted: &Wanted<'_>, now: DateTime<Utc>) -> Vec<Problem> {
     let Wanted { key, name, needs, create } = wanted;
     let store = Store::new(&settings.state_dir, None);
-    let warning = |found: String, expected: String| Problem {
-        file: path.display().to_string(),
-        line: None,
-        key: (*key).to_owned(),
-        found,
-        expected,
-        severity: Severity::Warning,
-    };
+    let warning =
+        |found: String, expected: String| problem_at(path, key, found, expected, Severity::Warning);
     let credential = match store.load_stored(name) {
         Ok(Some(credential)) => credential,
+        Ok(None) if token_in_use(&settings.control_socket, name).is_some() => return Vec::new(),
         // Without its folder this is no device, but where its configuration is written.
         Ok(None) if settings.state_dir.is_dir() => {
             let expected = format!(
-                "a token on this device: `solarnode-agent {create} --as MANAGER` issues one, \
-                 `solarnode-agent token import {name} --token-id ID` takes one"
+                "a token on this device, or one that systemd passes: `solarnode-agent {create} --as MANAGER` issues \
+                 one, `solarnode-agent token import {name} --token-id ID` takes one"
             );
             return vec![warning(format!("\"{name}\", which is not there"), expected)];
         }

@@ -115,7 +115,10 @@ impl Associate {
         let mut text = Zeroizing::new(String::with_capacity(4096));
         let read = match &self.invitation_file {
             Some(path) => open(path)?.take(MAX_BYTES).read_to_string(&mut text),
-            None => (&mut *streams.input).take(MAX_BYTES).read_to_string(&mut text),
+            None => {
+                streams.input.ask_for("invitation");
+                (&mut *streams.input).take(MAX_BYTES).read_to_string(&mut text)
+            }
         };
         read.context("could not read the invitation").or_exit(Exit::Usage)?;
         if text.trim().is_empty() {

@@ -64,7 +64,7 @@ impl Import {
             } else {
                 read(open(path)?, &path.display().to_string())?
             };
-            let password = || self.password(streams, &asked).map_err(Wrong::Failure);
+            let password = || self.password(streams, &asked, path).map_err(Wrong::Failure);
             material.add(&bytes, password).map_err(|wrong| match wrong {
                 Wrong::Failure(failure) => failure,
                 Wrong::Material(error) => {
@@ -91,11 +91,12 @@ impl Import {
         Ok(Exit::Ok)
     }
 
-    /// The password, asked for once however many files want it.
+    /// The password of `file`, asked for once however many files want it.
     fn password(
         &self,
         streams: &mut Streams<'_>,
         asked: &RefCell<Option<Zeroizing<String>>>,
+        file: &Path,
     ) -> Result<Option<Zeroizing<String>>, Failure> {
         let mut asked = asked.borrow_mut();
         if asked.is_none() {
@@ -103,7 +104,10 @@ impl Import {
                 Some(path) => Some(read_word(open(path)?, &path.display().to_string())?),
                 // The certificate came from there.
                 None if self.file == Path::new("-") => None,
-                None => Some(read_word(&mut *streams.input, "standard input")?),
+                None => {
+                    streams.input.ask_for(&format!("password of {}", file.display()));
+                    Some(read_word(&mut *streams.input, "standard input")?)
+                }
             };
         }
         Ok(asked.clone())

@@ -19,7 +19,11 @@ use super::{
     },
     Work, life, load, load_of,
 };
-use crate::{credential::store::identity::Slot, domain::Chain, runtime::off_thread};
+use crate::{
+    credential::store::identity::Slot,
+    domain::{Chain, utc},
+    runtime::off_thread,
+};
 
 /// Renewed certificates that wait to be looked at; there is one a day at most.
 const WAITING: usize = 4;
@@ -82,7 +86,7 @@ impl<C: IdentityCalls> Work<C> {
             error!(event = "identity.renewed_refused", error, "renewed certificate not taken");
         }
         let Some(next) = outcome? else {
-            let until = current.leaf().not_after().to_rfc3339();
+            let until = utc(current.leaf().not_after());
             return Ok(format!("this certificate is in use already, until {until}"));
         };
         let store = self.parts.store.clone();
@@ -160,7 +164,7 @@ impl<C: IdentityCalls> Work<C> {
                 return Err(format!("the renewed certificate is not on disk: {}", Chain(&error)));
             }
         }
-        let (serial, ends) = (next.leaf().serial(), next.ends().to_rfc3339());
+        let (serial, ends) = (next.leaf().serial(), utc(next.ends()));
         info!(
             event = "identity.renewed",
             serial,

@@ -13,6 +13,7 @@ use super::{
     },
     Work,
 };
+use crate::domain::utc;
 
 /// Where things stand with the certificate: a member of `credentials` in `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -66,7 +67,7 @@ impl<C: IdentityCalls> Work<C> {
 
     fn log(&self, condition: Condition, status: &Status) {
         let because = &status.because;
-        let ends = status.ends.map(|at| at.to_rfc3339()).unwrap_or_default();
+        let ends = status.ends.map(utc).unwrap_or_default();
         let error = status.last_error.as_deref().unwrap_or_default();
         match condition {
             Condition::Missing if self.parts.needed => {

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -274,7 +274,7 @@ fn tell(note: Note) {
                 event = "proof.unseen",
                 datum_count = rows,
                 source_id = &*source,
-                at = %at.to_rfc3339(),
+                at = at.to_rfc3339_opts(SecondsFormat::Millis, true),
                 reason,
                 "datum not shown, they are sent again"
             );

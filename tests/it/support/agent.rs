@@ -255,6 +255,11 @@ impl Daemon {
         self.lines_with(&[&format!("event=\"{event}\"")])
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// KiB of memory that it has.
     pub(crate) fn resident_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
