@@ -1,4 +1,4 @@
-//! Every case of `tests/vectors/datum.json` that is about encoding and decoding.
+//! Every case of `tests/vectors/datum.json` that is about encoding and decoding, whichever there are.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,9 @@ use super::{
 use crate::domain::{Datum, InstructionId, InstructionState, Samples, Stamp};
 
 fn vectors(group: &str) -> Vec<Value> {
-    let all: Value = serde_json::from_str(include_str!("../../tests/vectors/datum.json"))
-        .expect("the vectors are JSON");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/datum.json");
+    let all = std::fs::read(path).expect("the vectors are there");
+    let all: Value = serde_json::from_slice(&all).expect("the vectors are JSON");
     all[group].as_array().expect("a list of cases").clone()
 }
 
@@ -159,7 +160,12 @@ fn as_the_server(object: &Value) -> Option<Read> {
         source: text(&object["sourceId"]),
         timestamp,
         groups: ["i", "a", "s"].map(group),
-        tags: found(object, "t").into_iter().filter_map(Value::as_array).flatten().map(text).collect(),
+        tags: found(object, "t")
+            .into_iter()
+            .filter_map(Value::as_array)
+            .flatten()
+            .map(text)
+            .collect(),
     })
 }
 
@@ -275,8 +281,7 @@ fn every_stream_datum_is_written_as_the_node_writes_it() {
         let fields = &case["fields"];
         let given = |group: &str| fields[group].as_array().cloned().unwrap_or_default();
         let name = |at: usize| format!("p{at}");
-        let names =
-            |group: &str| -> Vec<String> { (0..given(group).len()).map(name).collect() };
+        let names = |group: &str| -> Vec<String> { (0..given(group).len()).map(name).collect() };
         let metadata = StreamMetadata::read(&json!({
             "streamId": fields["streamId"], "sourceId": "/m",
             "i": names("i"), "a": names("a"), "s": names("s"),
@@ -360,7 +365,8 @@ fn every_acknowledgement_is_written_as_the_node_writes_it() {
             result: theirs.get("resultParameters").and_then(Value::as_object).cloned(),
         };
         let json = as_json(|out| encode::push_acknowledgement(out, &acknowledgement));
-        assert_eq!(json, text(&case["json_http_item"]), "{id}");
+        let ours: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(ours.to_string(), theirs.to_string(), "{id}");
         let written = cbor::acknowledgement(&acknowledgement);
         // Its JSON has lost a zero that its CBOR keeps.
         if id != "st6" {
