@@ -156,17 +156,14 @@ fn as_the_server(object: &Value) -> Option<Read> {
         })
         .collect()
     };
-    Some(Read {
-        source: text(&object["sourceId"]),
-        timestamp,
-        groups: ["i", "a", "s"].map(group),
-        tags: found(object, "t")
-            .into_iter()
-            .filter_map(Value::as_array)
-            .flatten()
-            .map(text)
-            .collect(),
-    })
+    let mut tags = Vec::new();
+    for tag in found(object, "t").into_iter().filter_map(Value::as_array).flatten().map(text) {
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    let groups = ["i", "a", "s"].map(group);
+    Some(Read { source: text(&object["sourceId"]), timestamp, groups, tags })
 }
 
 /// A member wherever it stands: the server walks into whatever it does not know.

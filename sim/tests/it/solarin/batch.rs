@@ -82,7 +82,8 @@ pub(super) fn named(reads: &Value) -> Value {
     let mut named =
         json!({ "timestamp": reads["timestamp"], "t": reads.get("t").unwrap_or(&json!([])) });
     for group in ["i", "a", "s"] {
-        for (at, value) in reads[group].as_array().into_iter().flatten().enumerate() {
+        let values = reads[group].as_array().into_iter().flatten().enumerate();
+        for (at, value) in values.filter(|(_, value)| !value.is_null()) {
             let value = if group == "s" { value.clone() } else { json!({ "number": value }) };
             named[group][format!("{group}{at}")] = value;
         }
