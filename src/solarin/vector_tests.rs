@@ -416,7 +416,7 @@ fn stream_read(row: &[Value]) -> StreamRead {
     }
     let group = |at: usize| row.get(at).filter(|group| !group.is_null());
     // Numbers may be text, and what is a status becomes it.
-    let numbers = |at: usize| group(at).map(|group| numbers_of(group)).unwrap_or_default();
+    let numbers = |at: usize| group(at).map(numbers_of).unwrap_or_default();
     let status: Option<Vec<Value>> = group(5).and_then(Value::as_array).map(|values| {
         values.iter().map(|v| if v.is_null() { Value::Null } else { text(v).into() }).collect()
     });
