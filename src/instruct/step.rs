@@ -436,9 +436,10 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
             self.decline(id, Refusal { code: Code::NotCancellable, message }, now).await?;
             return self.settle(id).await;
         }
-        let mut cancelled = self.made_by(target);
-        cancelled.insert(target);
-        cancelled.remove(&id);
+        let mut made = self.made_by(target);
+        made.retain(|made| ![id, target].contains(made));
+        // The target last: while it waits, the same cancellation after a crash finds them all.
+        let cancelled: Vec<_> = made.into_iter().chain([target]).collect();
         for cancelled in &cancelled {
             let message = format!("cancelled by instruction {id}");
             self.decline(*cancelled, Refusal { code: Code::Cancelled, message }, now).await?;
