@@ -12,7 +12,7 @@
 //!    written onto a state that is seen to be final. Where the broker may have an older state, it gets
 //!    the final one as well, since nobody else keeps their order.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, timeout};
@@ -26,7 +26,7 @@ use super::{
     services::Services,
     state::{Ending, Event, State},
     task::{ACT_LIMIT, Actuator, Results, Seen, Time, Trouble, Worker},
-    topic::{self, CANCEL},
+    topic::{self, CANCEL, PARENT},
 };
 use crate::{
     domain::{Chain, ControlWrite, InstructionId, InstructionState, WriteError, utc},
@@ -436,30 +436,55 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         target: InstructionId,
         now: DateTime<Utc>,
     ) -> Result<(), Trouble> {
-        let waits = match self.known(target) {
-            State::Received => true,
-            // Given together with its cancellation, and not begun.
-            State::New => self.seen.get(&target).is_some_and(|seen| {
-                !seen.instruction.state.is_final()
-                    && seen.instruction.state != InstructionState::Executing
-            }),
-            State::Executing | State::Completed | State::Declined => false,
-        };
-        if !waits || target == id {
+        if !self.waits(target) || target == id {
             let message = format!("instruction {target} does not wait on this node");
             self.decline(id, Refusal { code: Code::NotCancellable, message }, now).await?;
             return self.settle(id).await;
         }
-        let message = format!("cancelled by instruction {id}");
-        self.decline(target, Refusal { code: Code::Cancelled, message }, now).await?;
+        let mut made = self.made_by(target);
+        made.retain(|made| ![id, target].contains(made));
+        // The target last: while it waits, the same cancellation after a crash finds them all.
+        let cancelled: Vec<_> = made.into_iter().chain([target]).collect();
+        for cancelled in &cancelled {
+            let message = format!("cancelled by instruction {id}");
+            self.decline(*cancelled, Refusal { code: Code::Cancelled, message }, now).await?;
+        }
         let mut record = self.record(id, now).await?;
         if Self::advance(&mut record, Event::Start) && Self::advance(&mut record, Event::Succeed) {
             record.started = Some(now);
             self.end(&mut record, None, format!("instruction {target} cancelled"), now);
             self.journal.put(record).await?;
         }
-        self.settle(target).await?;
+        for cancelled in cancelled {
+            self.settle(cancelled).await?;
+        }
         self.settle(id).await
+    }
+
+    /// Whether it is here, or was given together with its cancellation, and is not begun.
+    fn waits(&self, id: InstructionId) -> bool {
+        match self.known(id) {
+            State::Received => true,
+            State::New => self.seen.get(&id).is_some_and(|seen| {
+                !seen.instruction.state.is_final()
+                    && seen.instruction.state != InstructionState::Executing
+            }),
+            State::Executing | State::Completed | State::Declined => false,
+        }
+    }
+
+    /// Those that wait and say that they were made by this one.
+    fn made_by(&self, parent: InstructionId) -> BTreeSet<InstructionId> {
+        let says = |name: &str, value: &str| name == PARENT && value.trim().parse() == Ok(parent.0);
+        let kept = self.ids(|record| {
+            let mut parameters = record.kept.iter().flat_map(|kept| &kept.parameters);
+            parameters.any(|(name, value)| says(name, value))
+        });
+        let seen = self.seen.iter().filter(|(_, seen)| {
+            seen.instruction.parameters.iter().any(|p| says(&p.name, &p.value))
+        });
+        let all = kept.into_iter().chain(seen.map(|(id, _)| *id));
+        all.filter(|id| self.waits(*id)).collect()
     }
 
     /// Writes down how it ended, and says so once.

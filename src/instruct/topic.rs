@@ -43,8 +43,10 @@ pub const CANCEL: &str = "CancelInstruction";
 
 /// When to carry it out.
 pub(super) const EXECUTION_DATE: &str = "executionDate";
+/// The instruction that made it: cancelled with it.
+pub(super) const PARENT: &str = "parentInstructionId";
 /// Parameters that say something about the instruction itself and not what to do.
-const ABOUT: [&str; 3] = [EXECUTION_DATE, "parentInstructionId", "parentInstructorId"];
+const ABOUT: [&str; 3] = [EXECUTION_DATE, PARENT, "parentInstructorId"];
 
 /// The one inventory there is: the controls.
 const CONTROLS: &str = "net.solarnetwork.node.controls";

@@ -217,6 +217,32 @@ async fn a_waiting_order_is_cancelled_and_one_that_ran_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_order_made_is_cancelled_with_it() {
+    let (world, _dir) = world();
+    let due = (world.now() + TimeDelta::seconds(500)).to_rfc3339();
+    let later = |parent: &str| json!({"/control": "3", "executionDate": due, "parentInstructionId": parent});
+    world.add(7, "SetControlParameter", later("1"), json!({}));
+    world.add(8, "SetControlParameter", later("7"), json!({}));
+    let running = world.start();
+    sleep(secs(10)).await;
+    // The last one comes together with the cancellation.
+    world.add(9, "CancelInstruction", json!({"id": "7"}), json!({}));
+    world.add(
+        10,
+        "SetControlParameter",
+        json!({"/control": "4", "parentInstructionId": "7"}),
+        json!({}),
+    );
+    sleep(secs(600)).await;
+    running.stop().await;
+    use InstructionState::{Completed, Declined};
+    let states: Vec<_> = (7..=10).filter_map(|id| world.state(id)).collect();
+    assert_eq!(states, [Declined, Declined, Completed, Declined]);
+    assert_eq!(world.lock().writes.len(), 0);
+    assert_eq!(said(&world, 8)["code"], Code::Cancelled.name());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outcome_that_cannot_be_delivered_is_repeated_without_acting_again() {
     let (world, _dir) = world();
     world.lock().device = Device::TakesItsTime(secs(1));

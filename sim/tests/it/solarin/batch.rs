@@ -82,7 +82,8 @@ pub(super) fn named(reads: &Value) -> Value {
     let mut named =
         json!({ "timestamp": reads["timestamp"], "t": reads.get("t").unwrap_or(&json!([])) });
     for group in ["i", "a", "s"] {
-        for (at, value) in reads[group].as_array().into_iter().flatten().enumerate() {
+        let values = reads[group].as_array().into_iter().flatten().enumerate();
+        for (at, value) in values.filter(|(_, value)| !value.is_null()) {
             let value = if group == "s" { value.clone() } else { json!({ "number": value }) };
             named[group][format!("{group}{at}")] = value;
         }
@@ -94,14 +95,12 @@ pub(super) fn named(reads: &Value) -> Value {
 fn datum_are_read_as_the_real_server_reads_them() {
     let accepted = vectors("accept_json").into_iter().map(|vector| (vector, "json"));
     let written = vectors("datum").into_iter().map(|vector| (vector, "json_http"));
-    let mut count = 0;
     for (vector, text) in accepted.chain(written) {
         let bench = Bench::new();
         let id = vector["id"].as_str().unwrap();
         let answer = bench.post(&format!("[{}]", vector[text].as_str().unwrap()));
         assert_eq!(answer["success"], true, "{id}");
         let reads = &vector["server_reads"];
-        count += 1;
         if reads["rejected"] == true {
             assert_eq!(answer["data"], json!({}), "{id}");
             assert_eq!(bench.sim.dropped().len(), 1, "{id}");
@@ -114,7 +113,6 @@ fn datum_are_read_as_the_real_server_reads_them() {
             None => assert!(reads["i"].is_null() && reads["s"].is_null(), "{id}"),
         }
     }
-    assert_eq!(count, 40);
 }
 
 #[test]
