@@ -190,15 +190,15 @@ fn cut_in_the_middle(bench: &Bench, cuts: &[(Way, u64)]) {
 
 #[test]
 fn over_mqtt_a_link_that_breaks_off_anywhere_costs_no_instruction_and_does_none_twice() {
-    let there = [1, 100, 350, 700].map(|bytes| (Way::There, bytes));
-    let back = [1, 150, 300].map(|bytes| (Way::Back, bytes));
+    let there = [1, 150, 600].map(|bytes| (Way::There, bytes));
+    let back = [1, 200].map(|bytes| (Way::Back, bytes));
     cut_in_the_middle(&Bench::mqtt().with_certificate(), &[&there[..], &back].concat());
 }
 
 #[test]
 fn over_https_a_link_that_breaks_off_anywhere_costs_no_instruction_and_does_none_twice() {
     let there = [1, 700].map(|bytes| (Way::There, bytes));
-    let back = [1, 200, 900].map(|bytes| (Way::Back, bytes));
+    let back = [1, 300].map(|bytes| (Way::Back, bytes));
     cut_in_the_middle(&Bench::bulk().with_certificate(), &[&there[..], &back].concat());
 }
 
@@ -211,7 +211,7 @@ fn killed_at_random(bench: &Bench) {
     let (sim, wire) = (&bench.network.sim, bench.wire());
     let (mut known, mut orders) = (BTreeMap::new(), Vec::new());
     bench.site.set_fault(RELAY, Some(Fault::Slow(60)));
-    for value in 100..108 {
+    for value in 100..106 {
         let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "debug"]));
         orders.push((bench.set(value), value));
         match random.u8(..6) {
@@ -267,7 +267,6 @@ fn killed_between_executing_and_the_end_it_is_not_done_again_by_any_way() {
         (Bench::mqtt().with_certificate(), 1..=3),
         (Bench::bulk().with_certificate(), 2..=2),
     ] {
-        bench.site.set_fault(METER, Some(Fault::Silent));
         for request in requests {
             let value = 100 + u16::try_from(request).expect("few");
             let daemon = bench.agent.start();
@@ -393,7 +392,7 @@ fn over_https_a_server_that_is_not_trusted_gets_nothing_until_it_is() {
         });
         let posted = network.sim.count_requests("POST", BULK);
         let read = bench.site.readings(METER);
-        eventually("readings are kept", || bench.site.readings(METER) >= read + 8);
+        eventually("readings are kept", || bench.site.readings(METER) >= read + 4);
         assert_eq!(network.sim.count_requests("POST", BULK), posted, "{what}: {status}");
         show(&network.authority, &Certificate::around(Utc::now()));
         bench.fresh_readings_arrive();
@@ -406,7 +405,7 @@ fn over_https_a_server_that_is_not_trusted_gets_nothing_until_it_is() {
 
 #[test]
 fn a_broker_whose_certificate_begins_later_gets_nothing_until_it_has_another() {
-    let bench = Bench::new(Network::with_broker(), "mqtt", "").with_certificate();
+    let bench = Bench::mqtt().with_certificate();
     let (now, day) = (Utc::now(), TimeDelta::days(1));
     let show = |from| {
         let broker = bench.network.broker();
