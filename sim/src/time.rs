@@ -1,6 +1,6 @@
 //! The server's clock, and the texts in which it writes and reads instants.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, SubsecRound, TimeDelta, Utc};
 use serde_json::Value;
 
 /// The machine's clock moved by an offset that tests set.
@@ -37,12 +37,19 @@ pub(crate) fn read_text(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(instant) = DateTime::parse_from_rfc3339(&text) {
         return Some(instant.with_timezone(&Utc));
     }
-    let local = text.strip_suffix('Z').unwrap_or(&text);
+    // A zone may stand behind minutes, and behind a date.
+    let after_date = text.get(10..)?;
+    let zone = 10 + after_date.find(['Z', '+', '-']).unwrap_or(after_date.len());
+    let (local, zone) = text.split_at(zone);
+    let offset = match zone {
+        "" | "Z" => TimeDelta::zero(),
+        zone => TimeDelta::seconds(zone.parse::<FixedOffset>().ok()?.local_minus_utc().into()),
+    };
     let local = NaiveDateTime::parse_from_str(local, "%Y-%m-%dT%H:%M:%S%.f")
         .or_else(|_| NaiveDateTime::parse_from_str(local, "%Y-%m-%dT%H:%M"))
         .ok()
         .or_else(|| NaiveDate::parse_from_str(local, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))?;
-    Some(local.and_utc())
+    Some(local.and_utc() - offset)
 }
 
 #[cfg(test)]
@@ -69,6 +76,8 @@ mod tests {
             "2024-06-11T23:39:00+02:00",
             "2024-06-11 21:39:00",
             "2024-06-11 21:39",
+            "2024-06-11T21:39Z",
+            "2024-06-11 23:39+02:00",
         ] {
             assert_eq!(read(&json!(text)), expected, "{text}");
         }

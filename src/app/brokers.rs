@@ -26,7 +26,7 @@ use crate::{
     mqtt::{self, Client, Deliver, Handle, Session, Subscription, Surroundings},
     net::{Net, NetError, Tls},
     pulse::{Bound, During, Pulse},
-    solarin::{arrival, cbor},
+    solarin::arrival,
 };
 
 /// Messages of the live feed want no acknowledgement; so many are taken at a time.
@@ -138,8 +138,7 @@ struct Pushed(mpsc::Sender<(Instant, Value)>);
 
 impl Deliver for Pushed {
     fn deliver(&mut self, payload: &[u8]) -> Result<(), String> {
-        let message = cbor::decode(payload).map_err(|error| error.to_string())?;
-        arrival::deliver(&self.0, &message);
+        arrival::deliver(&self.0, &arrival::read(payload)?);
         Ok(())
     }
 }

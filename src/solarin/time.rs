@@ -32,15 +32,15 @@ pub fn read(value: &Value) -> Option<DateTime<Utc>> {
 fn read_text(text: &str) -> Option<DateTime<Utc>> {
     let date = NaiveDate::parse_from_str(text.get(..10)?, "%Y-%m-%d").ok()?;
     let rest = text.get(10..)?;
-    if rest.is_empty() {
-        return Some(date.and_time(NaiveTime::MIN).and_utc());
-    }
-    let rest = rest.strip_prefix([' ', 'T'])?;
     let zone = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
     let (time, zone) = rest.split_at(zone);
-    let time = NaiveTime::parse_from_str(time, "%H:%M:%S%.f")
-        .or_else(|_| NaiveTime::parse_from_str(time, "%H:%M"))
-        .ok()?;
+    let time = match time.strip_prefix([' ', 'T']) {
+        Some(time) => NaiveTime::parse_from_str(time, "%H:%M:%S%.f")
+            .or_else(|_| NaiveTime::parse_from_str(time, "%H:%M"))
+            .ok()?,
+        None if time.is_empty() => NaiveTime::MIN,
+        None => return None,
+    };
     let local: NaiveDateTime = date.and_time(time);
     if matches!(zone, "" | "Z") {
         return Some(local.and_utc());
@@ -82,7 +82,22 @@ mod tests {
         ] {
             assert_eq!(read(&value), None, "{value}");
         }
-        assert!(read(&json!("2024-06-11T21:39:09+12:00")).is_some());
+    }
+
+    #[test]
+    fn what_the_server_reads_is_read() {
+        let midnight = DateTime::from_timestamp(1_718_064_000, 0);
+        for text in [
+            "2024-06-11",
+            "2024-06-11Z",
+            "2024-06-11T00:00",
+            "2024-06-11 00:00Z",
+            "2024-06-11 00:00:00.000000000Z",
+            "2024-06-11T12:00:00+12:00",
+            "2024-06-10 23:30-00:30",
+        ] {
+            assert_eq!(read(&json!(text)), midnight, "{text}");
+        }
     }
 
     proptest! {

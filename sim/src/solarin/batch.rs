@@ -105,8 +105,14 @@ impl World {
                 _ => {}
             }
             if is_status(&element) {
-                listed.push(self.apply_status(node, &element, now)?);
-            } else if element.get("__type__").is_some_and(Value::is_string) {
+                match self.apply_status(node, &element, now)? {
+                    Some(applied) => listed.push(applied),
+                    None => {
+                        let reason = "a status without ID or state".to_owned();
+                        self.dropped.push(Dropped { node, way: WAY, reason });
+                    }
+                }
+            } else if !["", "datum"].contains(&type_of(&element).as_str()) {
                 let reason = format!("an element of the type {}", element["__type__"]);
                 self.dropped.push(Dropped { node, way: WAY, reason });
             } else {
@@ -203,13 +209,17 @@ impl World {
         })
     }
 
-    /// Applies a status; gives what the answer lists for it.
+    /// Applies a status; gives what the answer lists for it. One without ID or state is none.
     fn apply_status(
         &mut self,
         node: i64,
         element: &Value,
         now: DateTime<Utc>,
-    ) -> Result<Value, String> {
+    ) -> Result<Option<Value>, String> {
+        let has = |member: &str| element.get(member).is_some();
+        if !has("instructionId") || !has("state") && !has("status") {
+            return Ok(None);
+        }
         let id = match &element["instructionId"] {
             Value::String(text) => text.parse().ok(),
             other => other.as_i64(),
@@ -225,7 +235,7 @@ impl World {
         if let Some(results) = results {
             listed["resultParameters"] = results.clone().into();
         }
-        Ok(listed)
+        Ok(Some(listed))
     }
 
     /// The instructions of an answer.
@@ -266,7 +276,16 @@ fn holds(element: &Value, texts: &[String]) -> bool {
 
 fn is_status(element: &Value) -> bool {
     element.is_object()
-        && (element["instructionId"].is_number() || element["__type__"] == "InstructionStatus")
+        && (element["instructionId"].is_number() || type_of(element) == "instructionstatus")
+}
+
+/// What an element says that it is, in small letters; nothing is a datum.
+fn type_of(element: &Value) -> String {
+    match element.get("__type__") {
+        None => "datum".to_owned(),
+        Some(Value::String(text)) => text.to_ascii_lowercase(),
+        Some(other) => other.to_string(),
+    }
 }
 
 /// A datum in the object form, as the database would take it. Without a time it is the server's.

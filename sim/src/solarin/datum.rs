@@ -86,7 +86,13 @@ fn samples(members: &Map<String, Value>, datum: &mut Datum) {
                 let texts = values.iter().filter_map(|(name, v)| Some((name.clone(), text(v)?)));
                 datum.s.extend(texts);
             }
-            ("t", Value::Array(values)) => datum.t.extend(tags(values)),
+            ("t", Value::Array(values)) => {
+                for tag in values.iter().filter_map(text) {
+                    if !datum.t.contains(&tag) {
+                        datum.t.push(tag);
+                    }
+                }
+            }
             (_, Value::Object(inner)) => samples(inner, datum),
             _ => {}
         }
@@ -107,10 +113,6 @@ fn text(value: &Value) -> Option<String> {
         Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
         _ => None,
     }
-}
-
-fn tags(values: &[Value]) -> impl Iterator<Item = String> {
-    values.iter().filter_map(|value| value.as_str().map(str::to_owned))
 }
 
 fn stream(members: &[Value]) -> Result<PostedStream, String> {

@@ -197,7 +197,8 @@ impl<T: Ord> Form for Named<T> {
     }
 }
 
-/// A list of labels.
+/// A list of labels. `_v2` is a mark of SolarNetwork's own: over MQTT it says how numbers are written and is taken
+/// away, by every other way it would be stored.
 pub(in crate::config) struct Texts;
 
 impl Form for Texts {
@@ -210,7 +211,7 @@ impl Form for Texts {
         nodes
             .iter()
             .map(|node| match &node.value {
-                Value::Text(text) if label(text).is_some() => Ok(text.clone()),
+                Value::Text(text) if label(text).is_some() && text != "_v2" => Ok(text.clone()),
                 other => Err(Wrong { found: Some(other.shown()), ..wrong() }),
             })
             .collect()
@@ -221,7 +222,8 @@ impl Form for Texts {
     }
 
     fn range(&self) -> String {
-        "each 1 to 64 characters without control characters and blanks at its ends".to_owned()
+        "each 1 to 64 characters without control characters and blanks at its ends, and not `_v2`"
+            .to_owned()
     }
 }
 

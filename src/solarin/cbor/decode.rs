@@ -1,7 +1,7 @@
 //! CBOR that a server pushed, as the JSON it stands for.
 //!
 //! Maps, lists, text, numbers, truth values and null; of indefinite length as well. Numbers keep their value:
-//! integers of 64 bits, bignums (tags 2 and 3) and the mantissa of a decimal fraction (tag 4) of 128, floats in
+//! integers, bignums (tags 2 and 3), decimal fractions (tag 4) of some three hundred digits, floats in
 //! the shortest decimal text that is them. What is not a number becomes null. Other tags are taken for what they
 //! stand before.
 //!
@@ -26,6 +26,12 @@ pub const MAX_DEPTH: usize = 32;
 
 /// The furthest a decimal point may be shifted.
 const MAX_EXPONENT: u64 = 400;
+
+/// The most parts of a bignum, nine decimal digits each. The time that it takes grows with their square.
+const MAX_PARTS: usize = 34;
+
+/// One more than the largest of these parts.
+const PART: u64 = 1_000_000_000;
 
 /// Why a message was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -177,32 +183,38 @@ impl Reader<'_> {
         if exponent.unsigned_abs() > MAX_EXPONENT {
             return Err(DecodeError::TooLarge("400 decimal places"));
         }
-        number(&shifted(&mantissa, exponent))
+        number(&shifted(mantissa, exponent))
     }
 
-    /// An integer, or a bignum that has at most 128 bits.
+    /// An integer, or a bignum.
     fn integer(&mut self) -> Result<Integer, DecodeError> {
         if self.input.datatype()? != Type::Tag {
             let value = i128::from(self.input.int()?);
-            return Ok(Integer { negative: value < 0, magnitude: value.unsigned_abs() });
+            return Ok(Integer { negative: value < 0, digits: value.unsigned_abs().to_string() });
         }
         let tag = self.input.tag()?;
         if ![Tag::new(2), Tag::new(3)].contains(&tag) {
             return Err(DecodeError::Unsupported("a number of another kind"));
         }
-        let too_large = DecodeError::TooLarge("128 bits in a number");
-        let mut magnitude = 0u128;
+        let mut parts = vec![0];
         for chunk in self.input.bytes_iter()? {
             for byte in chunk? {
-                magnitude =
-                    magnitude.checked_mul(256).ok_or(too_large.clone())? | u128::from(*byte);
+                multiply_add(&mut parts, 256, u64::from(*byte));
+                if parts.len() > MAX_PARTS {
+                    return Err(DecodeError::TooLarge("300 digits in a number"));
+                }
             }
         }
         let negative = tag == Tag::new(3);
         if negative {
-            magnitude = magnitude.checked_add(1).ok_or(too_large)?;
+            multiply_add(&mut parts, 1, 1);
         }
-        Ok(Integer { negative, magnitude })
+        let digits: String = parts.iter().rev().map(|part| format!("{part:09}")).collect();
+        let significant = digits.trim_start_matches('0');
+        Ok(Integer {
+            negative,
+            digits: if significant.is_empty() { "0".to_owned() } else { significant.to_owned() },
+        })
     }
 
     /// IEEE 754, 16 bits: sign, five bits of exponent, ten of fraction. The codec would bring in a crate for it.
@@ -224,25 +236,37 @@ impl Reader<'_> {
     }
 }
 
+/// `parts × factor + more`; the first part has the last digits.
+fn multiply_add(parts: &mut Vec<u64>, factor: u64, more: u64) {
+    let mut carry = more;
+    for part in parts.iter_mut() {
+        let sum = *part * factor + carry;
+        (*part, carry) = (sum % PART, sum / PART);
+    }
+    if carry > 0 {
+        parts.push(carry);
+    }
+}
+
 struct Integer {
     negative: bool,
-    magnitude: u128,
+    digits: String,
 }
 
 impl std::fmt::Display for Integer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if self.negative { "-" } else { "" })?;
-        self.magnitude.fmt(f)
+        f.write_str(&self.digits)
     }
 }
 
 /// The digits with the point moved by `exponent`, no more.
-fn shifted(mantissa: &Integer, exponent: i64) -> String {
+fn shifted(mantissa: Integer, exponent: i64) -> String {
     let sign = if mantissa.negative { "-" } else { "" };
-    let mut digits = mantissa.magnitude.to_string();
+    let mut digits = mantissa.digits;
     let places = usize::try_from(exponent.unsigned_abs()).unwrap_or(usize::MAX);
     if exponent >= 0 {
-        if mantissa.magnitude != 0 {
+        if digits != "0" {
             digits.extend(std::iter::repeat_n('0', places));
         }
         return format!("{sign}{digits}");
@@ -254,12 +278,13 @@ fn shifted(mantissa: &Integer, exponent: i64) -> String {
     format!("{sign}{whole}.{fraction}")
 }
 
-fn float(value: impl std::fmt::Display + Into<f64> + Copy) -> Result<Value, DecodeError> {
+fn float(value: impl std::fmt::Debug + Into<f64> + Copy) -> Result<Value, DecodeError> {
     // What JSON has no number for.
     if !value.into().is_finite() {
         return Ok(Value::Null);
     }
-    number(&value.to_string())
+    // One that is whole stays a float, `1.0`: the server takes none where it wants an integer.
+    number(&format!("{value:?}"))
 }
 
 fn number(text: &str) -> Result<Value, DecodeError> {
@@ -287,12 +312,21 @@ mod tests {
             ("c4 82 39 00c7 00", &format!("0.{}", "0".repeat(200))),
             ("c4 9f 20 01 ff", "0.1"),
             ("c2 49 00ffffffffffffffff", "18446744073709551615"),
-            ("c3 50 ffffffffffffffffffffffffffffffff", ""),
+            ("c3 50 ffffffffffffffffffffffffffffffff", "-340282366920938463463374607431768211456"),
+            (
+                "c2 5f 41 01 50 00000000000000000000000000000000 ff",
+                "340282366920938463463374607431768211456",
+            ),
+            ("c2 40", "0"),
+            ("c3 43 3b9ac9", "-3906250"),
+            ("c3 44 3b9ac9ff", "-1000000000"),
+            ("c4 82 22 c2 45 00ffffffff", "4294967.295"),
+            (&format!("c2 58 80 {}", "ff".repeat(128)), ""),
             ("c3 50 7fffffffffffffffffffffffffffffff", "-170141183460469231731687303715884105728"),
             ("3b ffffffffffffffff", "-18446744073709551616"),
-            ("f9 3c00", "1"),
-            ("f9 0001", "0.000000059604645"),
-            ("f9 c400", "-4"),
+            ("f9 3c00", "1.0"),
+            ("f9 0001", "5.9604645e-8"),
+            ("f9 c400", "-4.0"),
             ("fa 43661 99a", "230.1"),
             ("fb 3fd3333333333334", "0.30000000000000004"),
             ("f9 7c00", "null"),

@@ -222,13 +222,44 @@ fn push_value(out: &mut Encoder, value: &Value) -> Written {
     }
 }
 
-/// In the digits it has. A number beyond 96 bits is none that this agent makes; it goes out as text, whole.
+/// In the digits it has. A number beyond 128 bits is none that this agent makes; it goes out as text, whole.
 fn push_json_number(out: &mut Encoder, number: &Number) -> Written {
     let text = number.to_string();
-    let decimal = Decimal::from_str_exact(&text).or_else(|_| Decimal::from_scientific(&text));
-    match decimal {
-        Ok(value) if value.scale() == 0 => push_integer(out, value.mantissa()),
-        Ok(value) => push_fraction(out, value.mantissa(), -i64::from(value.scale())),
-        Err(_) => out.str(&text)?.ok(),
+    if let Ok(value) = text.parse() {
+        return push_integer(out, value);
+    }
+    let (digits, power) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let exponent: Option<i64> = power.parse().ok();
+    let exponent = exponent.and_then(|power| power.checked_sub_unsigned(fraction.len() as u64));
+    match (format!("{whole}{fraction}").parse(), exponent) {
+        (Ok(mantissa), Some(exponent)) => push_fraction(out, mantissa, exponent),
+        _ => out.str(&text)?.ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_among_results_keep_their_digits() {
+        for (json, want) in [
+            ("-0", "00"),
+            ("1200", "1904b0"),
+            ("18446744073709551616", "c249010000000000000000"),
+            ("-9223372036854775809", "c3490 08000000000000000"),
+            ("12.50", "c482211904e2"),
+            ("-0.5", "c4822024"),
+            ("1.2E+3", "c482020c"),
+            ("1.5e-7", "c482270f"),
+            ("1E30", "c482181e01"),
+            ("1.2345678901234567890123456789012E5", "c4823819c24e009bd30a3c645943dd1690a03a14"),
+        ] {
+            let number = serde_json::from_str(json).expect("a number");
+            let mut out = Encoder::new(Vec::new());
+            push_json_number(&mut out, &number).expect("memory");
+            assert_eq!(hex::encode(out.into_writer()), want.replace(' ', ""), "{json}");
+        }
     }
 }

@@ -31,13 +31,11 @@ fn messages_are_read_as_the_real_server_reads_them() {
     let streams = vectors("stream_datum").into_iter().flat_map(|vector| {
         [(vector.clone(), "cbor_mqtt_java_hex"), (vector, "cbor_mqtt_compact_hex")]
     });
-    let mut count = 0;
     for (vector, name) in accepted.chain(written).chain(streams) {
         let sim = simple();
         sim.put_stream(stream());
         sim.take_message(TOPIC, &bytes(&vector, name));
         let (id, mut reads) = (vector["id"].as_str().unwrap(), vector["server_reads"].clone());
-        count += 1;
         if reads["rejected"] == true || reads["timestamp"].is_null() {
             assert_eq!((sim.ledger_count().datum, sim.dropped().len()), (0, 1), "{id}");
             continue;
@@ -51,7 +49,6 @@ fn messages_are_read_as_the_real_server_reads_them() {
         let source = reads["sourceId"].as_str().unwrap_or("/stream");
         assert_reads(&sim.entry(NODE, source, milliseconds(&reads)).unwrap(), &reads, id);
     }
-    assert_eq!(count, 12 + 2 * 31 + 2 * 4);
 }
 
 #[test]
