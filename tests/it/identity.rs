@@ -12,8 +12,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
-    Act, Authority, Misbehaviour, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site, SolarIn,
-    Unit,
+    Act, Authority, Misbehaviour, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site,
+    SolarIn, Unit,
 };
 
 use crate::support::{
@@ -473,7 +473,8 @@ fn an_outage_that_was_long_brings_the_warning_forward() {
     assert!(daemon.stop().success());
 
     let last = (bench.now() - TimeDelta::days(120)).to_rfc3339();
-    let memory = serde_json::json!({ "last_contact": last, "longest_outage_secs": 0, "asked": null });
+    let memory =
+        serde_json::json!({ "last_contact": last, "longest_outage_secs": 0, "asked": null });
     fs::write(bench.agent.state_dir().join("identity.json"), memory.to_string()).expect("written");
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
