@@ -537,10 +537,13 @@ fn what_is_sent_as_a_renewed_certificate_and_is_none_changes_nothing() {
     let day = TimeDelta::days(1);
     let stranger = Authority::new().expect("an authority");
     let wanted = NodeCertificate::between(NODE, bench.now() - day, bench.now() + day * 900);
+    let shorter = NodeCertificate::between(NODE, bench.now() - day, bench.now() + day * 300);
     let texts = [
         "hunter2".to_owned(),
         stranger.renew_node(&wanted, &old).expect("issued").chain_pem(),
         bench.issue(&wanted).certificate_pem(),
+        // SolarIn would accept it.
+        bench.authority.renew_node(&shorter, &old).expect("issued").chain_pem(),
     ];
     for text in texts {
         let id = bench.sim.add_instruction(NewInstruction {
