@@ -41,7 +41,7 @@ impl std::fmt::Debug for IssuedToken {
 }
 
 /// Locks what is shown. It is replaced whole, so poison is of no matter.
-fn lock_identity(identity: &Mutex<Identity>) -> MutexGuard<'_, Identity> {
+pub(crate) fn lock_identity(identity: &Mutex<Identity>) -> MutexGuard<'_, Identity> {
     identity.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

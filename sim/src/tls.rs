@@ -91,7 +91,7 @@ impl Certificate {
 
 /// A certificate and its key, ready to be shown.
 #[derive(Clone)]
-pub struct Identity(TlsAcceptor);
+pub struct Identity(pub(crate) TlsAcceptor);
 
 impl std::fmt::Debug for Identity {
     /// Without the key.

@@ -132,4 +132,6 @@ pub struct Instruction {
     pub expiration_date: Option<DateTime<Utc>>,
     /// In the order given.
     pub parameters: Vec<Parameter>,
+    /// They were more than is read, and none of them is here.
+    pub is_cut: bool,
 }

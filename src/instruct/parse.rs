@@ -10,7 +10,7 @@
 //! * any other member, which is ignored.
 //!
 //! A message is such a list, one instruction, or an object that has the list as `instructions`. Of one message
-//! [`MOST`] elements are read, and of one instruction [`MOST_BYTES`] of parameters.
+//! [`MOST`] elements are read; of an instruction with more than [`MOST_BYTES`] of parameters none of these.
 //!
 //! An element that cannot be understood, or that belongs to another node, is named and skipped; the
 //! others are not affected. This file is pure and never panics on foreign data.
@@ -120,13 +120,15 @@ fn instruction(element: &Value, node: NodeId) -> Result<Instruction, String> {
     let instruction_date = time(element, "instructionDate")?
         .or(time(element, "created")?)
         .ok_or("it has neither `instructionDate` nor `created`")?;
+    let parameters = parameters(element)?;
     Ok(Instruction {
         id: InstructionId(id),
         topic: topic.to_owned(),
         instruction_date,
         state,
         expiration_date: time(element, "expirationDate")?,
-        parameters: parameters(element)?,
+        is_cut: parameters.is_none(),
+        parameters: parameters.unwrap_or_default(),
     })
 }
 
@@ -145,9 +147,10 @@ fn time(element: &Value, member: &str) -> Result<Option<DateTime<Utc>>, String> 
     at.map(Some).ok_or_else(|| format!("its `{member}` is not a time"))
 }
 
-fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
+/// None where they are more than [`MOST_BYTES`].
+fn parameters(element: &Value) -> Result<Option<Vec<Parameter>>, String> {
     let mut members = ["parameters", "params"].iter().filter_map(|name| element.get(name));
-    let Some(given) = members.find(|value| !value.is_null()) else { return Ok(Vec::new()) };
+    let Some(given) = members.find(|value| !value.is_null()) else { return Ok(Some(Vec::new())) };
     let pairs: Vec<(&str, &Value)> = match given {
         Value::Array(list) => list
             .iter()
@@ -174,10 +177,7 @@ fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
             parameters.push(Parameter { name: name.to_owned(), value });
         }
     }
-    if bytes > MOST_BYTES {
-        return Err(format!("its `parameters` are more than {MOST_BYTES} bytes"));
-    }
-    Ok(parameters)
+    Ok((bytes <= MOST_BYTES).then_some(parameters))
 }
 
 #[cfg(test)]
@@ -258,8 +258,8 @@ mod tests {
         let mut huge = whole();
         huge["parameters"] = json!({ "a": "x".repeat(MOST_BYTES) });
         let parsed = message(&json!([huge, whole()]), node());
-        assert_eq!(parsed.instructions.len(), 1);
-        assert!(parsed.skipped[0].reason.contains("65536 bytes"), "{:?}", parsed.skipped);
+        let cut = &parsed.instructions[0];
+        assert!(cut.is_cut && cut.parameters.is_empty() && !parsed.instructions[1].is_cut);
     }
 
     #[test]

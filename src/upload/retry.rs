@@ -53,7 +53,7 @@ pub fn wait(pause: Pause, lasted: Duration, jitter: f64) -> Duration {
 }
 
 /// How long to wait before the next look at a job that was looked at `looks` times: 2, 4, 8, 16, then
-/// 30 seconds (design 5.2.4).
+/// 30 seconds.
 #[must_use]
 pub fn follow(looks: u32) -> Duration {
     Duration::from_secs(2u64.saturating_pow(looks.saturating_add(1)).min(30))

@@ -12,7 +12,9 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use solarnet_sim::{Authority, NewInstruction, NodeCertificate, NodeIdentity, Site, Unit};
+use solarnet_sim::{
+    Act, Authority, Misbehaviour, NewInstruction, NodeCertificate, NodeIdentity, Site, Unit,
+};
 
 use crate::support::{
     agent::{Agent, Daemon, NODE, SECRET, TOKEN, eventually, link, meter},
@@ -21,6 +23,7 @@ use crate::support::{
 };
 
 const SOURCE: &str = "/site/meter";
+const BULK: &str = "/solarin/bulkCollector.do";
 const RENEW: &str = "/solarin/api/v1/sec/cert/renew";
 const PASSWORD: &str = "hunter2-store";
 
@@ -476,6 +479,72 @@ fn killed_at_random_moments_a_renewal_leaves_a_certificate_that_works_and_ends_w
     assert!(daemon.stop().success());
 }
 
+/// After it was asked for, while it is proved, once it is in use, and before what was proved is removed.
+#[test]
+fn killed_at_each_step_of_a_renewal_it_goes_on_there_and_the_key_travels_once() {
+    let bench = Bench::new("\n[identity]\nrenew = true\n");
+    let old = bench.with_days_left(50);
+    bench.import(&old);
+    let serial = bench.serial();
+    bench.sim.set_instruction_queuing(TimeDelta::seconds(3600));
+    let daemon = bench.agent.start();
+    eventually("it is asked for", || bench.sim.count_requests("POST", RENEW) == 1);
+    let asked = || fs::read_to_string(bench.agent.state_dir().join("identity.json"));
+    assert!(asked().expect("written before").contains("\"asked\":\""));
+    daemon.kill();
+
+    bench.sim.misbehave(Misbehaviour::new(BULK, Act::Slow { ms: 1000 }));
+    bench.sim.set_instruction_queuing(TimeDelta::zero());
+    let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "debug"]));
+    eventually("it is being proved", || bench.next().exists());
+    daemon.kill();
+    assert_eq!(bench.serial(), serial, "it is not proved yet");
+    assert!(bench.next().exists());
+
+    bench.sim.behave();
+    let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "debug"]));
+    eventually("it is in use", || bench.serial() != serial);
+    daemon.kill();
+    let renewed = bench.serial();
+    fs::copy(bench.agent.state_dir().join("credentials/node.pem"), bench.next()).expect("left");
+
+    let daemon = bench.agent.start();
+    eventually("what is left over is removed", || !bench.next().exists());
+    bench.fresh_readings_arrive();
+    assert_eq!((bench.serial(), bench.key()), (renewed, key_of(&old.key_pem())));
+    assert_eq!(bench.sim.count_requests("POST", RENEW), 1);
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn an_outage_that_was_long_brings_the_warning_forward() {
+    let bench = Bench::new("");
+    let ending = bench.with_days_left(100);
+    bench.import(&ending);
+    let daemon = bench.agent.start();
+    eventually("there is time", || daemon.events("identity.well").len() == 1);
+    bench.fresh_readings_arrive();
+    assert!(daemon.stop().success());
+
+    let last = (bench.now() - TimeDelta::days(120)).to_rfc3339();
+    let memory =
+        serde_json::json!({ "last_contact": last, "longest_outage_secs": 0, "asked": null });
+    fs::write(bench.agent.state_dir().join("identity.json"), memory.to_string()).expect("written");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    // It looks at its certificate again, and at who has answered meanwhile.
+    bench.import(&ending);
+    let secs = TimeDelta::days(120).num_seconds();
+    bench.agent.status_when("the outage is known", |status| {
+        of_status(status)["longest_outage_secs"].as_i64() >= Some(secs)
+    });
+    assert_eq!(daemon.events("identity.ends").len(), 1);
+    assert!(daemon.stop().success());
+    let daemon = bench.agent.start();
+    eventually("it is remembered", || daemon.events("identity.ends").len() == 1);
+    assert!(daemon.stop().success());
+}
+
 #[test]
 fn a_start_goes_on_with_a_renewed_certificate_that_was_not_proved() {
     let bench = Bench::new("");
@@ -522,10 +591,13 @@ fn what_is_sent_as_a_renewed_certificate_and_is_none_changes_nothing() {
     let day = TimeDelta::days(1);
     let stranger = Authority::new().expect("an authority");
     let wanted = NodeCertificate::between(NODE, bench.now() - day, bench.now() + day * 900);
+    let shorter = NodeCertificate::between(NODE, bench.now() - day, bench.now() + day * 300);
     let texts = [
         "hunter2".to_owned(),
         stranger.renew_node(&wanted, &old).expect("issued").chain_pem(),
         bench.issue(&wanted).certificate_pem(),
+        // SolarIn would accept it.
+        bench.authority.renew_node(&shorter, &old).expect("issued").chain_pem(),
     ];
     for text in texts {
         let id = bench.sim.add_instruction(NewInstruction {

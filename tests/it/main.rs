@@ -18,6 +18,7 @@ mod instruct_pushed;
 mod modbus;
 mod mqtt;
 mod node;
+mod node_faults;
 mod outage;
 mod proof;
 mod quiet;

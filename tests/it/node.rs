@@ -128,8 +128,12 @@ fn a_node_lives_from_its_invitation_to_its_renewed_certificate_without_a_restart
     let day = TimeDelta::days(1);
     let wanted = NodeCertificate::between(NODE, now - day * 700, now + day * 30);
     let ending = bench.network.authority.issue_node(&wanted).expect("a certificate");
+    let sessions = broker.sessions().len();
     bench.network.import(&bench.agent, &ending);
     eventually("it is renewed", || !daemon.events("identity.renewed").is_empty());
+    // The one that was imported, and the renewed one on the connection that brought it.
+    eventually("the broker sees both", || broker.sessions().len() >= sessions + 2);
+    assert_eq!(daemon.events("mqtt.certificate_changed").len(), 2);
     let renewal = (1..).map_while(|id| sim.instruction(id));
     let renewal = renewal.filter(|one| one.topic == "RenewCertificate").last();
     bench.done(renewal.expect("the instruction that brings it").id);

@@ -22,8 +22,8 @@ pub(crate) mod renew;
 pub(crate) mod verify;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use chrono::Utc;
 use serde_json::json;
@@ -35,9 +35,9 @@ use crate::http::{self, Door, lock};
 use crate::misbehave::Act;
 use crate::request::Incoming;
 use crate::server::{Server, StartError};
-use crate::sim::Sim;
+use crate::sim::{Sim, lock_identity};
 use crate::stream::Kind;
-use crate::tls::{Authority, Certificate, TlsError, Versions, speaking};
+use crate::tls::{Authority, Certificate, Identity, TlsError, speaking};
 use crate::world::World;
 use verify::{Doorman, Peer};
 
@@ -56,6 +56,8 @@ pub enum SolarInError {
 #[derive(Debug)]
 pub struct SolarIn {
     server: Server,
+    doorman: Arc<Doorman>,
+    shown: Arc<Mutex<Identity>>,
     refuse: Arc<AtomicBool>,
 }
 
@@ -83,17 +85,12 @@ impl SolarIn {
         let refuse = Arc::new(AtomicBool::new(false));
         let world = sim.shared().clone();
         let doorman = Arc::new(Doorman::new(authority, world.clone(), refuse.clone())?);
-        let shown = authority.certify(&Certificate::around(Utc::now()))?;
-        let key = PrivateKeyDer::Pkcs8(shown.key.serialize_der().into());
-        let config = speaking(Versions::Both)
-            .map_err(TlsError::from)?
-            .with_client_cert_verifier(doorman.clone())
-            .with_single_cert(vec![shown.certificate.der().clone()], key)
-            .map_err(TlsError::from)?;
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let first = identity(authority, &Certificate::around(Utc::now()), doorman.clone())?;
+        let shown = Arc::new(Mutex::new(first));
+        let (served, judge) = (shown.clone(), doorman.clone());
         let server = Server::start("solarnet-sim-in", address, move |stream, orders| {
-            let accepted = acceptor.accept(stream);
-            let (world, doorman) = (world.clone(), doorman.clone());
+            let accepted = lock_identity(&served).acceptor().accept(stream);
+            let (world, doorman) = (world.clone(), judge.clone());
             async move {
                 // An error is a client that does not like the certificate, or whose own is refused.
                 let Ok(stream) = accepted.await else { return };
@@ -110,7 +107,17 @@ impl SolarIn {
             world.network.urls.insert(service.to_owned(), format!("{}/{service}", sim.url()));
         }
         drop(world);
-        Ok(Self { server, refuse })
+        Ok(Self { server, doorman, shown, refuse })
+    }
+
+    /// Shows another certificate from the next connection on. Who is let in stays.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn show(&self, authority: &Authority, wanted: &Certificate) -> Result<(), SolarInError> {
+        *lock_identity(&self.shown) = identity(authority, wanted, self.doorman.clone())?;
+        Ok(())
     }
 
     /// Where it listens.
@@ -142,6 +149,20 @@ impl SolarIn {
     pub fn come_back(&self) -> std::io::Result<()> {
         self.server.come_back()
     }
+}
+
+/// What shows this certificate and leaves clients to the doorman.
+fn identity(
+    authority: &Authority,
+    wanted: &Certificate,
+    doorman: Arc<Doorman>,
+) -> Result<Identity, TlsError> {
+    let shown = authority.certify(wanted)?;
+    let key = PrivateKeyDer::Pkcs8(shown.key.serialize_der().into());
+    let config = speaking(wanted.versions)?
+        .with_client_cert_verifier(doorman)
+        .with_single_cert(vec![shown.certificate.der().clone()], key)?;
+    Ok(Identity(TlsAcceptor::from(Arc::new(config))))
 }
 
 impl World {

@@ -336,9 +336,9 @@ async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_noth
     running.stop().await;
     assert_eq!(world.lock().writes.len(), 1);
     assert_eq!(world.state(7), Some(InstructionState::Completed));
-    for id in [9, 10] {
-        assert_eq!(world.record(id), None);
-    }
+    assert_eq!(world.record(9), None);
+    // What is too large is refused, so that it is not offered for ever.
+    assert_eq!(world.record(10).and_then(|record| record.code), Some(Code::Parameters));
 }
 
 #[tokio::test(start_paused = true)]

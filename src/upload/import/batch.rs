@@ -24,7 +24,7 @@ use crate::{
 /// 1,000 datum a second; the claimed records of a batch take about half a megabyte.
 pub const MAX_ROWS: usize = 5000;
 
-/// Most bytes of compressed CSV in one job (design 5.2.4). SolarUser reads 20 MB of a signed body.
+/// Most bytes of compressed CSV in one job. SolarUser reads 20 MB of a signed body.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
 /// What the compressor may still hold back when the output so far is measured: its block buffer.

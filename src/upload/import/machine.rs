@@ -44,7 +44,7 @@ use crate::{
     solarnet::{Cause, Next},
 };
 
-/// Jobs that are open at a time (design 5.2.4).
+/// Jobs that are open at a time.
 pub const MAX_OPEN: usize = 2;
 
 /// How long a job may stand still before its batch is sent again; doubled for every time that
