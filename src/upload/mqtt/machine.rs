@@ -19,9 +19,12 @@ use bytes::Bytes;
 
 use super::{
     super::retry::{self, Pause},
-    suspicion::Suspicion,
+    suspicion::{FREE, Suspicion},
 };
 use crate::{domain::SourceId, queue::Ranges};
+
+/// Claims, at most, to find a row that is not suspected.
+const LOOKS: usize = 8;
 
 /// A row to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +114,8 @@ pub struct Machine {
     on_the_way: BTreeMap<u64, SourceId>,
     /// Rows that were sent since nothing was on its way.
     abreast: usize,
+    /// Claims since a row was sent.
+    looks: usize,
     aside: Ranges,
     /// Since when rows have been aside.
     aside_since: Option<Duration>,
@@ -136,6 +141,7 @@ impl Machine {
             ready: VecDeque::new(),
             on_the_way: BTreeMap::new(),
             abreast: 0,
+            looks: 0,
             aside: Ranges::default(),
             aside_since: None,
             told: Vec::new(),
@@ -157,6 +163,7 @@ impl Machine {
         if !seen.connected {
             self.release_ready();
             self.release_aside();
+            self.looks = 0;
             return Step::Wait(None);
         }
         if self.suspicion.forgets_at().is_some_and(|at| at <= now) {
@@ -173,21 +180,29 @@ impl Machine {
         if self.on_the_way.len() >= window {
             return Step::Wait(None);
         }
-        if let Some(Message { seq, source, payload }) = self.pick(seen.waiting) {
+        // Where suspects wait for others to go first, these are looked for, but not in the whole queue.
+        let looks_on = seen.waiting && self.looks < LOOKS;
+        if let Some(Message { seq, source, payload }) = self.pick(looks_on) {
+            self.looks = 0;
             self.abreast = if self.on_the_way.is_empty() { 1 } else { self.abreast + 1 };
             self.on_the_way.insert(seq, source);
             return Step::Send(seq, payload);
         }
-        if seen.waiting { Step::Claim } else { Step::Wait(self.suspicion.forgets_at()) }
+        if seen.waiting {
+            self.looks += 1;
+            return Step::Claim;
+        }
+        Step::Wait(self.suspicion.forgets_at())
     }
 
-    /// The oldest row that need not wait for another one; where there are no others, the one that has waited
+    /// The oldest row over which nothing was lost lately; unless such a one is looked for, the one that has waited
     /// longest.
-    fn pick(&mut self, others: bool) -> Option<Message> {
-        let turn = |row: &Message| self.suspicion.turn(row.seq);
-        let at = self.ready.iter().position(|row| turn(row).is_none()).or_else(|| {
+    fn pick(&mut self, looks_on: bool) -> Option<Message> {
+        let turn = |row: &Message| self.suspicion.turn(row.seq, &row.source);
+        let free = self.ready.iter().position(|row| turn(row) == FREE);
+        let at = free.or_else(|| {
             let turns = self.ready.iter().map(turn).enumerate();
-            turns.min_by_key(|(_, turn)| *turn).map(|(at, _)| at).filter(|_| !others)
+            turns.min_by_key(|(_, turn)| *turn).map(|(at, _)| at).filter(|_| !looks_on)
         })?;
         self.ready.remove(at)
     }

@@ -11,6 +11,8 @@
 //!                   trusted ◀────────── an hour to a day later ───────┘
 //! ```
 //!
+//! * While rows go one at a time, those of sources of which nothing was lost lately go first: where one source
+//!   is to blame, however many of its rows stand before the others, that comes out within few losses.
 //! * A row is kept only after three losses while it alone was on its way, with another one taken between any
 //!   two of them. Where nothing is taken it is not about single rows: they are tried by turns.
 //! * Two rows of one source that are kept, and none of it that was taken between, mean that it is the source:
@@ -27,8 +29,14 @@ const SUSPECT: u32 = 2;
 /// Losses alone after which it is kept.
 const ALONE: u32 = 3;
 
+/// Rows of one source that are kept after which all of them are.
+const SOURCE: u32 = 2;
+
 /// Until what is kept is tried again: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+
+/// The turn of a row that need not wait for others, see [`Suspicion::turn`].
+pub const FREE: (u64, u64) = (0, 0);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -36,8 +44,8 @@ pub struct Suspicion {
     /// Rows that were lost and not taken since.
     lost: BTreeMap<u64, Lost>,
     kept: Ranges,
-    /// Sources of which a row is kept and none was taken since; `true` where it is the source.
-    sources: BTreeMap<SourceId, bool>,
+    /// Sources of which a row was lost and none was taken since.
+    sources: BTreeMap<SourceId, Source>,
     /// Counts what happens.
     moment: u64,
     /// When a row was taken last.
@@ -53,6 +61,12 @@ struct Lost {
     times: u32,
     alone: u32,
     last: u64,
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    last: u64,
+    kept: u32,
 }
 
 impl Suspicion {
@@ -74,13 +88,15 @@ impl Suspicion {
             row.alone += 1;
         }
         row.last = self.moment;
-        if row.alone < ALONE {
+        let kept = row.alone >= ALONE;
+        let of_source = self.sources.entry(source.clone()).or_default();
+        of_source.last = self.moment;
+        if !kept {
             return false;
         }
+        of_source.kept += 1;
         self.lost.remove(&seq);
         self.kept.insert(seq..=seq);
-        let known = self.sources.contains_key(source);
-        self.sources.insert(source.clone(), known);
         if self.forgets_at.is_none() {
             let (least, most) = AGAIN;
             let in_vain = self.forgot.filter(|(at, wait)| now.saturating_sub(*at) < *wait);
@@ -94,7 +110,8 @@ impl Suspicion {
     /// Whether a row is kept.
     #[must_use]
     pub fn keeps(&self, seq: u64, source: &SourceId) -> bool {
-        self.kept.contains(seq) || self.sources.get(source) == Some(&true)
+        let of_source = self.sources.get(source);
+        self.kept.contains(seq) || of_source.is_some_and(|source| source.kept >= SOURCE)
     }
 
     /// Whether rows go one at a time, so that it comes out which one it is.
@@ -103,13 +120,16 @@ impl Suspicion {
         self.lost.values().any(|row| row.times >= SUSPECT)
     }
 
-    /// `None`: a row may be sent. Otherwise another one has to be taken before, if there is any; the one with the
-    /// lowest number has waited longest.
+    /// Whoever has the lowest goes first. Beyond [`FREE`], it or its source was lost and nothing was taken since:
+    /// others are to be tried before, if there are any.
     #[must_use]
-    pub fn turn(&self, seq: u64) -> Option<u64> {
-        let row = self.lost.get(&seq)?;
-        let waits = row.times >= SUSPECT && row.alone > 0 && row.last > self.taken;
-        waits.then_some(row.last)
+    pub fn turn(&self, seq: u64, source: &SourceId) -> (u64, u64) {
+        let lately = |last: u64| if last > self.taken { last } else { 0 };
+        if !self.is_careful() {
+            return FREE;
+        }
+        let of_source = self.sources.get(source).map_or(0, |source| lately(source.last));
+        (of_source, self.lost.get(&seq).map_or(0, |row| lately(row.last)))
     }
 
     /// When what is kept is tried again.
@@ -159,14 +179,15 @@ mod tests {
             assert!(!suspicion.lost(hours(0), seq, &a, false));
         }
         assert!(suspicion.is_careful());
-        assert_eq!(suspicion.turn(1), None);
         for _ in 0..9 {
             assert!(!suspicion.lost(hours(0), 1, &a, true), "nothing was taken");
         }
-        assert!(suspicion.turn(1).is_some(), "others first");
+        assert_eq!(suspicion.turn(6, &b), FREE);
+        assert!(suspicion.turn(7, &a) < suspicion.turn(2, &a), "one that was not lost");
+        assert!(suspicion.turn(2, &a) < suspicion.turn(1, &a), "one that was lost before");
         for _ in 0..2 {
             suspicion.taken(6, &b);
-            assert_eq!((suspicion.turn(1), suspicion.keeps(1, &a)), (None, false));
+            assert_eq!((suspicion.turn(1, &a), suspicion.keeps(1, &a)), (FREE, false));
             suspicion.lost(hours(0), 1, &a, true);
         }
         assert!(suspicion.keeps(1, &a) && !suspicion.keeps(2, &a));
