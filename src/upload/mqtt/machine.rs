@@ -102,6 +102,8 @@ pub struct Effects {
     pub handed_over: Ranges,
     /// Rows that may be claimed again.
     pub released: Ranges,
+    /// Rows that are claimed and not sent for a while.
+    pub aside: Ranges,
     /// What is told.
     pub notes: Vec<Note>,
 }
@@ -286,6 +288,7 @@ impl Machine {
 
     fn put_aside(&mut self, now: Duration, seq: u64) {
         self.aside.insert(seq..=seq);
+        self.effects.aside.insert(seq..=seq);
         self.aside_since.get_or_insert(now);
     }
 

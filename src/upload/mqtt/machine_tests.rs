@@ -95,6 +95,7 @@ fn a_row_that_is_too_long_is_kept_aside_and_told_once_while_the_others_go_on() {
     let effects = machine.effects();
     assert_eq!(effects.notes, [Note::Aside(Aside::TooLong, "raise its limit".to_owned())], "once");
     assert!(effects.released.is_empty(), "or they would be claimed first again");
+    assert_eq!(effects.aside, [1, 3].into_iter().collect());
     assert_eq!((machine.aside_since(), machine.refused()), (Some(secs(5)), None));
     machine.next(secs(7), Seen { connected: false, ..CONNECTED });
     assert_eq!(machine.effects().released, [1, 3].into_iter().collect());
@@ -132,7 +133,7 @@ impl Bench {
 
     /// Says whether rows may be claimed again.
     fn carry_out(&mut self) -> bool {
-        let Effects { handed_over, released, notes } = self.machine.effects();
+        let Effects { handed_over, released, notes, .. } = self.machine.effects();
         for seq in handed_over.iter().flatten() {
             assert!(self.queue.remove(&seq) && self.claimed.remove(&seq));
         }

@@ -374,7 +374,7 @@ impl<'a, S: Spare> Run<'a, S> {
     }
 
     async fn carry_out(&mut self) {
-        let Effects { handed_over, released, notes } = self.machine.effects();
+        let Effects { handed_over, released, aside, notes } = self.machine.effects();
         if !handed_over.is_empty() {
             self.status.uploaded += handed_over.count();
             self.status.last_success = Some(self.parts.clock.signing_now());
@@ -387,6 +387,7 @@ impl<'a, S: Spare> Run<'a, S> {
             }
             self.parts.proof.handed_over(handed_over).await;
         }
+        self.account.released(&aside);
         if !released.is_empty() {
             self.account.released(&released);
             self.parts.queue.release(released).await;
