@@ -451,14 +451,13 @@ fn fill(state_dir: &Path, readings: impl IntoIterator<Item = Datum>) {
         fs::create_dir_all(state_dir).expect("a folder");
         let clock = Clock::open(state_dir).expect("a clock");
         let limits = settings::Queue { limit_bytes: 256 << 20, at_risk: Duration::from_secs(1) };
-        let (datum, read) = mpsc::channel(1024);
-        let (_queue, worker) = Queue::open(state_dir, &limits, clock, read).expect("a queue");
+        let (_readers, read) = mpsc::channel(1);
+        let (queue, worker) = Queue::open(state_dir, &limits, clock, read).expect("a queue");
         let stop = CancellationToken::new();
         let ended = worker.spawn(stop.clone()).expect("a thread");
         for reading in readings {
-            datum.send(reading).await.expect("taken");
+            queue.store(reading).await;
         }
-        drop(datum);
         stop.cancel();
         ended.await.expect("an end").expect("committed");
     });
@@ -479,28 +478,24 @@ fn backlog_of(source: &str, count: i64) -> impl Iterator<Item = Datum> {
     })
 }
 
-/// Readings of a backlog. `BACKLOG=100000` in the environment makes it five times as long.
-fn backlog() -> i64 {
-    let wanted = std::env::var("BACKLOG").ok().and_then(|text| text.parse().ok());
-    wanted.unwrap_or(20_000)
-}
+/// Readings of a long backlog: a week at one in six seconds.
+const BACKLOG: i64 = 100_000;
 
 #[test]
 fn a_long_backlog_drains_through_the_window_in_bounded_memory() {
-    let backlog = backlog();
     let bench = Bench::with_certificate("");
     let without_meter = bench.config.split("[[modbus]]").next().expect("a part");
     let wider = without_meter.replace("fallback_after", "in_flight = 200\nfallback_after");
     bench.agent.configure(&wider);
-    fill(&bench.agent.state_dir(), backlog_of(SOURCE, backlog));
+    fill(&bench.agent.state_dir(), backlog_of(SOURCE, BACKLOG));
     let daemon = bench.agent.start();
     let idle = daemon.resident_kib();
     let (begun, mut most) = (std::time::Instant::now(), 0);
     eventually_within(Duration::from_secs(300), "the backlog is drained", || {
         most = most.max(daemon.resident_kib());
-        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= backlog
+        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= BACKLOG
     });
-    println!("{backlog} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
+    println!("{BACKLOG} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
     // The queue maps nothing and the window is small: what grows is the allocator's slack.
     assert!(most < idle + 16 * 1024, "{idle} KiB became {most}");
     bench.agent.until_nothing_waits();
@@ -548,6 +543,25 @@ fn readings_over_which_the_connection_is_lost_hold_up_no_others_and_go_another_w
     bench.agent.configure(&config.replace("\"never\"", "\"2s\""));
     let daemon = bench.agent.start();
     eventually("they come over HTTPS", || arrived(LOADED) == 40);
+    bench.everything_arrived(daemon);
+}
+
+/// Ten readings a second, a second at risk, and a broker that answers within milliseconds.
+#[test]
+fn what_the_broker_takes_before_it_would_be_committed_is_not_written_to_disk() {
+    const READINGS: u32 = 80;
+    let bench = Bench::with_certificate("");
+    let often = bench.config.replace("\"200ms\"", "\"100ms\"");
+    bench.agent.configure(&often.replace("at_risk = \"50ms\"", "at_risk = \"1s\""));
+    // Its log would be written as well.
+    let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "error"]));
+    bench.fresh_readings_arrive();
+    let (written, read) = (daemon.bytes_written(), bench.site.readings(1));
+    eventually("they are read", || bench.site.readings(1) >= read + READINGS);
+    let each = (daemon.bytes_written() - written) / u64::from(READINGS);
+    println!("{each} bytes a reading");
+    // A commit a second would be more than 500.
+    assert!(each < 250, "{each} bytes a reading");
     bench.everything_arrived(daemon);
 }
 
