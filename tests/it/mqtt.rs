@@ -17,7 +17,7 @@ use solarnet_sim::{
 use solarnode_agent::{
     clock::Clock,
     config::settings,
-    domain::{Datum, Samples, Stamp},
+    domain::{Datum, Samples, SourceId, Stamp},
     queue::Queue,
 };
 use tokio::sync::mpsc;
@@ -445,60 +445,124 @@ fn a_broker_without_tls_needs_no_certificate() {
 }
 
 /// Puts readings into the queue of an agent that does not run.
-fn fill(state_dir: &Path, count: i64) {
+fn fill(state_dir: &Path, readings: impl IntoIterator<Item = Datum>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         fs::create_dir_all(state_dir).expect("a folder");
         let clock = Clock::open(state_dir).expect("a clock");
         let limits = settings::Queue { limit_bytes: 256 << 20, at_risk: Duration::from_secs(1) };
-        let (datum, readings) = mpsc::channel(1024);
-        let (_queue, worker) = Queue::open(state_dir, &limits, clock, readings).expect("a queue");
+        let (_readers, read) = mpsc::channel(1);
+        let (queue, worker) = Queue::open(state_dir, &limits, clock, read).expect("a queue");
         let stop = CancellationToken::new();
         let ended = worker.spawn(stop.clone()).expect("a thread");
-        let first = Utc::now().timestamp_millis() - count;
-        for number in 0..count {
-            let samples = Samples {
-                instantaneous: vec![("watts".into(), 230.into()), ("number".into(), number.into())],
-                accumulating: vec![("wattHours".into(), 41_899_999.into())],
-                ..Samples::default()
-            };
-            let stamp = Stamp::Wall { unix_ms: first + number };
-            let source = SOURCE.parse().expect("a source");
-            datum.send(Datum { source, stamp, samples }).await.expect("taken");
+        for reading in readings {
+            queue.store(reading).await;
         }
-        drop(datum);
         stop.cancel();
         ended.await.expect("an end").expect("committed");
     });
 }
 
-/// Readings of a backlog. `BACKLOG=100000` in the environment makes it five times as long.
-fn backlog() -> i64 {
-    let wanted = std::env::var("BACKLOG").ok().and_then(|text| text.parse().ok());
-    wanted.unwrap_or(20_000)
+/// One reading each of the last milliseconds.
+fn backlog_of(source: &str, count: i64) -> impl Iterator<Item = Datum> {
+    let source: SourceId = source.parse().expect("a source");
+    let first = Utc::now().timestamp_millis() - count;
+    (0..count).map(move |number| Datum {
+        source: source.clone(),
+        stamp: Stamp::Wall { unix_ms: first + number },
+        samples: Samples {
+            instantaneous: vec![("watts".into(), 230.into()), ("number".into(), number.into())],
+            accumulating: vec![("wattHours".into(), 41_899_999.into())],
+            ..Samples::default()
+        },
+    })
 }
+
+/// Readings of a long backlog: a week at one in six seconds.
+const BACKLOG: i64 = 100_000;
 
 #[test]
 fn a_long_backlog_drains_through_the_window_in_bounded_memory() {
-    let backlog = backlog();
     let bench = Bench::with_certificate("");
     let without_meter = bench.config.split("[[modbus]]").next().expect("a part");
     let wider = without_meter.replace("fallback_after", "in_flight = 200\nfallback_after");
     bench.agent.configure(&wider);
-    fill(&bench.agent.state_dir(), backlog);
+    fill(&bench.agent.state_dir(), backlog_of(SOURCE, BACKLOG));
     let daemon = bench.agent.start();
     let idle = daemon.resident_kib();
     let (begun, mut most) = (std::time::Instant::now(), 0);
     eventually_within(Duration::from_secs(300), "the backlog is drained", || {
         most = most.max(daemon.resident_kib());
-        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= backlog
+        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= BACKLOG
     });
-    println!("{backlog} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
+    println!("{BACKLOG} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
     // The queue maps nothing and the window is small: what grows is the allocator's slack.
     assert!(most < idle + 16 * 1024, "{idle} KiB became {most}");
     bench.agent.until_nothing_waits();
     assert!(daemon.stop().success());
     assert_eq!(bench.sim.dropped(), []);
+}
+
+/// A proxy ends each connection on which a certain word is said.
+#[test]
+fn readings_over_which_the_connection_is_lost_hold_up_no_others_and_go_another_way() {
+    const LOADED: &str = "/site/loaded";
+    let bench = Bench::with_certificate("");
+    let plain = bench.broker.plain_url();
+    let proxy = Wire::to(plain["mqtt://".len()..].parse().expect("an address"));
+    proxy.censor(Some("DROP TABLE"));
+    let tls = format!("mqtts://{}", bench.wire.address());
+    let config = bench.config.replace(&tls, &format!("mqtt://{}", proxy.address()));
+    bench.agent.configure(&config);
+    let say = |mut reading: Datum| {
+        reading.samples.status.push(("note".into(), "DROP TABLE".into()));
+        reading
+    };
+    let one = backlog_of("/site/one", 60).enumerate();
+    let one = one.map(|(at, reading)| if at == 10 { say(reading) } else { reading });
+    fill(&bench.agent.state_dir(), one.chain(backlog_of(LOADED, 40).map(say)));
+    let daemon = bench.agent.start();
+    let arrived = |source: &str| {
+        let rows = bench.sim.ledger();
+        rows.iter().filter(|(key, _)| key.source == source).count()
+    };
+    eventually("the others of that source arrive", || arrived("/site/one") == 59);
+    bench.fresh_readings_arrive();
+    let told = || daemon.lines_with(&["event=\"upload.aside\"", "error_kind=\"cut_off\""]);
+    eventually("it is told", || told().len() == 1);
+    eventually("a source of which no reading passes is left alone", || {
+        let connections = proxy.connections();
+        bench.fresh_readings_arrive();
+        proxy.connections() == connections
+            && bench.agent.status().is_some_and(|status| status["queue"]["records"] == 41)
+    });
+    println!("{} connections", proxy.connections());
+    assert_eq!((arrived("/site/one"), arrived(LOADED)), (59, 0));
+    assert_eq!(told().len(), 1, "once");
+    assert!(daemon.stop().success());
+    bench.agent.configure(&config.replace("\"never\"", "\"2s\""));
+    let daemon = bench.agent.start();
+    eventually("they come over HTTPS", || arrived(LOADED) == 40);
+    bench.everything_arrived(daemon);
+}
+
+/// Ten readings a second, a second at risk, and a broker that answers within milliseconds.
+#[test]
+fn what_the_broker_takes_before_it_would_be_committed_is_not_written_to_disk() {
+    const READINGS: u32 = 80;
+    let bench = Bench::with_certificate("");
+    let often = bench.config.replace("\"200ms\"", "\"100ms\"");
+    bench.agent.configure(&often.replace("at_risk = \"50ms\"", "at_risk = \"1s\""));
+    // Its log would be written as well.
+    let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "error"]));
+    bench.fresh_readings_arrive();
+    let (written, read) = (daemon.bytes_written(), bench.site.readings(1));
+    eventually("they are read", || bench.site.readings(1) >= read + READINGS);
+    let each = (daemon.bytes_written() - written) / u64::from(READINGS);
+    println!("{each} bytes a reading");
+    // A commit a second would be more than 500.
+    assert!(each < 250, "{each} bytes a reading");
+    bench.everything_arrived(daemon);
 }
 
 #[test]

@@ -17,15 +17,15 @@ use tracing::{error, info, warn};
 use super::{
     account::Account,
     fallback::{self, Fallback, Seen, Way},
-    machine::{self, Answer, Effects, Machine, Step},
+    machine::{self, Answer, Aside, Effects, Machine, Message, Step},
 };
 use crate::{
     clock::Clock,
     config::settings,
-    domain::{Datum, NodeId},
+    domain::NodeId,
     mqtt::{Handle, PublishError},
     pulse::{Bound, Pulse},
-    queue::{Claimed, Queue, QueueStat, Row},
+    queue::{Claimed, Queue, QueueStat},
     solarin::cbor,
     upload::{
         UploadError, UploadStatus,
@@ -113,11 +113,11 @@ impl<S: Spare> Uploader<S> {
     pub async fn run(self) -> Result<(), UploadError> {
         let began = Instant::now();
         let mut fallback = Fallback::new(self.settings.fallback_after);
-        let mut aside_told = false;
+        let mut machine = Machine::new(self.settings.in_flight);
         while !self.stop.is_cancelled() {
             match fallback.way() {
                 Way::Mqtt => {
-                    let run = Run::begin(&self, began, &mut fallback, &mut aside_told).await?;
+                    let run = Run::begin(&self, began, &mut fallback, &mut machine).await?;
                     if run.work().await.is_none() {
                         return Ok(());
                     }
@@ -165,9 +165,7 @@ struct Run<'a, S> {
     parts: &'a Uploader<S>,
     began: Instant,
     fallback: &'a mut Fallback,
-    /// Whether it was told that rows are too long for the broker.
-    aside_told: &'a mut bool,
-    machine: Machine,
+    machine: &'a mut Machine,
     book: Book,
     account: Account,
     answers: JoinSet<(u64, Result<(), PublishError>)>,
@@ -183,7 +181,7 @@ impl<'a, S: Spare> Run<'a, S> {
         parts: &'a Uploader<S>,
         began: Instant,
         fallback: &'a mut Fallback,
-        aside_told: &'a mut bool,
+        machine: &'a mut Machine,
     ) -> Result<Self, UploadError> {
         let Uploader { state_dir, node, queue, proof, clock, .. } = parts;
         let (mut book, left) = Book::open(state_dir, *node, queue, proof, clock).await?;
@@ -195,8 +193,7 @@ impl<'a, S: Spare> Run<'a, S> {
         Ok(Self {
             began,
             fallback,
-            aside_told,
-            machine: Machine::new(parts.settings.in_flight),
+            machine,
             book,
             account: Account::new(began.elapsed(), parts.settings.every),
             answers: JoinSet::new(),
@@ -262,7 +259,8 @@ impl<'a, S: Spare> Run<'a, S> {
             match row.datum() {
                 Ok(datum) => {
                     self.account.claimed(row.seq, &datum, row.unix_ms);
-                    encoded.push((row.seq, encode(&row, &datum)));
+                    let payload = Bytes::from(cbor::datum(&datum, row.unix_ms));
+                    encoded.push(Message { seq: row.seq, source: datum.source, payload });
                 }
                 Err(error) => self.give_up(row.seq, error.to_string()).await,
             }
@@ -270,7 +268,7 @@ impl<'a, S: Spare> Run<'a, S> {
         if self.account.must_be_written() {
             self.save().await;
         }
-        self.machine.claimed(encoded);
+        self.machine.claimed(self.began.elapsed(), encoded);
     }
 
     async fn save(&mut self) {
@@ -339,28 +337,21 @@ impl<'a, S: Spare> Run<'a, S> {
             },
         };
         let now = self.began.elapsed();
+        // What is wrong with one row says nothing of the broker.
         let (answer, seen) = match result {
-            Ok(()) => (Answer::Taken, Seen::Taken),
-            Err(PublishError::NotConnected | PublishError::Lost) => (Answer::Lost, Seen::Useless),
+            Ok(()) => (Answer::Taken, Some(Seen::Taken)),
+            Err(PublishError::NotConnected) => (Answer::Unsent, Some(Seen::Useless)),
+            Err(PublishError::Lost) => (Answer::Lost, Some(Seen::Useless)),
+            Err(error @ PublishError::TooLong { .. }) => (Answer::TooLong(error.to_string()), None),
             Err(error @ PublishError::Unheard { .. }) => {
-                (Answer::Refused(error.to_string(), Pause::Trouble), Seen::Useless)
-            }
-            Err(error @ PublishError::TooLong { .. }) => {
-                self.machine.answered(
-                    now,
-                    fastrand::f64(),
-                    seq,
-                    Answer::TooLong(error.to_string()),
-                );
-                // That says nothing of the broker.
-                return;
+                (Answer::Refused(error.to_string(), Pause::Trouble), Some(Seen::Useless))
             }
             Err(error @ PublishError::Refused { .. }) => {
-                (Answer::Refused(error.to_string(), Pause::Person), Seen::Useless)
+                (Answer::Refused(error.to_string(), Pause::Person), Some(Seen::Useless))
             }
         };
         self.machine.answered(now, fastrand::f64(), seq, answer);
-        let note = self.fallback.saw(now, seen);
+        let note = seen.and_then(|seen| self.fallback.saw(now, seen));
         self.tell_way(note);
     }
 
@@ -383,7 +374,7 @@ impl<'a, S: Spare> Run<'a, S> {
     }
 
     async fn carry_out(&mut self) {
-        let Effects { handed_over, released, notes } = self.machine.effects();
+        let Effects { handed_over, released, aside, notes } = self.machine.effects();
         if !handed_over.is_empty() {
             self.status.uploaded += handed_over.count();
             self.status.last_success = Some(self.parts.clock.signing_now());
@@ -396,6 +387,7 @@ impl<'a, S: Spare> Run<'a, S> {
             }
             self.parts.proof.handed_over(handed_over).await;
         }
+        self.account.released(&aside);
         if !released.is_empty() {
             self.account.released(&released);
             self.parts.queue.release(released).await;
@@ -411,18 +403,21 @@ impl<'a, S: Spare> Run<'a, S> {
                     );
                     self.status.last_error = Some(reason);
                 }
-                machine::Note::Aside(reason) => {
-                    if !std::mem::replace(self.aside_told, true) {
-                        error!(
-                            event = "upload.aside",
-                            error = reason,
-                            "datum too long for the broker are kept"
-                        );
-                    }
+                machine::Note::Aside(why, reason) => {
+                    error!(
+                        event = "upload.aside",
+                        error_kind = match why {
+                            Aside::TooLong => "too_long",
+                            Aside::CutOff => "cut_off",
+                        },
+                        error = reason,
+                        "datum that the broker does not take are kept"
+                    );
                     self.status.last_error = Some(reason);
                 }
                 machine::Note::Resumed { down } => {
                     info!(event = "upload.resumed", down_secs = down.as_secs(), "uploads go on");
+                    self.status.last_error = None;
                 }
             }
         }
@@ -466,6 +461,7 @@ impl<'a, S: Spare> Run<'a, S> {
             drop(timeout(LINGER, last).await);
         }
         self.carry_out().await;
+        self.machine.leave();
         self.book.close(Vec::new()).await;
         let connected = *self.connected.borrow();
         self.publish(machine::Seen { connected, waiting: false });
@@ -495,8 +491,4 @@ impl<'a, S: Spare> Run<'a, S> {
             changed
         });
     }
-}
-
-fn encode(row: &Row, datum: &Datum) -> Bytes {
-    Bytes::from(cbor::datum(datum, row.unix_ms))
 }

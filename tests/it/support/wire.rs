@@ -5,9 +5,10 @@
 //! wire.cut_after(Way::Back, 100);                    the answer breaks off after 100 bytes
 //! wire.delay(Duration::from_millis(300)); wire.throttle(Some(8_000));
 //! wire.hush(true);                                   nothing passes, nothing is refused, nothing is lost
+//! wire.censor(Some("secret"));                       whoever says that to the server is cut off
 //! ```
 //!
-//! It passes bytes and knows nothing of what they mean. As TCP hides loss, a link that loses packets is one that falls
+//! It passes bytes and knows nothing else of what they mean. As TCP hides loss, a link that loses packets is one that falls
 //! silent for a while.
 
 use std::{
@@ -60,6 +61,8 @@ struct Counts {
     passed: [u64; 2],
     /// How much may still pass before the next cut.
     left: [Option<u64>; 2],
+    /// What nobody may say to the server.
+    censored: Option<Vec<u8>>,
 }
 
 /// The link. Dropping it cuts everything.
@@ -99,6 +102,11 @@ impl Wire {
     /// Ends every connection when so many more bytes have passed that way, once.
     pub(crate) fn cut_after(&self, way: Way, bytes: u64) {
         count(&self.counts).left[way as usize] = Some(bytes);
+    }
+
+    /// While there is such a word, whoever says it to the server is cut off before it arrives.
+    pub(crate) fn censor(&self, word: Option<&str>) {
+        count(&self.counts).censored = word.map(|word| word.as_bytes().to_vec());
     }
 
     /// Lets bytes arrive this much later.
@@ -237,8 +245,13 @@ impl End {
         mut arriving: mpsc::Receiver<(Instant, Vec<u8>)>,
         mut to: OwnedWriteHalf,
     ) -> io::Result<()> {
+        // A word may come in two pieces.
+        let mut said = Vec::new();
         while let Some((at, piece)) = arriving.recv().await {
             sleep_until(at).await;
+            if way == Way::There && self.is_censored(&mut said, &piece) {
+                return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+            }
             // The sender is ours as well, so there always is one.
             self.manners.wait_for(|manner| !manner.hush).await.map_err(io::Error::other)?;
             let may_pass = self.count(way, piece.len());
@@ -248,6 +261,16 @@ impl End {
             }
         }
         to.shutdown().await
+    }
+
+    /// Whether a piece, with the end of what was said before it, holds the word that nobody may say.
+    fn is_censored(&self, said: &mut Vec<u8>, piece: &[u8]) -> bool {
+        let counts = count(&self.counts);
+        let Some(word) = &counts.censored else { return false };
+        said.extend_from_slice(piece);
+        let found = said.windows(word.len()).any(|part| part == word);
+        said.drain(..said.len().saturating_sub(word.len() - 1));
+        found
     }
 
     /// How much of a piece passes before a cut that was asked for.
@@ -333,6 +356,19 @@ mod tests {
         assert_eq!(said(&mut stream, &[1; 9]).len(), 9);
         wire.cut();
         assert_eq!(said(&mut stream, &[1; 9]).len(), 0);
+    }
+
+    #[test]
+    fn who_says_the_word_is_cut_off_and_others_are_not() {
+        let wire = echo();
+        wire.censor(Some("secret"));
+        let (mut one, mut other) = (connect(&wire), connect(&wire));
+        assert_eq!(said(&mut one, b"a sec"), b"a sec");
+        assert_eq!(said(&mut other, b"rets"), b"rets");
+        assert_eq!(said(&mut one, b"rets"), b"");
+        assert_eq!(said(&mut other, b"all is well"), b"all is well");
+        wire.censor(None);
+        assert_eq!(said(&mut connect(&wire), b"secret"), b"secret");
     }
 
     #[test]
