@@ -135,7 +135,7 @@ impl Verdict {
             Self::BeforeLedger => "from before this ledger was complete",
             Self::Damaged => "the ledger's file of this day was damaged",
             Self::OnTheWay => {
-                "batches are on their way, and not all that is there fits them: ask again later"
+                "more are on their way, and not all that is there fits them: ask again later"
             }
             Self::More => {
                 "more are there than were proved: sent twice around a restart, or another writer uses \
