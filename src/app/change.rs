@@ -7,7 +7,7 @@
 //!  control                              restarts its bus and the instructor
 //!  instructions                         restarts the instructor
 //!  upload, and audit where it asks      restarts the uploader
-//!  upload.via                           restarts all that reach the server
+//!  upload.via                           restarts all that reach the server; starts or stops the broker's session
 //!  identity                             restarts the keeper of the certificate; `renew` the instructor as well
 //!  mqtt, upload.in_flight               restarts the broker's session and the two that use it
 //!  flux                                 starts, stops or restarts the live feed
@@ -33,7 +33,8 @@ use crate::{
     config::{
         Settings,
         settings::{
-            Audit, Bus, Control, Flux, Identity, Instructions, Mqtt, Proof, Queue, SolarNet, Upload,
+            Audit, Bus, Control, Flux, Identity, Instructions, Mqtt, Proof, Queue, SolarNet,
+            Upload, Via,
         },
     },
     domain::SourceId,
@@ -181,6 +182,12 @@ impl Changes {
         let asks = differing([("upload.proof", *proof != new.upload.proof)]);
         changes.add(Part::Refresher, How::Restart, asks);
         changes.add(Part::Identity, How::Restart, identifying(identity, &new.identity));
+        // The session is there for one way in only.
+        match (*via == Via::Mqtt, new.upload.via == Via::Mqtt) {
+            (false, true) => changes.add(Part::Mqtt, How::Start, way_in.clone()),
+            (true, false) => changes.add(Part::Mqtt, How::Stop, way_in.clone()),
+            (true, true) | (false, false) => {}
+        }
         let mut broker = talking(mqtt, &new.mqtt);
         // The session's window as well as the uploader's.
         broker.extend(differing([("upload.in_flight", *in_flight != new.upload.in_flight)]));
@@ -219,9 +226,9 @@ impl Changes {
             ("solarnet.timeout", *timeout != new.solarnet.timeout),
         ]);
         for part in [Part::Identity, Part::Mqtt] {
-            changes.add(part.clone(), How::Restart, reached.clone());
-            changes.add(part, How::Restart, way_in.clone());
+            changes.add(part, How::Restart, reached.clone());
         }
+        changes.add(Part::Identity, How::Restart, way_in);
         if flux.is_some() && new.flux.is_some() {
             changes.add(Part::Flux, How::Restart, reached);
         }

@@ -79,7 +79,7 @@ pub enum Verdict {
     Recent,
     /// Not judged: the token may not see the source.
     Hidden,
-    /// Not judged: the agent was killed while they were on their way, or two had one time.
+    /// Not judged: the agent was killed or took another way while they were on theirs, or two had one time.
     Uncertain,
     /// Not judged: from before the ledger was complete.
     BeforeLedger,
@@ -129,13 +129,13 @@ impl Verdict {
             Self::Recent => "accepted so recently that they may not be shown yet: ask again later",
             Self::Hidden => "the token's policy (`sourceIds`) hides this source",
             Self::Uncertain => {
-                "not everything was counted: the agent was killed while datum were on their way, or \
-                 two datum had the same time"
+                "not everything was counted: the agent was killed or went over to another way in while \
+                 datum were on their way, or two datum had the same time"
             }
             Self::BeforeLedger => "from before this ledger was complete",
             Self::Damaged => "the ledger's file of this day was damaged",
             Self::OnTheWay => {
-                "batches are on their way, and not all that is there fits them: ask again later"
+                "more are on their way, and not all that is there fits them: ask again later"
             }
             Self::More => {
                 "more are there than were proved: sent twice around a restart, or another writer uses \

@@ -74,14 +74,12 @@ pub fn renewed(
     let before = present.leaf();
     let mut certificates = material.certificates;
     let is_present = certificates.contains(before);
-    certificates.retain(|certificate| certificate != before);
+    // The present issuers are trusted already, whether they were sent as well or not.
+    certificates.retain(|certificate| !present.chain().contains(certificate));
     if certificates.is_empty() {
         return if is_present { Ok(None) } else { Err(Complaint::NoCertificate.into()) };
     }
-    // The present issuers first: they are trusted already.
-    let known = present.chain()[1..].iter().filter(|known| !certificates.contains(known));
-    let issuers: Vec<_> = known.cloned().collect();
-    certificates.extend(issuers);
+    certificates.extend_from_slice(&present.chain()[1..]);
     let renewed = present.recertified(&certificates)?;
     let leaf = renewed.leaf();
     if leaf.subject() != before.subject() {

@@ -105,7 +105,9 @@ fn a_renewed_certificate_has_to_follow_the_present_one_in_everything() {
     let next = follows(&renewal(&later)).expect("it follows").expect("another one");
     assert_eq!(next.expose_pkcs8(), current.expose_pkcs8());
     assert_eq!(next.chain()[1..], current.chain()[1..], "its issuers are known already");
-    assert!(matches!(follows(&present.certificate_pem()), Ok(None)));
+    for again in [present.certificate_pem(), present.chain_pem()] {
+        assert!(matches!(follows(&again), Ok(None)), "it is the present one");
+    }
 
     let sooner = Wanted::between(123, now(), now() + TimeDelta::days(600));
     assert!(matches!(follows(&renewal(&sooner)), Err(Rejected::NotLater { .. })));

@@ -375,9 +375,15 @@ fn classify(error: &reqwest::Error) -> SendError {
                 SendError::Tls(tls.to_string())
             };
         }
+        let io = e.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof) {
+            // TLS has words of its own for it, for those who write programs.
+            "the connection was closed before the answer was complete".clone_into(&mut deepest);
+            break;
+        }
         deepest = e.to_string();
         // What an I/O error wraps is not its source, and may be another I/O error.
-        let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let wrapped = io.and_then(std::io::Error::get_ref);
         cause = match wrapped {
             Some(wrapped) => Some(wrapped),
             None => e.source(),

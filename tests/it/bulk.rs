@@ -170,6 +170,8 @@ fn whatever_happens_to_batches_no_reading_is_lost_or_changed() {
     let status = bench.everything_arrived_but(0);
     assert_eq!(status["upload"]["state"], "ok", "{status}");
     assert!(!daemon.events("upload.repeated").is_empty(), "an answer that names too few is told");
+    let cut = daemon.lines_with(&["the connection was closed before the answer was complete"]);
+    assert!(!cut.is_empty(), "in words for whoever runs the site");
     assert!(daemon.stop().success());
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     config::{
         self,
-        settings::{Proof, RepositorySettings, Via},
+        settings::{Proof, RepositorySettings},
     },
     domain::NodeId,
 };
@@ -165,6 +165,18 @@ fn whoever_needs_a_certificate_from_now_on_hears_that_there_is_none() {
     assert!(with(|s| s.mqtt.broker.url = "mqtt://192.0.2.1".parse().ok()));
     assert!(!with(|s| s.mqtt.broker.url = "mqtts://192.0.2.1".parse().ok()));
     assert!(!with(|s| s.flux = settings().flux), "it needs one already");
+}
+
+#[test]
+fn the_brokers_session_begins_and_ends_with_its_way_in() {
+    let by = |via| Settings { upload: Upload { via, ..settings().upload }, ..settings() };
+    let session = |old, new| {
+        let shown = Changes::between(&by(old), &by(new)).shown();
+        shown.iter().map(ToString::to_string).find(|change| change.starts_with("mqtt"))
+    };
+    assert_eq!(session(Via::Bulk, Via::Mqtt).as_deref(), Some("mqtt started (upload.via)"));
+    assert_eq!(session(Via::Mqtt, Via::Import).as_deref(), Some("mqtt stopped (upload.via)"));
+    assert_eq!(session(Via::Import, Via::Bulk), None);
 }
 
 #[test]
