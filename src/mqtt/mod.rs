@@ -18,12 +18,14 @@
 //! Guarantees: `docs/spec/mqtt.md`.
 
 mod dialogue;
+mod handle;
 mod link;
 pub mod packet;
 mod reconnect;
+mod report;
 mod session;
 
+pub use handle::{Handle, PublishError};
 pub use packet::{MAX_INCOMING, Refusal};
-pub use session::{
-    Client, Deliver, Handle, PublishError, Session, Status, Subscription, Surroundings,
-};
+pub use report::Status;
+pub use session::{Client, Deliver, Session, Subscription, Surroundings};

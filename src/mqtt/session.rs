@@ -14,21 +14,19 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use serde::Serialize;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
 
 use super::{
     dialogue::{Dialogue, Due},
+    handle::{Handle, PublishError, Request, Requests, Tag},
     link::{Link, LinkError, Whom},
     packet::{self, Incoming, Outgoing, Terms},
     reconnect::Reconnect,
+    report::{Report, Status},
 };
 use crate::{
     clock::Clock,
@@ -38,145 +36,14 @@ use crate::{
     pulse::{Bound, Pulse},
 };
 
-/// Messages waiting for the session; whoever publishes waits beyond, or drops what may be dropped.
-const REQUESTS: usize = 64;
-
 /// Bytes waiting for the network before no more messages are taken.
 const UNSENT: usize = 64 * 1024;
 
 /// Between two looks for the broker's address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(60);
 
-/// The state of a session that has no certificate to show.
-const NO_CERTIFICATE: &str = "no_certificate";
-
 /// Between two questions for the time, while nobody has told it.
 const TIME_EVERY: Duration = Duration::from_secs(15);
-
-/// Why a message did not reach the broker.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// There is no connection now.
-    #[error("there is no connection to the broker")]
-    NotConnected,
-    /// The connection was lost before the broker answered: it may have it or not.
-    #[error("the connection to the broker was lost before it answered")]
-    Lost,
-    /// The broker does not take it.
-    #[error(
-        "the broker refused a message to {topic}: {refusal}; its rules must let this node write there"
-    )]
-    Refused {
-        /// Where to.
-        topic: String,
-        /// Its word.
-        refusal: packet::Refusal,
-    },
-    /// Nobody would have got it.
-    #[error(
-        "nobody listens to {topic} at the broker: the reader of SolarNetwork's queue is away, or the broker is another one than the server reads"
-    )]
-    Unheard {
-        /// Where to.
-        topic: String,
-    },
-    /// It is longer than the broker takes.
-    #[error(
-        "a message of {bytes} bytes is longer than the broker takes ({most}): raise its limit, or read fewer properties into one source"
-    )]
-    TooLong {
-        /// How long it is.
-        bytes: usize,
-        /// How long it may be.
-        most: u32,
-    },
-}
-
-/// How a session stands, for `status`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Status {
-    /// `connected`, `connecting`, `waiting` (for the next attempt), `no_certificate` (waiting for one to be imported),
-    /// or `stopped` (a person has to do something).
-    pub state: &'static str,
-    /// The broker, where it is known.
-    pub broker: Option<String>,
-    /// Since when it has been connected, or not.
-    pub since: Option<DateTime<Utc>>,
-    /// Connections that were made since the daemon started.
-    pub connections: u64,
-    /// Messages since the daemon started that the broker took, or that were sent and want no acknowledgement.
-    pub published: u64,
-    /// Messages that were received since the daemon started.
-    pub received: u64,
-    /// Why there is no connection, or what was refused on it.
-    pub last_error: Option<String>,
-}
-
-/// A message to be sent.
-#[derive(Debug)]
-pub(super) struct Request {
-    topic: String,
-    payload: Bytes,
-    retain: bool,
-    /// Who hears of it; without anybody it is sent once and not acknowledged.
-    done: Option<oneshot::Sender<Result<(), PublishError>>>,
-}
-
-/// What others hold of a session. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    topic: String,
-    requests: mpsc::Sender<Request>,
-    connected: watch::Receiver<bool>,
-    status: watch::Receiver<Status>,
-    pulse: Pulse,
-}
-
-impl Handle {
-    /// The same for a task, whose pulse shows when it waits for the broker.
-    #[must_use]
-    pub fn for_task(&self, pulse: &Pulse) -> Self {
-        Self { pulse: pulse.clone(), ..self.clone() }
-    }
-
-    /// Hands a message over; returns when the broker took it.
-    ///
-    /// # Errors
-    ///
-    /// If it did not, or nobody knows.
-    pub async fn publish(&self, payload: Bytes) -> Result<(), PublishError> {
-        if !*self.connected.borrow() {
-            return Err(PublishError::NotConnected);
-        }
-        let (done, answer) = oneshot::channel();
-        let topic = self.topic.clone();
-        let request = Request { topic, payload, retain: false, done: Some(done) };
-        let _waiting = self.pulse.enter("waiting for the broker", Bound::Open);
-        if self.requests.send(request).await.is_err() {
-            return Err(PublishError::NotConnected);
-        }
-        answer.await.unwrap_or(Err(PublishError::Lost))
-    }
-
-    /// Sends a message at most once, if there is a connection and room; says whether it will be tried.
-    #[must_use]
-    pub fn offer(&self, topic: String, payload: Bytes, retain: bool) -> bool {
-        let request = Request { topic, payload, retain, done: None };
-        *self.connected.borrow() && self.requests.try_send(request).is_ok()
-    }
-
-    /// Whether nothing is tried for want of a certificate.
-    #[must_use]
-    pub fn lacks_certificate(&self) -> bool {
-        self.status.borrow().state == NO_CERTIFICATE
-    }
-
-    /// Whether there is a connection, as it changes.
-    #[must_use]
-    pub fn connected(&self) -> watch::Receiver<bool> {
-        self.connected.clone()
-    }
-}
 
 /// Takes what comes on the topic that is subscribed to.
 pub trait Deliver: Send {
@@ -233,15 +100,11 @@ pub struct Session<S> {
     /// Changes when another certificate is to be shown.
     certificate: Option<watch::Receiver<u64>>,
     clock: Clock,
-    requests: mpsc::Receiver<Request>,
-    /// Without anybody who publishes there is still somebody who listens.
-    _sender: mpsc::Sender<Request>,
+    requests: Requests,
     connected: watch::Sender<bool>,
-    status: watch::Sender<Status>,
+    report: Report,
     began: Instant,
     reconnect: Reconnect,
-    garbled_told: bool,
-    unsubscribed_told: bool,
     pulse: Pulse,
     stop: CancellationToken,
 }
@@ -262,17 +125,11 @@ impl<S: Surroundings> Session<S> {
         status: watch::Sender<Status>,
         (pulse, stop): (&Pulse, &CancellationToken),
     ) -> (Self, Handle) {
-        let (sender, requests) = mpsc::channel(REQUESTS);
         let (connected, is_connected) = watch::channel(false);
-        let topic = client.topic.clone();
-        let handle = Handle {
-            topic,
-            requests: sender.clone(),
-            connected: is_connected,
-            status: status.subscribe(),
-            pulse: Pulse::unheard(),
-        };
+        let (handle, requests) =
+            Handle::new(client.topic.clone(), is_connected, status.subscribe());
         let session = Self {
+            report: Report::new(client.link, clock.clone(), status),
             client,
             tls,
             surroundings: Arc::new(surroundings),
@@ -280,13 +137,9 @@ impl<S: Surroundings> Session<S> {
             certificate: None,
             clock,
             requests,
-            _sender: sender,
             connected,
-            status,
             began: Instant::now(),
             reconnect: Reconnect::default(),
-            garbled_told: false,
-            unsubscribed_told: false,
             pulse: pulse.clone(),
             stop: stop.clone(),
         };
@@ -310,12 +163,12 @@ impl<S: Surroundings> Session<S> {
         let stop = self.stop.clone();
         loop {
             let url = tokio::select! {
-                () = stop.cancelled() => return self.tell_down("stopped"),
+                () = stop.cancelled() => return self.ended(),
                 url = self.find() => url,
             };
             let ended = tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.tell_down("stopped"),
+                () = stop.cancelled() => return self.ended(),
                 opened = self.open(&url) => opened,
             };
             let ended = match ended {
@@ -324,16 +177,10 @@ impl<S: Surroundings> Session<S> {
             };
             self.connected.send_replace(false);
             match ended {
-                Ok(End::Stopped) => return self.tell_down("stopped"),
-                Ok(End::NewCertificate) => {
-                    let link = self.client.link;
-                    info!(
-                        event = "mqtt.certificate_changed",
-                        link, "connecting with another certificate"
-                    );
-                }
+                Ok(End::Stopped) => return self.ended(),
+                Ok(End::NewCertificate) => self.report.certificate_changed(),
                 Err(error) => tokio::select! {
-                    () = stop.cancelled() => return self.tell_down("stopped"),
+                    () = stop.cancelled() => return self.ended(),
                     () = self.wait_after(error) => {}
                 },
             }
@@ -342,38 +189,22 @@ impl<S: Surroundings> Session<S> {
 
     /// Asks for the address until there is one, and a certificate where one is shown.
     async fn find(&mut self) -> BrokerUrl {
-        let (mut told, mut missing_told) = (false, false);
+        let (mut unknown_told, mut missing_told) = (false, false);
         loop {
             let asking = self.pulse.enter("asking for the broker's address", Bound::Open);
-            let found = refusing(&mut self.requests, self.surroundings.find_broker()).await;
+            let found = self.requests.refused_during(self.surroundings.find_broker()).await;
             drop(asking);
-            let link = self.client.link;
-            let reason = match found {
+            match found {
                 Ok(url) if url.secure && !self.tls.has_certificate() => {
-                    let reason =
-                        "no certificate: `solarnode-agent identity import FILE` installs one";
-                    if !std::mem::replace(&mut missing_told, true) {
-                        warn!(event = "mqtt.no_certificate", link, broker = %url, reason, "no connection to the broker without a certificate");
-                    }
-                    self.status.send_modify(|status| {
-                        status.state = NO_CERTIFICATE;
-                        status.broker = Some(url.to_string());
-                        status.last_error = Some(reason.to_owned());
-                    });
-                    self.rest(ADDRESS_EVERY).await;
-                    continue;
+                    let tell = !std::mem::replace(&mut missing_told, true);
+                    self.report.no_certificate(&url, tell);
                 }
                 Ok(url) => return url,
-                Err(reason) => reason,
-            };
-            if !std::mem::replace(&mut told, true) {
-                warn!(event = "mqtt.address_unknown", link, reason, "no broker to connect to");
+                Err(reason) => {
+                    let tell = !std::mem::replace(&mut unknown_told, true);
+                    self.report.address_unknown(reason, tell);
+                }
             }
-            self.status.send_modify(|status| {
-                status.state = "waiting";
-                status.broker = None;
-                status.last_error = Some(reason);
-            });
             self.rest(ADDRESS_EVERY).await;
         }
     }
@@ -382,10 +213,7 @@ impl<S: Surroundings> Session<S> {
         if let Some(certificate) = &mut self.certificate {
             certificate.mark_unchanged();
         }
-        self.status.send_modify(|status| {
-            status.state = "connecting";
-            status.broker = Some(url.to_string());
-        });
+        self.report.connecting(url);
         let whom = Whom {
             url: url.clone(),
             server_name: self.client.broker.server_name.clone(),
@@ -394,7 +222,7 @@ impl<S: Surroundings> Session<S> {
             keep_alive: self.client.keep_alive,
         };
         let _opening = self.pulse.enter("connecting to the broker", Bound::Open);
-        refusing(&mut self.requests, Link::open(&whom, &self.tls)).await
+        self.requests.refused_during(Link::open(&whom, &self.tls)).await
     }
 
     async fn serve(
@@ -412,7 +240,8 @@ impl<S: Surroundings> Session<S> {
             let id = dialogue.subscribe(self.now());
             link.push(Outgoing::Subscribe { id, topic: subscription.topic.clone() })?;
         }
-        self.tell_connected(url);
+        self.report.connected(url, self.reconnect.connected(self.now()));
+        self.connected.send_replace(true);
         let mut requests = Vec::new();
         let asking = ask_for_time(self.surroundings.clone(), self.clock.clone());
         let mut asking = std::pin::pin!(asking);
@@ -434,10 +263,10 @@ impl<S: Surroundings> Session<S> {
                 }
                 done = link.turn() => done?,
                 () = &mut asking => {}
-                _ = self.requests.recv_many(&mut requests, room), if room > 0 => {
+                () = self.requests.take(&mut requests, room), if room > 0 => {
                     for request in requests.drain(..) {
                         if send(request, self.began.elapsed(), terms, &mut link, &mut dialogue)? {
-                            self.status.send_modify(|status| status.published += 1);
+                            self.report.published();
                         }
                     }
                 }
@@ -463,15 +292,16 @@ impl<S: Surroundings> Session<S> {
                 let Some(tag) = dialogue.acknowledged(id) else { return Ok(()) };
                 self.reconnect.useful();
                 if refused.is_none() {
-                    self.status.send_modify(|status| status.published += 1);
+                    self.report.published();
                 }
                 tag.answer(refused);
             }
             Incoming::Message { id, payload } => {
                 self.reconnect.useful();
-                self.status.send_modify(|status| status.received += 1);
                 // Whoever gets it has it before the broker hears so.
-                self.deliver(&payload);
+                if let Some(Subscription { topic, deliver }) = &mut self.subscription {
+                    self.report.received(topic, payload.len(), deliver.deliver(&payload));
+                }
                 if let Some(id) = id {
                     link.push(Outgoing::Acknowledge { id })?;
                     dialogue.sent(self.now());
@@ -479,9 +309,8 @@ impl<S: Surroundings> Session<S> {
             }
             Incoming::Subscribed { refused, .. } => {
                 dialogue.subscribed();
-                match refused {
-                    None => self.unsubscribed_told = false,
-                    Some(refusal) => self.tell_unsubscribed(&refusal),
+                if let Some(Subscription { topic, .. }) = &self.subscription {
+                    self.report.subscribed(topic, refused);
                 }
             }
             Incoming::Pong => dialogue.pong(),
@@ -494,25 +323,6 @@ impl<S: Surroundings> Session<S> {
         Ok(())
     }
 
-    fn deliver(&mut self, payload: &[u8]) {
-        let Some(subscription) = &mut self.subscription else { return };
-        let Err(reason) = subscription.deliver.deliver(payload) else {
-            self.garbled_told = false;
-            return;
-        };
-        if !std::mem::replace(&mut self.garbled_told, true) {
-            let (link, topic) = (self.client.link, &subscription.topic);
-            warn!(
-                event = "mqtt.message_garbled",
-                link,
-                topic,
-                bytes = payload.len(),
-                reason,
-                "message not understood"
-            );
-        }
-    }
-
     /// Waits until it is time for the next attempt, or there is another certificate to try with.
     async fn wait_after(&mut self, error: LinkError) {
         let error = match error {
@@ -521,10 +331,10 @@ impl<S: Surroundings> Session<S> {
         };
         let (kind, taken_over) = (error.kind(), error == LinkError::TakenOver);
         let lost = self.reconnect.lost(self.now(), kind, taken_over, fastrand::f64());
-        self.tell_lost(&error, lost.tell);
+        self.report.lost(&error, lost.tell);
         if matches!(error, LinkError::Dates(_)) {
             let _asking = self.pulse.enter("asking for the time", Bound::Open);
-            refusing(&mut self.requests, self.surroundings.learn_time()).await;
+            self.requests.refused_during(self.surroundings.learn_time()).await;
         }
         self.rest(lost.wait).await;
     }
@@ -537,108 +347,16 @@ impl<S: Surroundings> Session<S> {
                 () = changed(&mut self.certificate) => {}
             }
         };
-        refusing(&mut self.requests, waited).await;
+        self.requests.refused_during(waited).await;
     }
 
-    fn tell_connected(&mut self, url: &BrokerUrl) {
-        let down = self.reconnect.connected(self.now());
-        let link = self.client.link;
-        if let Some(down) = down {
-            info!(event = "mqtt.connected", link, broker = %url, down_secs = down.as_secs(), "connected to the broker");
-        } else {
-            debug!(link, broker = %url, "connected to the broker again");
-        }
-        let now = self.clock.trusted_now();
-        self.status.send_modify(|status| {
-            status.state = "connected";
-            status.since = now;
-            status.connections += 1;
-            status.last_error = None;
-        });
-        self.connected.send_replace(true);
-    }
-
-    fn tell_lost(&mut self, error: &LinkError, tell: bool) {
-        let (link, kind) = (self.client.link, error.kind());
-        let needs_a_person = error.needs_a_person();
-        let error = error.in_section(link);
-        let broker = self.status.borrow().broker.clone();
-        if !tell {
-            debug!(link, error_kind = kind, error, "no connection to the broker");
-        } else if needs_a_person {
-            error!(
-                event = "mqtt.stopped",
-                link,
-                broker,
-                error_kind = kind,
-                error,
-                "no connection to the broker until somebody acts"
-            );
-        } else {
-            warn!(
-                event = "mqtt.disconnected",
-                link,
-                broker,
-                error_kind = kind,
-                error,
-                "no connection to the broker"
-            );
-        }
-        let now = self.clock.trusted_now();
-        self.status.send_modify(|status| {
-            if status.state == "connected" || status.since.is_none() {
-                status.since = now;
-            }
-            status.state = if needs_a_person { "stopped" } else { "waiting" };
-            status.last_error = Some(error);
-        });
-    }
-
-    /// Publishing goes on without it.
-    fn tell_unsubscribed(&mut self, refusal: &packet::Refusal) {
-        let topic = self.subscription.as_ref().map_or("", |subscription| &subscription.topic);
-        let reason = format!(
-            "the broker refused the subscription to {topic}: {refusal}; its rules must let this node read it"
-        );
-        if !std::mem::replace(&mut self.unsubscribed_told, true) {
-            let link = self.client.link;
-            error!(
-                event = "mqtt.subscription_refused",
-                link, topic, reason, "instructions do not come over the broker"
-            );
-        }
-        self.status.send_modify(|status| status.last_error = Some(reason));
-    }
-
-    fn tell_down(&self, state: &'static str) {
+    fn ended(&self) {
         self.connected.send_replace(false);
-        self.status.send_modify(|status| {
-            status.state = state;
-            status.broker = None;
-        });
+        self.report.stopped();
     }
 
     fn now(&self) -> Duration {
         self.began.elapsed()
-    }
-}
-
-/// What is known of a message on its way.
-struct Tag {
-    topic: String,
-    done: oneshot::Sender<Result<(), PublishError>>,
-}
-
-impl Tag {
-    fn answer(self, refused: Option<packet::Refusal>) {
-        let Self { topic, done } = self;
-        let result = match refused {
-            None => Ok(()),
-            Some(packet::Refusal::Unheard) => Err(PublishError::Unheard { topic }),
-            Some(refusal) => Err(PublishError::Refused { topic, refusal }),
-        };
-        // Who does not wait any more does not want to know.
-        drop(done.send(result));
     }
 }
 
@@ -669,22 +387,6 @@ fn send(
     };
     link.push(Outgoing::Publish { id, topic, retain, payload })?;
     Ok(id.is_none())
-}
-
-/// Does something while there is no connection: whoever publishes hears so at once.
-async fn refusing<T>(requests: &mut mpsc::Receiver<Request>, work: impl Future<Output = T>) -> T {
-    let refuse = async {
-        while let Some(request) = requests.recv().await {
-            if let Some(done) = request.done {
-                drop(done.send(Err(PublishError::NotConnected)));
-            }
-        }
-        pending().await
-    };
-    tokio::select! {
-        done = work => done,
-        done = refuse => done,
-    }
 }
 
 /// A broker tells no time, and without one no reading is sent: somebody else is asked until it is known.

@@ -24,7 +24,9 @@
 //! The quarrel is in memory only. After a restart the refused rows are claimed afresh and it begins
 //! again with what is left of them.
 
-use crate::queue::Ranges;
+use std::collections::BTreeMap;
+
+use crate::queue::{Ranges, Row};
 
 /// Refusals in a row after which it is a person's business: enough to find the good part of a batch
 /// with several bad datum, few enough for a server that refuses everything.
@@ -208,6 +210,17 @@ impl Quarrel {
         self.parts.drain(..).for_each(|part| all.extend(&part.seqs));
         all
     }
+}
+
+/// The rows of each source.
+pub(super) fn by_source(rows: &[Row]) -> Vec<Ranges> {
+    let mut by_source = BTreeMap::<_, Ranges>::new();
+    for row in rows {
+        if let Ok(datum) = row.datum() {
+            by_source.entry(datum.source).or_default().insert(row.seq..=row.seq);
+        }
+    }
+    by_source.into_values().collect()
 }
 
 /// The older and the younger half.

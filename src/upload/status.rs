@@ -3,6 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::watch;
+use tracing::error;
+
+use crate::queue::Queue;
 
 /// How uploads stand, for `status`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -24,6 +27,13 @@ pub struct UploadStatus {
 }
 
 impl UploadStatus {
+    /// The server will never take this row.
+    pub(super) async fn give_up(&mut self, queue: &Queue, seq: u64, reason: String) {
+        error!(event = "upload.given_up", seq, reason, "datum given up, see rejected.jsonl");
+        self.given_up += 1;
+        queue.reject(seq, reason).await;
+    }
+
     /// Says what is waited for, and shows it where it differs from what was shown.
     pub(super) fn publish(
         &mut self,

@@ -335,7 +335,7 @@ fn pushed_as_json_twice_or_too_large_each_is_carried_out_or_declined_once() {
     let large = bench.add("SetControlParameter", SETPOINT, &"9".repeat(70_000));
     bench.is_declined_once(&daemon, large);
     assert!(broker.publish(&topic, &message(&[bench.get(large).to_json()])));
-    broker.publish(&topic, &message(&vec![json!({ "id": 1, "topic": "x".repeat(2 << 20) })]));
+    broker.publish(&topic, &message(&[json!({ "id": 1, "topic": "x".repeat(2 << 20) })]));
     broker.publish(&topic, b"[{\"id\": 22, ");
     let id = bench.set(22);
     bench.is_carried_out(id, 22);

@@ -1,6 +1,6 @@
 //! The thread's work, step by step, without its thread.
 
-use super::*;
+use super::{disk::MAX_PENDING, *};
 use crate::domain::{Samples, Stamp};
 
 fn worker(dir: &Path, readings: mpsc::Receiver<Datum>) -> Worker {

@@ -7,14 +7,14 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::{
     super::{
         UploadError, UploadStatus,
         book::Book,
         proof::{self, Proof},
-        retry,
+        quarrel, retry,
         terms::{Batch as Lot, Limits, NO_TIME, Waiting},
     },
     batch::{self, Batch, MAX_BYTES, MAX_ROWS},
@@ -207,13 +207,8 @@ impl<E: Exchange> Run<E> {
     }
 
     async fn split(&mut self, seqs: Ranges) {
-        let mut by_source = std::collections::BTreeMap::<_, Ranges>::new();
-        for row in self.parts.queue.read(seqs).await {
-            if let Ok(datum) = row.datum() {
-                by_source.entry(datum.source).or_default().insert(row.seq..=row.seq);
-            }
-        }
-        self.machine.split(by_source.into_values().collect());
+        let rows = self.parts.queue.read(seqs).await;
+        self.machine.split(quarrel::by_source(&rows));
     }
 
     async fn send(&mut self, seqs: Ranges) {
@@ -223,7 +218,7 @@ impl<E: Exchange> Run<E> {
         rows.iter().for_each(|row| gone.remove(row.seq..=row.seq));
         for (seq, reason) in &batch.unsendable {
             gone.insert(*seq..=*seq);
-            self.give_up(*seq, reason.clone()).await;
+            self.status.give_up(&self.parts.queue, *seq, reason.clone()).await;
         }
         self.settle(&gone);
         let sent = Sent { seqs: batch.seqs(), gone, twin: batch.twin };
@@ -285,7 +280,7 @@ impl<E: Exchange> Run<E> {
                 }
                 Effect::GiveUp { seq, reason } => {
                     self.settle(&Ranges::from_iter([seq]));
-                    self.give_up(seq, reason).await;
+                    self.status.give_up(&self.parts.queue, seq, reason).await;
                 }
                 Effect::Note(note) => {
                     note.tell(&mut self.status, self.parts.clock.signing_now());
@@ -301,12 +296,6 @@ impl<E: Exchange> Run<E> {
             lot.rows = lot.seqs.count();
         }
         self.lots.retain(|lot| !lot.seqs.is_empty());
-    }
-
-    async fn give_up(&mut self, seq: u64, reason: String) {
-        error!(event = "upload.given_up", seq, reason, "datum given up, see rejected.jsonl");
-        self.status.given_up += 1;
-        self.parts.queue.reject(seq, reason).await;
     }
 
     fn publish(&mut self) {

@@ -8,14 +8,14 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::{
     super::{
         UploadError, UploadStatus,
         book::Book,
         proof::{self, Proof},
-        retry,
+        quarrel, retry,
         terms::NO_TIME,
     },
     batch, http,
@@ -235,19 +235,14 @@ impl<C: Caller, K> Run<C, K> {
         // It fails only if the runtime is being shut down.
         let built = spawn_blocking(work).await.ok()?;
         for (seq, reason) in &built.unsendable {
-            self.give_up(*seq, reason.clone()).await;
+            self.status.give_up(&self.parts.queue, *seq, reason.clone()).await;
         }
         Some(built)
     }
 
     async fn split(&mut self, seqs: Ranges) -> Vec<Effect> {
-        let mut by_source = std::collections::BTreeMap::<_, Ranges>::new();
-        for row in self.parts.queue.read(seqs).await {
-            if let Ok(datum) = row.datum() {
-                by_source.entry(datum.source).or_default().insert(row.seq..=row.seq);
-            }
-        }
-        self.machine.split(by_source.into_values().collect());
+        let rows = self.parts.queue.read(seqs).await;
+        self.machine.split(quarrel::by_source(&rows));
         Vec::new()
     }
 
@@ -310,18 +305,14 @@ impl<C: Caller, K> Run<C, K> {
                 }
                 Effect::Acknowledge(seqs) => self.parts.proof.handed_over(seqs).await,
                 Effect::Release(seqs) => self.parts.queue.release(seqs).await,
-                Effect::GiveUp { seq, reason } => self.give_up(seq, reason).await,
+                Effect::GiveUp { seq, reason } => {
+                    self.status.give_up(&self.parts.queue, seq, reason).await
+                }
                 Effect::Note(note) => {
                     note.tell(&mut self.status, self.parts.clock.signing_now());
                 }
             }
         }
-    }
-
-    async fn give_up(&mut self, seq: u64, reason: String) {
-        error!(event = "upload.given_up", seq, reason, "datum given up, see rejected.jsonl");
-        self.status.given_up += 1;
-        self.parts.queue.reject(seq, reason).await;
     }
 
     fn publish(&mut self) {
