@@ -232,6 +232,14 @@ mod tests {
         assert!(line.ends_with("2 is outside the 0 to 1 allowed"), "{line}");
     }
 
+    #[test]
+    fn an_instruction_without_a_value_is_named_by_its_topic() {
+        let mut record = Record::new(InstructionId(7), "Signal");
+        assert_eq!(what(&record), "Signal");
+        record.control = Some("/relay".parse().expect("a source"));
+        assert_eq!(what(&record), "Signal /relay");
+    }
+
     #[tokio::test]
     async fn json_has_the_journals_own_members() {
         let dir = tempfile::tempdir().expect("a folder");

@@ -8,7 +8,7 @@ use tracing::{level_filters::LevelFilter, warn};
 use super::{Exit, Failure, OrExit};
 use crate::{
     app::{self, AppError, Beginning, Ended},
-    config::{self, Service},
+    config::{self, ConfigError, Service},
     observe::{control::BindError, log},
     queue::QueueError,
 };
@@ -70,6 +70,14 @@ impl Run {
             Ok(Ended::ToRestart) => Ok(Exit::Restart),
             Err(error) => {
                 let exit = exit_of(&error);
+                if exit == Exit::Config
+                    && let Ok(loaded) = config::load(path)
+                    && let refused = app::rehearse(path, &loaded.settings)
+                    && !refused.is_empty()
+                {
+                    // The same, with its place in the file.
+                    return Err(ConfigError::Invalid(refused).into());
+                }
                 Err(error).or_exit(exit)
             }
         }

@@ -125,7 +125,9 @@ impl Levels {
     #[must_use]
     pub fn status(&self) -> Status {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = own.iter().filter(|(_, level)| **level != self.level);
+        // All of them then: one that is as at the start may stand below one that is not.
+        let differ = own.values().any(|level| *level != self.level);
+        let changed = own.iter().filter(|_| differ);
         let changed = changed.map(|(target, level)| (module(target), level.to_string())).collect();
         Status { level: self.level.to_string(), changed }
     }
@@ -270,8 +272,8 @@ mod tests {
         set("instruct.step", Some(of("debug")));
         set("queue", Some(of("info")));
         let shown: Vec<_> = levels.status().changed.into_iter().collect();
-        let named = |module: &str, level: &str| (module.to_owned(), level.to_owned());
-        assert_eq!(shown, [named("instruct.step", "debug"), named("root", "off")]);
+        let all = [("instruct.step", "debug"), ("queue", "info"), ("root", "off")];
+        assert_eq!(shown, all.map(|(module, level)| (module.to_owned(), level.to_owned())));
         set("root", None);
         set("instruct.step", None);
         assert!(levels.status().changed.is_empty());

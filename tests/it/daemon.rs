@@ -2,6 +2,7 @@
 //! what it says of itself, and what one bad meter or one bad key costs.
 
 use std::{
+    fs,
     net::TcpListener,
     os::unix::net::UnixDatagram,
     path::Path,
@@ -182,6 +183,14 @@ fn a_wrong_configuration_is_refused_with_its_place_and_nothing_is_touched() {
     assert_eq!(code, Some(78), "{log}");
     assert!(log.contains("agent.toml:") && log.contains("modbus[0].unit[0].every"), "{log}");
     assert!(!bench.agent.state_dir().exists());
+
+    // What only the start finds out.
+    fs::write(bench.agent.path("ca.pem"), "no certificate").expect("written");
+    let reach = "[solarnet]\nca_file = \"ca.pem\"";
+    bench.agent.configure(&solarnet(&bench.sim).replace("[solarnet]", reach));
+    let (code, log) = refused(Daemon::spawn(bench.agent.command(&["run"])));
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("agent.toml:7: solarnet.ca_file: found /"), "{log}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) fn problems(path: &Path, settings: &Settings, now: DateTime<Utc>) -> 
         Ok(None) if certificate_in_use(&settings.control_socket).is_some() => Vec::new(),
         Ok(None) => vec![warning(
             format!("{value}, and no certificate is stored"),
-            "the node's certificate, or one that systemd passes: `solarnode-agent identity import` installs it",
+            "the node's certificate: `solarnode-agent identity import` installs it, or systemd passes it",
         )],
         Ok(Some((certificate, _))) => {
             let mut complaints = judge(&certificate, settings.node, now);
