@@ -176,7 +176,7 @@ impl Machine {
             Some(refused) if now < refused.until => return Step::Wait(Some(refused.until)),
             // One is enough to see whether it is over.
             Some(_) => 1,
-            None if self.suspicion.is_careful() => 1,
+            None if self.is_careful() => 1,
             None => self.window,
         };
         if self.on_the_way.len() >= window {
@@ -197,9 +197,18 @@ impl Machine {
         Step::Wait(self.suspicion.forgets_at())
     }
 
-    /// The oldest row over which nothing was lost lately; unless such a one is looked for, the one that has waited
-    /// longest.
+    /// Whether any of the rows that are claimed is suspected.
+    fn is_careful(&self) -> bool {
+        let ready = self.ready.iter().map(|row| &row.seq);
+        ready.chain(self.on_the_way.keys()).any(|seq| self.suspicion.suspects(*seq))
+    }
+
+    /// The oldest row. While one is suspected, the oldest over which nothing was lost lately; unless such a one is
+    /// looked for, the one that has waited longest.
     fn pick(&mut self, looks_on: bool) -> Option<Message> {
+        if !self.is_careful() {
+            return self.ready.pop_front();
+        }
         let turn = |row: &Message| self.suspicion.turn(row.seq, &row.source);
         let free = self.ready.iter().position(|row| turn(row) == FREE);
         let at = free.or_else(|| {

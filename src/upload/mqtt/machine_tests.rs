@@ -213,6 +213,15 @@ fn a_source_whose_every_row_ends_the_connection_holds_up_no_other_and_goes_once_
     assert!(bench.queue.is_empty(), "an hour later all go");
 }
 
+#[test]
+fn what_was_lost_and_went_another_way_is_not_suspected_any_more() {
+    let mut bench = Bench::new(20, 20);
+    assert!(bench.connect(|_| true) && bench.connect(|_| true));
+    bench.machine.leave();
+    bench.machine.claimed(bench.now, rows(20..30));
+    assert_eq!(sent(&mut bench.machine, bench.now).len(), 10, "the window is whole");
+}
+
 proptest! {
     /// Whichever rows end the connection: while others are read these are taken, and the former kept aside soon.
     #[test]

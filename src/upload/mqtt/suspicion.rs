@@ -35,6 +35,9 @@ const SOURCE: u32 = 2;
 /// Until what is kept is tried again: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
 
+/// Rows that were lost and are remembered, at most.
+const REMEMBERED: usize = 10_000;
+
 /// The turn of a row that need not wait for others, see [`Suspicion::turn`].
 pub const FREE: (u64, u64) = (0, 0);
 
@@ -89,6 +92,10 @@ impl Suspicion {
         }
         row.last = self.moment;
         let kept = row.alone >= ALONE;
+        // Those that went another way, or were dropped at the queue's limit, are never taken here.
+        if self.lost.len() > REMEMBERED {
+            self.lost.pop_first();
+        }
         let of_source = self.sources.entry(source.clone()).or_default();
         of_source.last = self.moment;
         if !kept {
@@ -114,20 +121,18 @@ impl Suspicion {
         self.kept.contains(seq) || of_source.is_some_and(|source| source.kept >= SOURCE)
     }
 
-    /// Whether rows go one at a time, so that it comes out which one it is.
+    /// Whether a row was lost more often than a link breaks by itself. While such a one is to be sent, rows go one
+    /// at a time, so that it comes out which one it is.
     #[must_use]
-    pub fn is_careful(&self) -> bool {
-        self.lost.values().any(|row| row.times >= SUSPECT)
+    pub fn suspects(&self, seq: u64) -> bool {
+        self.lost.get(&seq).is_some_and(|row| row.times >= SUSPECT)
     }
 
-    /// Whoever has the lowest goes first. Beyond [`FREE`], it or its source was lost and nothing was taken since:
-    /// others are to be tried before, if there are any.
+    /// Whoever has the lowest goes first while rows go one at a time. Beyond [`FREE`], it or its source was lost and
+    /// nothing was taken since: others are to be tried before, if there are any.
     #[must_use]
     pub fn turn(&self, seq: u64, source: &SourceId) -> (u64, u64) {
         let lately = |last: u64| if last > self.taken { last } else { 0 };
-        if !self.is_careful() {
-            return FREE;
-        }
         let of_source = self.sources.get(source).map_or(0, |source| lately(source.last));
         (of_source, self.lost.get(&seq).map_or(0, |row| lately(row.last)))
     }
@@ -174,11 +179,11 @@ mod tests {
         for seq in 1..=5 {
             assert!(!suspicion.lost(hours(0), seq, &a, false));
         }
-        assert!(!suspicion.is_careful(), "a link may break");
+        assert!(!suspicion.suspects(1), "a link may break");
         for seq in 1..=5 {
             assert!(!suspicion.lost(hours(0), seq, &a, false));
         }
-        assert!(suspicion.is_careful());
+        assert!(suspicion.suspects(1));
         for _ in 0..9 {
             assert!(!suspicion.lost(hours(0), 1, &a, true), "nothing was taken");
         }
@@ -191,9 +196,9 @@ mod tests {
             suspicion.lost(hours(0), 1, &a, true);
         }
         assert!(suspicion.keeps(1, &a) && !suspicion.keeps(2, &a));
-        assert!(suspicion.is_careful(), "it may be another one as well");
-        (2..=5).for_each(|seq| suspicion.taken(seq, &a));
-        assert!(!suspicion.is_careful());
+        assert!(suspicion.suspects(2), "it may be another one as well");
+        suspicion.taken(2, &a);
+        assert!(!suspicion.suspects(2));
     }
 
     #[test]
@@ -204,7 +209,7 @@ mod tests {
             suspicion.taken(2, &a);
             assert!(!suspicion.lost(hours(0), 1, &a, true));
             suspicion.taken(1, &a);
-            assert!(!suspicion.is_careful());
+            assert!(!suspicion.suspects(1));
         }
     }
 
