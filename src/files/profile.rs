@@ -73,12 +73,6 @@ impl Profiles {
         }
     }
 
-    /// Whether none of these is among the others.
-    #[must_use]
-    pub fn excludes(self, others: Self) -> bool {
-        self.0 & others.0 == 0
-    }
-
     /// Whether all of these are among the others.
     #[must_use]
     pub fn within(self, others: Self) -> bool {

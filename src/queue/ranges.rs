@@ -92,13 +92,6 @@ impl Ranges {
         self.ranges.iter().map(|r| r.0..=r.1)
     }
 
-    /// The range that holds `seq`.
-    #[must_use]
-    pub fn range_of(&self, seq: u64) -> Option<RangeInclusive<u64>> {
-        let at = self.ranges.partition_point(|r| r.1 < seq);
-        self.ranges.get(at).filter(|r| r.0 <= seq).map(|r| r.0..=r.1)
-    }
-
     /// Adds all of another set.
     pub fn extend(&mut self, other: &Self) {
         other.iter().for_each(|range| self.insert(range));

@@ -225,21 +225,10 @@ pub(super) fn by_source(rows: &[Row]) -> Vec<Ranges> {
 
 /// The older and the younger half.
 fn halves(seqs: &Ranges, count: u64) -> [Ranges; 2] {
-    let mut left = count / 2;
-    let mut halves = [Ranges::default(), Ranges::default()];
-    for range in seqs.iter() {
-        let (first, last) = range.into_inner();
-        let length = last - first + 1;
-        let old = left.min(length);
-        if old > 0 {
-            halves[0].insert(first..=first + old - 1);
-        }
-        if old < length {
-            halves[1].insert(first + old..=last);
-        }
-        left -= old;
-    }
-    halves
+    let old = seqs.first_of(count / 2);
+    let mut young = seqs.clone();
+    young.subtract(&old);
+    [old, young]
 }
 
 #[cfg(test)]

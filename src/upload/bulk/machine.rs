@@ -239,7 +239,7 @@ impl Machine {
         if others {
             if !self.fresh.is_empty() {
                 self.trying = Some(Trying::Fresh);
-                return Some(Step::Send(oldest(&self.fresh, MAX_ROWS as u64)));
+                return Some(Step::Send(self.fresh.first_of(MAX_ROWS as u64)));
             }
             if self.claim_due(waiting).is_some_and(|due| due <= now) {
                 return Some(Step::Claim);
@@ -569,21 +569,6 @@ enum Origin {
 /// What the journal calls the rows of a request.
 fn name(seqs: &Ranges) -> String {
     format!("{}-{}", seqs.first().unwrap_or(0), seqs.last().unwrap_or(0))
-}
-
-/// The first `count` of the rows.
-fn oldest(seqs: &Ranges, count: u64) -> Ranges {
-    let (mut left, mut oldest) = (count, Ranges::default());
-    for range in seqs.iter() {
-        let (first, last) = range.into_inner();
-        let take = left.min(last - first + 1);
-        if take == 0 {
-            break;
-        }
-        oldest.insert(first..=first + take - 1);
-        left -= take;
-    }
-    oldest
 }
 
 #[cfg(test)]

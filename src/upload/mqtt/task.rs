@@ -262,9 +262,7 @@ impl<'a, S: Spare> Run<'a, S> {
                     let payload = Bytes::from(cbor::datum(&datum, row.unix_ms));
                     encoded.push(Message { seq: row.seq, source: datum.source, payload });
                 }
-                Err(error) => {
-                    self.status.give_up(&self.parts.queue, row.seq, error.to_string()).await
-                }
+                Err(error) => self.give_up(row.seq, error.to_string()).await,
             }
         }
         if self.account.must_be_written() {
@@ -281,6 +279,12 @@ impl<'a, S: Spare> Run<'a, S> {
     /// When the ledger has something to write.
     fn save_at(&self) -> Option<Duration> {
         self.book.has_counted().then(|| self.account.write_at())
+    }
+
+    async fn give_up(&mut self, seq: u64, reason: String) {
+        error!(event = "upload.given_up", seq, reason, "datum given up, see rejected.jsonl");
+        self.status.given_up += 1;
+        self.parts.queue.reject(seq, reason).await;
     }
 
     /// Waits for whatever may lead to another step. `None`: the queue has ended.
