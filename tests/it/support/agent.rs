@@ -268,14 +268,6 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// What it has had written to disks so far.
-    pub(crate) fn bytes_written(&self) -> u64 {
-        let path = format!("/proc/{}/io", self.child.id());
-        let io = fs::read_to_string(path).expect("a process");
-        let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-        line.expect("its writes").parse().expect("a number")
-    }
-
     /// The names of its threads.
     pub(crate) fn threads(&self) -> Vec<String> {
         let folder = format!("/proc/{}/task", self.child.id());
