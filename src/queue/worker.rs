@@ -42,8 +42,8 @@ const MAX_PENDING_BYTES: usize = 512 * 1024;
 /// After readings were taken, the next ones are left in their channel for this part of `at_risk`, and
 /// this long at most: then many cost the thread, and those who watch its status, one wake-up. The
 /// commit is due earlier by as much.
-const GATHER_PART: u32 = 4;
-const GATHER: Duration = Duration::from_millis(250);
+const GATHER_PART: u32 = 2;
+const GATHER: Duration = Duration::from_millis(500);
 
 /// In place of a sequence number for what arrived while there was no handle to give one.
 const NO_NUMBER: u64 = u64::MAX;
