@@ -59,7 +59,7 @@ fn unit(id: u8, properties: Vec<Property>) -> Unit {
         timeout: Duration::from_millis(300),
         retries: 0,
         pause: Duration::ZERO,
-        properties,
+        properties: properties.into(),
         tags: vec!["site".to_owned()],
     }
 }
