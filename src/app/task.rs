@@ -31,9 +31,11 @@ impl Task {
         stop: CancellationToken,
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) -> Self {
+        // In a box of its own first: each future around another one takes the room of that again.
+        let work = pulse.watched(work);
         let work = async move { work.await.map_err(|error| Chain(&error).to_string()) };
         let name = pulse.sample().task;
-        Self { name, stop, running: Some(tokio::spawn(pulse.watched(work))) }
+        Self { name, stop, running: Some(tokio::spawn(work)) }
     }
 
     /// As [`Task::spawn`], for work that cannot fail.
@@ -42,6 +44,7 @@ impl Task {
         stop: CancellationToken,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
+        let work = Box::pin(work);
         let work = async move {
             work.await;
             Ok::<(), std::convert::Infallible>(())

@@ -9,7 +9,10 @@
 //! The hashes of an hour are added up, so the order in which they come does not matter. They guard
 //! against accidents and not against somebody who forges datum: the first 64 bits of SHA-256.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -26,42 +29,41 @@ const OWN_MEMBERS: [&str; 6] = ["created", "nodeId", "sourceId", "localDate", "l
 
 /// What is comparable of a datum: its properties and its tags.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Content {
-    properties: BTreeMap<String, String>,
-    tags: BTreeSet<String>,
+pub struct Content<'a> {
+    properties: BTreeMap<&'a str, Cow<'a, str>>,
+    tags: BTreeSet<&'a str>,
 }
 
-impl Content {
+impl<'a> Content<'a> {
     /// Of a datum that was sent.
     #[must_use]
-    pub fn sent(samples: &Samples) -> Self {
+    pub fn sent(samples: &'a Samples) -> Self {
         let numbers = samples.instantaneous.iter().chain(&samples.accumulating);
-        let numbers = numbers.map(|(name, value)| (name.clone(), number::plain(*value)));
-        let properties = numbers.chain(samples.status.iter().cloned());
-        Self::of(properties, samples.tags.iter().cloned())
+        let numbers = numbers.map(|(name, value)| (name.as_str(), number::plain(*value).into()));
+        let texts = samples.status.iter().map(|(name, text)| (name.as_str(), text.into()));
+        Self::of(numbers.chain(texts), samples.tags.iter().map(String::as_str))
     }
 
     /// Of a row of SolarQuery's.
     #[must_use]
-    pub fn shown(row: &Map<String, Value>) -> Self {
-        let text = |value: &Value| match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(plain(&number.to_string())),
-            Value::Bool(flag) => Some(flag.to_string()),
+    pub fn shown(row: &'a Map<String, Value>) -> Self {
+        let text = |value: &'a Value| match value {
+            Value::String(text) => Some(text.into()),
+            Value::Number(number) => Some(plain(&number.to_string()).into()),
+            Value::Bool(flag) => Some(flag.to_string().into()),
             Value::Null | Value::Array(_) | Value::Object(_) => None,
         };
-        let properties = row.iter().filter_map(|(name, value)| Some((name.clone(), text(value)?)));
+        let properties = row.iter().filter_map(|(name, value)| Some((name.as_str(), text(value)?)));
         let tags = row.get("tags").and_then(Value::as_array).into_iter().flatten();
-        Self::of(properties, tags.filter_map(Value::as_str).map(str::to_owned))
+        Self::of(properties, tags.filter_map(Value::as_str))
     }
 
     fn of(
-        properties: impl Iterator<Item = (String, String)>,
-        tags: impl Iterator<Item = String>,
+        properties: impl Iterator<Item = (&'a str, Cow<'a, str>)>,
+        tags: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let ours = |(name, value): &(String, String)| {
-            !value.is_empty() && !OWN_MEMBERS.contains(&name.as_str())
-        };
+        let ours =
+            |(name, value): &(&str, Cow<'_, str>)| !value.is_empty() && !OWN_MEMBERS.contains(name);
         Self { properties: properties.filter(ours).collect(), tags: tags.collect() }
     }
 }
@@ -87,7 +89,7 @@ pub struct Tally {
 impl Tally {
     /// One datum.
     #[must_use]
-    pub fn one(unix_ms: i64, content: &Content) -> Self {
+    pub fn one(unix_ms: i64, content: &Content<'_>) -> Self {
         let mut hash = Sha256::new();
         hash.update(unix_ms.to_le_bytes());
         let times = first_bytes(hash.clone().finalize().as_slice());
@@ -142,7 +144,7 @@ pub type Hours<T> = BTreeMap<String, BTreeMap<i64, T>>;
 pub type Tallies = Hours<Tally>;
 
 /// Adds one datum to the tallies.
-pub fn add(tallies: &mut Tallies, source: &str, unix_ms: i64, content: &Content) {
+pub fn add(tallies: &mut Tallies, source: &str, unix_ms: i64, content: &Content<'_>) {
     let hours = match tallies.get_mut(source) {
         Some(hours) => hours,
         None => tallies.entry(source.to_owned()).or_default(),
@@ -215,8 +217,9 @@ mod tests {
             samples.instantaneous.retain(|(name, _)| seen.insert(name.clone()));
             samples.accumulating.retain(|(name, _)| seen.insert(name.clone()));
             samples.status.retain(|(name, _)| seen.insert(name.clone()));
-            let shown = Content::shown(&row(samples));
-            prop_assert_eq!(Tally::one(7, &Content::sent(samples)), Tally::one(7, &shown));
+            let row = row(samples);
+            let (sent, shown) = (Content::sent(samples), Content::shown(&row));
+            prop_assert_eq!(Tally::one(7, &sent), Tally::one(7, &shown));
         }
 
         /// The order of datum does not matter, and one that is missing or twice there does.

@@ -128,11 +128,11 @@ fn merge(mut earlier: Table, later: Table) -> Table {
         let identity = IDENTIFIED.iter().find(|(list, _)| *list == key).map(|(_, by)| *by);
         let old = std::mem::replace(&mut slot.1.value, Value::Flag(false));
         slot.1 = match (old, node, identity) {
-            (Value::Table(old), Node { place, value: Value::Table(new) }, _) => {
-                Node { place, value: Value::Table(merge(old, new)) }
+            (Value::Table(old), Node { file, line, value: Value::Table(new) }, _) => {
+                Node { file, line, value: Value::Table(merge(old, new)) }
             }
-            (Value::List(old), Node { place, value: Value::List(new) }, Some(by)) => {
-                Node { place, value: Value::List(merge_lists(old, new, by)) }
+            (Value::List(old), Node { file, line, value: Value::List(new) }, Some(by)) => {
+                Node { file, line, value: Value::List(merge_lists(old, new, by)) }
             }
             (_, node, _) => node,
         };
@@ -178,7 +178,9 @@ mod tests {
         let Some(Node { value: Value::Table(upload), .. }) = merged.get("upload") else {
             panic!("{merged:?}")
         };
-        let seen = |key| upload.get(key).map(|n| (n.value.shown(), n.place.file_and_line()));
+        let seen = |key| {
+            upload.get(key).map(|n| (n.value.shown(), n.place(String::new()).file_and_line()))
+        };
         assert_eq!(seen("every"), Some(("\"5m\"".to_owned(), "2:2".to_owned())));
         assert_eq!(seen("via"), Some(("\"import\"".to_owned(), "1:3".to_owned())));
         let Some(Node { value: Value::List(buses), .. }) = merged.get("modbus") else {

@@ -153,10 +153,9 @@ impl<'a> Reader<'a> {
     /// A reader of `table`. Keys that the section does not have are complained about here.
     pub(super) fn new(table: &'a Table, section: &'static Section, problems: &'a Problems) -> Self {
         let reader = Self::known(table, section, problems);
-        for (name, node) in &table.entries {
+        for (name, _) in &table.entries {
             if !reader.names().any(|known| known == name) {
-                let place = Place { key: reader.place(name).key, ..node.place.clone() };
-                problems.error(&place, "an unknown key", reader.instead_of(name));
+                reader.error(name, "an unknown key", reader.instead_of(name));
             }
         }
         reader
@@ -194,7 +193,7 @@ impl<'a> Reader<'a> {
             Ok(value) => Some(value),
             Err(Wrong { found, expected }) => {
                 let found = found.unwrap_or_else(|| node.value.shown());
-                self.problems.error(&node.place, found, expected);
+                self.error(key.name, found, expected);
                 None
             }
         }
@@ -217,7 +216,7 @@ impl<'a> Reader<'a> {
                         format!("a table under the heading {}", self.inner(name).section.heading)
                     }
                 };
-                self.problems.error(&node.place, other.shown(), expected);
+                self.error(name, other.shown(), expected);
                 None
             }
         }
@@ -241,13 +240,15 @@ impl<'a> Reader<'a> {
             )
         };
         let Value::List(nodes) = &node.value else {
-            self.problems.error(&node.place, node.value.shown(), expected());
+            self.error(name, node.value.shown(), expected());
             return Vec::new();
         };
-        let tables = nodes.iter().filter_map(|node| match &node.value {
+        let key = self.place(name).key;
+        let tables = nodes.iter().enumerate().filter_map(|(index, node)| match &node.value {
             Value::Table(table) => Some(table),
             other => {
-                self.problems.error(&node.place, other.shown(), expected());
+                let place = node.place(format!("{key}[{index}]"));
+                self.problems.error(&place, other.shown(), expected());
                 None
             }
         });
@@ -256,9 +257,10 @@ impl<'a> Reader<'a> {
 
     /// Where a key stands; where it would stand, if it is not there.
     pub(super) fn place(&self, name: &str) -> Place {
+        let place = self.table.place.of(name);
         match self.table.get(name) {
-            Some(node) => node.place.clone(),
-            None => self.table.place.of(name),
+            Some(node) => node.place(place.key),
+            None => place,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -284,8 +285,8 @@ pub struct Unit {
     pub retries: u8,
     /// Silence kept before each request to this unit, on top of the bus's.
     pub pause: Duration,
-    /// What is read.
-    pub properties: Vec<Property>,
+    /// What is read; shared with whoever reads it.
+    pub properties: Arc<[Property]>,
     /// Labels on every datum of this unit.
     pub tags: Vec<String>,
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    sync::Arc,
     time::Duration,
 };
 
@@ -134,7 +135,7 @@ fn every_key_of_a_unit_arrives() {
         timeout: Duration::from_millis(800),
         retries: 3,
         pause: Duration::from_millis(50),
-        properties: vec![
+        properties: Arc::new([
             Property {
                 name: "watts".to_owned(),
                 kind: Kind::Instantaneous,
@@ -165,7 +166,7 @@ fn every_key_of_a_unit_arrives() {
                 invalid: Vec::new(),
                 tags: Vec::new(),
             },
-        ],
+        ]),
         tags: vec!["north".to_owned()],
     };
     let link = Link::Tcp { host: "2001:db8::7".to_owned(), port: 1502 };

@@ -23,11 +23,20 @@ impl Table {
     }
 }
 
-/// A value with its place.
+/// A value and the line it stands on. Its key is known by whoever has the table around it: with one each, a large
+/// file would take half as much memory again.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
-    pub(super) place: Place,
+    pub(super) file: Arc<str>,
+    pub(super) line: usize,
     pub(super) value: Value,
+}
+
+impl Node {
+    /// Its place, with the key that it has there.
+    pub(super) fn place(&self, key: String) -> Place {
+        Place { file: self.file.clone(), line: Some(self.line), key }
+    }
 }
 
 /// A value as TOML has it, numbers still as text.
@@ -128,8 +137,7 @@ pub(super) fn parse_value(text: &str) -> Option<Value> {
 
 /// A parsed value without its place.
 pub(super) fn placeless(value: DeValue<'_>) -> Value {
-    let place = Place { file: "".into(), line: None, key: String::new() };
-    Source { file: "".into(), lines: Lines(Vec::new()) }.value(&place, value)
+    Source { file: "".into(), lines: Lines(Vec::new()) }.node(&String::new, 0..0, value).value
 }
 
 struct Source {
@@ -145,15 +153,16 @@ impl Source {
             // A table's own span may lie further down, in the header of a table inside it.
             let span = if value.get_ref().is_table() { key.span() } else { value.span() };
             let name = key.into_inner().into_owned();
-            let place = self.place(join(&place.key, &name), span);
-            let value = self.value(&place, value.into_inner());
-            (name, Node { place, value })
+            let node = self.node(&|| join(&place.key, &name), span, value.into_inner());
+            (name, node)
         });
         Table { entries: entries.collect(), place }
     }
 
-    fn value(&self, place: &Place, value: DeValue<'_>) -> Value {
-        match value {
+    /// `key` is asked for where it is kept, which is with tables.
+    fn node(&self, key: &dyn Fn() -> String, span: Range<usize>, value: DeValue<'_>) -> Node {
+        let (file, line) = (self.file.clone(), self.lines.line(span.start));
+        let value = match value {
             DeValue::String(text) => Value::Text(text.into_owned()),
             DeValue::Integer(number) => {
                 Value::Whole(Whole { digits: number.as_str().to_owned(), radix: number.radix() })
@@ -162,19 +171,19 @@ impl Source {
             DeValue::Boolean(flag) => Value::Flag(flag),
             DeValue::Datetime(moment) => Value::Moment(moment.to_string()),
             DeValue::Array(values) => {
+                let key = key();
                 let nodes = values.into_iter().enumerate().map(|(index, value)| {
-                    let place = self.place(format!("{}[{index}]", place.key), value.span());
-                    let value = self.value(&place, value.into_inner());
-                    Node { place, value }
+                    let span = value.span();
+                    self.node(&|| format!("{key}[{index}]"), span, value.into_inner())
                 });
                 Value::List(nodes.collect())
             }
-            DeValue::Table(table) => Value::Table(self.table(place.clone(), table)),
-        }
-    }
-
-    fn place(&self, key: String, span: Range<usize>) -> Place {
-        Place { file: self.file.clone(), line: Some(self.lines.line(span.start)), key }
+            DeValue::Table(table) => {
+                let place = Place { file: file.clone(), line: Some(line), key: key() };
+                Value::Table(self.table(place, table))
+            }
+        };
+        Node { file, line, value }
     }
 }
 
@@ -210,15 +219,26 @@ mod tests {
     fn every_value_knows_its_line_and_key() {
         let table = parsed("a = 1\n\n[b]\nc = [\n  2,\n  3]\n[[d.e]]\nf = 4\n[[d.e]]\nf = 5\n");
         let mut seen = Vec::new();
-        fn walk(node: &Node, seen: &mut Vec<(String, usize)>) {
-            seen.push((node.place.key.clone(), node.place.line.expect("a line")));
+        fn walk(key: String, node: &Node, seen: &mut Vec<(String, usize)>) {
+            seen.push((key.clone(), node.line));
             match &node.value {
-                Value::List(nodes) => nodes.iter().for_each(|node| walk(node, seen)),
-                Value::Table(table) => table.entries.iter().for_each(|(_, node)| walk(node, seen)),
+                Value::List(nodes) => {
+                    let nodes = nodes.iter().enumerate();
+                    nodes.for_each(|(index, node)| walk(format!("{key}[{index}]"), node, seen));
+                }
+                Value::Table(table) => {
+                    assert_eq!((&table.place.key, table.place.line), (&key, Some(node.line)));
+                    walk_table(table, seen);
+                }
                 _ => {}
             }
         }
-        table.entries.iter().for_each(|(_, node)| walk(node, &mut seen));
+        fn walk_table(table: &Table, seen: &mut Vec<(String, usize)>) {
+            for (name, node) in &table.entries {
+                walk(table.place.of(name).key, node, seen);
+            }
+        }
+        walk_table(&table, &mut seen);
         let seen: Vec<_> = seen.iter().map(|(key, line)| (key.as_str(), *line)).collect();
         assert_eq!(
             seen,

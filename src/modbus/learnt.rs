@@ -143,7 +143,7 @@ fn print(unit: &Unit) -> String {
     let mut hash = Sha256::new();
     let limits = (unit.id, unit.max_registers, unit.max_bits, unit.max_gap);
     hash.update(format!("{limits:?}"));
-    for property in &unit.properties {
+    for property in unit.properties.iter() {
         let register = &property.register;
         hash.update(format!("{:?}", (register.table, register.address, register.count())));
     }
@@ -152,7 +152,7 @@ fn print(unit: &Unit) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
 
     use super::*;
     use crate::modbus::plan::tests::{H, ranges, unit};
@@ -176,7 +176,7 @@ mod tests {
         let refused: Vec<bool> = plan.learnt().map(|(_, refused)| refused).collect();
         assert_eq!(refused, [false, true]);
         let mut changed = unit.clone();
-        changed.properties[2].register.address = 7;
+        Arc::make_mut(&mut changed.properties)[2].register.address = 7;
         assert_eq!(open().of(&changed), None);
         assert_eq!(
             Plans::open(dir.path(), [].into_iter()).of(&unit),

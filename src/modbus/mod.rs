@@ -80,6 +80,7 @@ pub fn wire(bus: &Bus) -> Carrier {
 ///
 /// As [`Poller::run`], and if there is no thread to be had.
 pub async fn run<W: Wire + 'static>(poller: Poller<W>) -> Result<(), PollError> {
+    let poller = Box::new(poller);
     if poller.blocks() { thread::run(poller).await } else { poller.run().await }
 }
 

@@ -119,7 +119,7 @@ impl Plan {
     /// If a single value does not fit into a request.
     pub fn new(unit: &Unit) -> Result<Self, PlanError> {
         let limits = Limits::of(unit);
-        for property in &unit.properties {
+        for property in unit.properties.iter() {
             check(property, &limits)?;
         }
         let spans: Vec<Span> = unit.properties.iter().map(|p| Span::of(&p.register)).collect();
@@ -471,7 +471,7 @@ pub(super) mod tests {
         #[test]
         fn the_plan_does_not_depend_on_the_order(unit in units()) {
             let mut reversed = unit.clone();
-            reversed.properties.reverse();
+            Arc::make_mut(&mut reversed.properties).reverse();
             prop_assert_eq!(planned(&unit), planned(&reversed));
         }
     }

@@ -294,7 +294,7 @@ impl<W: Wire> Poller<W> {
     /// # Errors
     ///
     /// If nobody takes the datum any more.
-    pub async fn run(mut self) -> Result<(), PollError> {
+    pub async fn run(mut self: Box<Self>) -> Result<(), PollError> {
         self.epoch = Instant::now();
         let moment = self.moment();
         for turn in &mut self.turns {
@@ -311,7 +311,8 @@ impl<W: Wire> Poller<W> {
             if self.write_due().is_some_and(|due| due <= now)
                 && let Some(writing) = self.writing.take()
             {
-                self.step_write(writing).await;
+                // Seldom, and else the larger part of each bus's task.
+                Box::pin(self.step_write(writing)).await;
                 continue;
             }
             match self.choose(now) {

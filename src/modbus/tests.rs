@@ -333,7 +333,7 @@ impl Running {
         let poller = Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels);
         let poller = poller.expect("a plan").with_plans(plans);
         let status = poller.status();
-        let task = tokio::spawn(poller.run());
+        let task = tokio::spawn(Box::new(poller).run());
         Self { world, datum: datum_end, writes: writes_end, status, stop, task, started }
     }
 

@@ -18,7 +18,7 @@ use super::{
 /// # Errors
 ///
 /// As [`Poller::run`], and if there is no thread to be had.
-pub(super) async fn run<W: Wire + 'static>(poller: Poller<W>) -> Result<(), PollError> {
+pub(super) async fn run<W: Wire + 'static>(poller: Box<Poller<W>>) -> Result<(), PollError> {
     let bus = poller.name().to_owned();
     let (done, ended) = oneshot::channel();
     let begun = Builder::new_current_thread().enable_all().build().and_then(|runtime| {

@@ -40,8 +40,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// After readings were taken, the next ones are left in their channel for this part of `at_risk`, and
 /// this long at most: then many cost the thread, and those who watch its status, one wake-up. The
 /// commit is due earlier by as much.
-const GATHER_PART: u32 = 4;
-const GATHER: Duration = Duration::from_millis(250);
+const GATHER_PART: u32 = 2;
+const GATHER: Duration = Duration::from_millis(500);
 
 /// What is taken from the channels before the next commit is looked at.
 const AT_ONCE: usize = 256;

@@ -59,7 +59,7 @@ fn unit(id: u8, properties: Vec<Property>) -> Unit {
         timeout: Duration::from_millis(300),
         retries: 0,
         pause: Duration::ZERO,
-        properties,
+        properties: properties.into(),
         tags: vec!["site".to_owned()],
     }
 }
@@ -276,7 +276,7 @@ impl Running {
         let channels = Channels { datum, writes: writes_end, stop: stop.clone() };
         let wire = solarnode_agent::modbus::wire(bus);
         let poller = Poller::new(bus, controls, wire, Clock::system(), channels).expect("a plan");
-        Self { datum: datum_end, writes, stop, task: tokio::spawn(poller.run()) }
+        Self { datum: datum_end, writes, stop, task: tokio::spawn(Box::new(poller).run()) }
     }
 
     async fn write(&self, control: &Control, value: Decimal) -> WriteReport {

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 
@@ -95,7 +95,7 @@ const EDITS: &[Edit] = &[
     ("connect_timeout", |s| s.modbus[0].connect_timeout = MINUTE, &["bus cabinet"]),
     ("link", |s| s.modbus[0].link = s.modbus[1].link.clone(), &["bus cabinet"]),
     ("unit", |s| s.modbus[0].units[1].every = MINUTE, &["bus cabinet"]),
-    ("property", |s| s.modbus[0].units[0].properties[0].tags.push("x".into()), &["bus cabinet"]),
+    ("property", |s| Arc::make_mut(&mut s.modbus[0].units[0].properties)[0].tags.push("x".into()), &["bus cabinet"]),
     ("a unit less", |s| drop(s.modbus[0].units.pop()), &["bus cabinet"]),
     ("a unit of the bus with the control", |s| s.modbus[1].units[0].every = MINUTE, &["bus roof", "instructor"]),
     ("limits of the control", |s| s.controls[0].allow.max = 7.into(), &["bus roof", "instructor"]),

@@ -187,7 +187,7 @@ fn complain_of_idle_keys(file: &Reader<'_>, upload: &Upload, problems: &Problems
             let wanted = if section == "audit" { "proof = \"query\"" } else { "via = \"mqtt\"" };
             let found = format!("{}, which has no effect", node.value.shown());
             problems.warning(
-                &node.place,
+                &node.place(table.place.of(key).key),
                 found,
                 format!("{wanted} under [upload], or no such key"),
             );

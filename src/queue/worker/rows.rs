@@ -78,8 +78,8 @@ impl Worker {
 
     /// A record as a row, if it can be sent. What is found instead is noted where `note` says so.
     fn row(&mut self, seq: u64, payload: Vec<u8>, note: bool) -> Option<Row> {
-        match record::decode(&payload) {
-            Ok(datum) => match (self.clock.place(datum.stamp), datum.stamp) {
+        match record::check(&payload) {
+            Ok(stamp) => match (self.clock.place(stamp), stamp) {
                 (Some(unix_ms), _) => Some(Row { seq, unix_ms, payload }),
                 (None, Stamp::Boot { boot, .. }) => {
                     if note {
