@@ -246,8 +246,9 @@ fn present(entry: &Entry, found: Tally, known: &Known) -> Verdict {
     }
 }
 
+/// One that was proved long after now was so while the clock was wrong.
 fn is_recent(entry: &Entry, known: &Known) -> bool {
-    entry.proved_at.saturating_add(known.settle_secs) > known.now_secs
+    entry.proved_at.abs_diff(known.now_secs) < known.settle_secs.unsigned_abs()
 }
 
 #[cfg(test)]
@@ -332,6 +333,8 @@ mod tests {
             assert_eq!(verdict(&book(&[1, 2, 3]), &shown(times), &just_now), Verdict::Recent);
         }
         assert_eq!(verdict(&book(&[1]), &shown(&[1]), &just_now), Verdict::Whole);
+        let ahead_then = Known { now_secs: NOW - 2 * 3600, ..known() };
+        assert_eq!(verdict(&book(&[1, 2, 3]), &shown(&[1, 3]), &ahead_then), Verdict::Missing);
     }
 
     #[test]

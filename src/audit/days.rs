@@ -109,24 +109,22 @@ fn merge(into: &mut Hours<Entry>, hours: Hours<Entry>) {
     }
 }
 
-/// Writes the ledger's recent entries into the files of their days and removes what is too old; gives
-/// the entries that could not be written, for [`Ledger::folded`].
-pub fn fold(state_dir: &Path, ledger: &Ledger, now_secs: i64) -> (Hours<Entry>, io::Result<()>) {
+/// Writes the ledger's recent entries into the files of their days and removes the oldest beyond [`KEPT_DAYS`];
+/// gives the entries that could not be written, for [`Ledger::folded`].
+///
+/// The files are counted and no clock is asked: one that is far ahead for a moment must not take all of them.
+pub fn fold(state_dir: &Path, ledger: &Ledger) -> (Hours<Entry>, io::Result<()>) {
     let folder = folder(state_dir);
-    let first_kept = now_secs.div_euclid(86_400).saturating_sub(KEPT_DAYS);
     let mut left = Hours::new();
     let mut result = fs::create_dir_all(&folder);
     for (day, hours) in by_day(ledger.recent()) {
-        if day < first_kept {
-            continue;
-        }
         if let Err(error) = fold_day(&folder, ledger, day, hours.clone()) {
             merge(&mut left, hours);
             result = Err(error);
         }
     }
     if result.is_ok() {
-        result = remove_before(&folder, first_kept);
+        result = remove_oldest(&folder);
     }
     (left, result)
 }
@@ -148,11 +146,13 @@ fn fold_day(folder: &Path, ledger: &Ledger, day: i64, hours: Hours<Entry>) -> io
     file::replace(&folder.join(name), &serde_json::to_vec(&file)?, 0o640)
 }
 
-fn remove_before(folder: &Path, first_kept: i64) -> io::Result<()> {
-    for day in days(folder)?.into_iter().filter(|day| *day < first_kept) {
-        if let Some(name) = name(day) {
-            fs::remove_file(folder.join(name))?;
-        }
+fn remove_oldest(folder: &Path) -> io::Result<()> {
+    let mut days = days(folder)?;
+    days.sort_unstable();
+    // Today is not over and counts beside them.
+    let kept = KEPT_DAYS as usize + 1;
+    for name in days.iter().rev().skip(kept).filter_map(|day| name(*day)) {
+        fs::remove_file(folder.join(name))?;
     }
     Ok(())
 }
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(counts(&read_all(dir.path(), &ledger)), want);
         // In upload.json stands what was there before the fold.
         let saved = ledger.clone();
-        let (left, result) = fold(dir.path(), &ledger, NOW);
+        let (left, result) = fold(dir.path(), &ledger);
         result.expect("folded");
         assert!(left.is_empty());
         assert_eq!(counts(&read_all(dir.path(), &saved)), want);
@@ -277,7 +277,7 @@ mod tests {
         count(&mut resumed, 3, noon);
         let want = vec![(hour(yesterday), 1), (hour(noon), 2)];
         assert_eq!(counts(&read_all(dir.path(), &resumed)), want);
-        fold(dir.path(), &resumed, NOW).1.expect("folded");
+        fold(dir.path(), &resumed).1.expect("folded");
         resumed.folded(Hours::new());
         assert_eq!(counts(&read_all(dir.path(), &resumed)), want);
         // One of two days was written.
@@ -308,7 +308,7 @@ mod tests {
         let mut ledger = Ledger::new(123, 1, true);
         count(&mut ledger, 1, NOW * 1000);
         assert!(read_all(dir.path(), &ledger).damaged.contains(&TODAY));
-        let (left, result) = fold(dir.path(), &ledger, NOW);
+        let (left, result) = fold(dir.path(), &ledger);
         result.expect("folded");
         ledger.folded(left);
         let book = read_all(dir.path(), &ledger);
@@ -319,16 +319,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_old_goes() {
+    fn what_is_too_old_goes_and_no_clock_takes_the_rest() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut ledger = Ledger::new(123, 1, true);
-        count(&mut ledger, 1, NOW * 1000);
-        fold(dir.path(), &ledger, NOW).1.expect("folded");
-        ledger.folded(Hours::new());
-        assert_eq!(days(&folder(dir.path())).expect("a folder"), [TODAY]);
-        let later = NOW + (KEPT_DAYS + 1) * 86_400;
-        fold(dir.path(), &ledger, later).1.expect("folded");
-        assert!(days(&folder(dir.path())).expect("a folder").is_empty());
+        let mut stored = |seq, day: i64| {
+            count(&mut ledger, seq, day * 86_400_000);
+            fold(dir.path(), &ledger).1.expect("folded");
+            ledger.folded(Hours::new());
+            let mut days = days(&folder(dir.path())).expect("a folder");
+            days.sort_unstable();
+            days
+        };
+        let mut last = Vec::new();
+        for day in 0..=KEPT_DAYS + 4 {
+            last = stored(day as u64 + 1, TODAY + day);
+        }
+        assert_eq!(last, (TODAY + 4..=TODAY + 4 + KEPT_DAYS).collect::<Vec<_>>());
+        // A server that told another year costs the oldest day only.
+        let leap = stored(99, TODAY + 700);
+        assert_eq!(leap[..leap.len() - 1], last[1..]);
     }
 
     #[test]
@@ -339,7 +348,7 @@ mod tests {
         assert_eq!(new(false).complete_from(), None);
         let mut ledger = new(true);
         count(&mut ledger, 1, NOW * 1000);
-        fold(dir.path(), &ledger, NOW).1.expect("folded");
+        fold(dir.path(), &ledger).1.expect("folded");
         let lost = new(true);
         assert_eq!((lost.complete_from(), lost.generation()), (None, ledger.generation() + 1));
         let other = resume(dir.path(), 4, Some(ledger), true).expect("the folder is read");

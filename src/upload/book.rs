@@ -145,7 +145,7 @@ impl Book {
         self.ledger.keep_open(|id| open.iter().any(|batch| batch.id == id));
         let now = self.clock.signing_now().timestamp();
         if self.ledger.fold_is_due(now) {
-            self.fold(now).await;
+            self.fold().await;
         }
         let path = store::path(&self.state_dir);
         let contents = store::Contents { open, ledger: Some(self.ledger.clone()) };
@@ -167,9 +167,9 @@ impl Book {
     }
 
     /// Moves what the ledger counted into the files of its days.
-    async fn fold(&mut self, now: i64) {
+    async fn fold(&mut self) {
         let (state_dir, ledger) = (self.state_dir.clone(), self.ledger.clone());
-        let folded = self.write(move || Ok(days::fold(&state_dir, &ledger, now))).await;
+        let folded = self.write(move || Ok(days::fold(&state_dir, &ledger))).await;
         let (left, result) =
             folded.unwrap_or_else(|error| (self.ledger.recent().clone(), Err(error)));
         self.ledger.folded(left);
