@@ -186,7 +186,7 @@ mod tests {
         let Some(Node { value: Value::List(buses), .. }) = merged.get("modbus") else {
             panic!("{merged:?}")
         };
-        let at = |key| find(&merged, key).map(|node| node.place.file_and_line());
+        let at = |key| find(&merged, key).map(|node| format!("{}:{}", node.file, node.line));
         assert_eq!(at("modbus[1].name").as_deref(), Some("2:4"));
         assert_eq!((at("modbus[3]"), at("modbus.name"), at("upload.every.x")), (None, None, None));
         let names: Vec<_> = buses.iter().map(|bus| identity(bus, "name")).collect();

@@ -183,12 +183,13 @@ pub fn problem_at(
     severity: Severity,
 ) -> Problem {
     let table = merged::read(path).ok();
-    let place = table.as_ref().and_then(|table| merged::find(table, key)).map(|node| &node.place);
+    let node = table.as_ref().and_then(|table| merged::find(table, key));
     // A default stands nowhere.
-    let (file, line, key) = match place {
-        Some(place) => (place.file.to_string(), place.line, place.key.clone()),
-        None => (path.display().to_string(), None, key.to_owned()),
+    let (file, line) = match node {
+        Some(node) => (node.file.to_string(), Some(node.line)),
+        None => (path.display().to_string(), None),
     };
+    let key = key.to_owned();
     Problem { file, line, key, found, expected, severity }
 }
 
