@@ -186,6 +186,31 @@ impl Bench {
 }
 
 #[test]
+fn a_suspect_that_is_there_no_more_slows_nothing_down() {
+    let leave = |machine: &mut Machine| machine.leave();
+    let drain = |machine: &mut Machine| {
+        machine.next(secs(0), Seen { connected: true, waiting: false });
+    };
+    for end in [leave as fn(&mut Machine), drain] {
+        let mut machine = Machine::new(2);
+        for _ in 0..2 {
+            machine.claimed(secs(0), rows(1..=2));
+            assert_eq!(sent(&mut machine, secs(0)), [1, 2]);
+            machine.answered(secs(0), 0.5, 1, Answer::Lost);
+            machine.answered(secs(0), 0.5, 2, Answer::Lost);
+        }
+        machine.claimed(secs(0), rows(3..=4));
+        assert_eq!(sent(&mut machine, secs(0)), [3], "one at a time");
+        machine.answered(secs(0), 0.5, 3, Answer::Taken);
+        assert_eq!(sent(&mut machine, secs(0)), [4]);
+        machine.answered(secs(0), 0.5, 4, Answer::Taken);
+        end(&mut machine);
+        machine.claimed(secs(0), rows(5..=6));
+        assert_eq!(sent(&mut machine, secs(0)), [5, 6]);
+    }
+}
+
+#[test]
 fn a_source_whose_rows_all_stand_before_the_others_is_found_as_soon() {
     let mut bench = Bench::new(20, 0);
     bench.queue =
