@@ -116,6 +116,11 @@ impl Book {
         self.proved(NOW);
     }
 
+    /// The numbers of the rows that were counted last.
+    pub(super) fn counted(&self) -> &Ranges {
+        self.ledger.counted()
+    }
+
     /// Whether something was counted that is not on disk.
     pub(super) fn has_counted(&self) -> bool {
         self.counted

@@ -98,11 +98,14 @@ impl Account {
         hours
     }
 
-    /// Rows were taken: those that count, and those whose time another one has.
-    pub fn taken(&mut self, seqs: &Ranges) -> (Counted, Counted) {
+    /// Rows were taken: those that count, and those whose time another one has. Those that are `known` were counted
+    /// before a restart, and must not cast doubt on the others.
+    pub fn taken(&mut self, seqs: &Ranges, known: &Ranges) -> (Counted, Counted) {
         let (mut plain, mut twins) = (Counted::default(), Counted::default());
         for seq in seqs.iter().flatten() {
-            let Some(row) = self.rows.remove(&seq) else { continue };
+            let Some(row) = self.rows.remove(&seq).filter(|_| !known.contains(seq)) else {
+                continue;
+            };
             let counted = if row.twin { &mut twins } else { &mut plain };
             counted.seqs.insert(seq..=seq);
             for (source, hours) in row.tallies {
@@ -157,7 +160,7 @@ mod tests {
         for seq in 2..9 {
             claim(&mut account, seq, "a", 5 + seq as i64);
             assert!(!account.must_be_written());
-            account.taken(&Ranges::from_iter([seq]));
+            account.taken(&Ranges::from_iter([seq]), &Ranges::default());
             if seq % 3 == 0 {
                 assert!(!account.write(EVERY).is_empty(), "an hour in use stays noted");
             }
@@ -175,7 +178,7 @@ mod tests {
         claim(&mut account, 1, "a", 5);
         claim(&mut account, 2, "b", 5);
         account.write(EVERY);
-        account.taken(&Ranges::from_iter([1]));
+        account.taken(&Ranges::from_iter([1]), &Ranges::default());
         assert_eq!(account.write(EVERY).into_keys().collect::<Vec<_>>(), ["b"]);
         account.released(&Ranges::from_iter([2]));
         assert!(account.write(EVERY).is_empty());
@@ -191,10 +194,14 @@ mod tests {
         // Claimed again it is no twin of itself.
         claim(&mut account, 1, "a", 5);
         claim(&mut account, 3, "a", 5);
-        let (plain, twins) = account.taken(&Ranges::from_iter([1, 2, 3]));
+        let (plain, twins) = account.taken(&Ranges::from_iter([1, 2, 3]), &Ranges::default());
         assert_eq!((plain.seqs, count(&plain.tallies)), (Ranges::from_iter([1, 2]), 2));
         assert_eq!((twins.seqs, count(&twins.tallies)), (Ranges::from_iter([3]), 1));
-        let (again, _) = account.taken(&Ranges::from_iter([1]));
+        let (again, _) = account.taken(&Ranges::from_iter([1]), &Ranges::default());
         assert_eq!(again, Counted::default());
+        claim(&mut account, 2, "b", 5);
+        claim(&mut account, 4, "b", 9);
+        let (plain, _) = account.taken(&Ranges::from_iter([2, 4]), &Ranges::from_iter([1, 2]));
+        assert_eq!((plain.seqs, count(&plain.tallies)), (Ranges::from_iter([4]), 1));
     }
 }

@@ -379,7 +379,7 @@ impl<'a, S: Spare> Run<'a, S> {
             self.status.uploaded += handed_over.count();
             self.status.last_success = Some(self.parts.clock.signing_now());
             // Before anything else: rows that were counted and not acknowledged are known by their numbers.
-            let (plain, twins) = self.account.taken(&handed_over);
+            let (plain, twins) = self.account.taken(&handed_over, self.book.counted());
             for (counted, twin) in [(plain, false), (twins, true)] {
                 if !counted.seqs.is_empty() {
                     self.book.proved_rows(counted.seqs, counted.tallies, twin);
