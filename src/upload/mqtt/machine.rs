@@ -153,11 +153,10 @@ impl Machine {
         }
     }
 
-    /// Rows go another way: nothing is claimed any more. What is kept, and what was told, is remembered.
+    /// Rows go another way: nothing is claimed any more. What was learnt of them is remembered.
     pub fn leave(&mut self) {
         let told = std::mem::take(&mut self.told);
-        let mut suspicion = std::mem::take(&mut self.suspicion);
-        suspicion.lost_are_gone();
+        let suspicion = std::mem::take(&mut self.suspicion);
         *self = Self { window: self.window, told, suspicion, ..Self::new(0) };
     }
 
@@ -194,10 +193,6 @@ impl Machine {
         if seen.waiting {
             self.looks += 1;
             return Step::Claim;
-        }
-        if self.on_the_way.is_empty() {
-            // Some may have been dropped at the queue's limit.
-            self.suspicion.lost_are_gone();
         }
         Step::Wait(self.suspicion.forgets_at())
     }

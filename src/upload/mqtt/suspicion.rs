@@ -137,11 +137,6 @@ impl Suspicion {
         (of_source, self.lost.get(&seq).map_or(0, |row| lately(row.last)))
     }
 
-    /// Rows that were lost are not there any more: what is kept is all that is known.
-    pub fn lost_are_gone(&mut self) {
-        self.lost.clear();
-    }
-
     /// When what is kept is tried again.
     #[must_use]
     pub fn forgets_at(&self) -> Option<Duration> {
