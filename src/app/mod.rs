@@ -50,6 +50,7 @@ use crate::{
     observe::{control::ControlSocket, log::Levels, systemd, watchdog::Watchdog},
     pulse::{Bound, Pulse, Pulses},
     queue::{self, Queue},
+    runtime::trim_memory,
     solarin::SolarIn,
     solarnet::Api,
 };
@@ -137,6 +138,7 @@ pub async fn run(
     let mut daemon = Daemon::start(beginning)?;
     systemd::ready();
     systemd::status(&daemon.view.line());
+    trim_memory();
     info!(event = "agent.started", version = env!("CARGO_PKG_VERSION"), "agent started");
 
     let pulse = daemon.pulse.clone();

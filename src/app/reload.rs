@@ -37,7 +37,7 @@ use crate::{
     instruct::ACT_LIMIT,
     observe::systemd,
     pulse::Bound,
-    runtime::off_thread,
+    runtime::{off_thread, trim_memory},
     solarin::SolarIn,
     solarnet::Api,
 };
@@ -141,7 +141,9 @@ impl Daemon {
     /// Reads the configuration again and goes over to it where it differs.
     pub(super) async fn reload(&mut self) {
         systemd::reloading();
-        let result = match self.replace_changed().await {
+        let changed = self.replace_changed().await;
+        trim_memory();
+        let result = match changed {
             Ok(changes) if changes.is_empty() => {
                 info!(event = "config.unchanged", "configuration read again, nothing changed");
                 Outcome::Unchanged
