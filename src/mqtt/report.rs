@@ -102,10 +102,17 @@ impl Report {
         });
     }
 
-    /// It ends for another certificate.
-    pub(super) fn certificate_changed(&self) {
+    /// It ends for another certificate, if there is one.
+    pub(super) fn certificate_changed(&self, there_is_one: bool) {
         let link = self.link;
-        info!(event = "mqtt.certificate_changed", link, "connecting with another certificate");
+        if there_is_one {
+            info!(event = "mqtt.certificate_changed", link, "connecting with another certificate");
+        }
+        let now = self.clock.trusted_now();
+        self.status.send_modify(|status| {
+            status.state = "connecting";
+            status.since = now;
+        });
     }
 
     /// There is no session, or none any more.

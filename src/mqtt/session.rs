@@ -178,7 +178,9 @@ impl<S: Surroundings> Session<S> {
             self.connected.send_replace(false);
             match ended {
                 Ok(End::Stopped) => return self.ended(),
-                Ok(End::NewCertificate) => self.report.certificate_changed(),
+                Ok(End::NewCertificate) => {
+                    self.report.certificate_changed(self.tls.has_certificate());
+                }
                 Err(error) => tokio::select! {
                     () = stop.cancelled() => return self.ended(),
                     () = self.wait_after(error) => {}

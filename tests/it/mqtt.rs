@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
     Authority, Broker, Certificate, NewInstruction, NodeCertificate, NodeIdentity, Sim, Site,
@@ -274,6 +274,26 @@ fn a_certificate_that_the_broker_refuses_is_named_and_the_next_one_taken_up_at_o
     bench.everything_arrived(daemon);
 }
 
+#[test]
+fn a_forgotten_certificate_ends_the_session_and_status_says_since_when() {
+    let bench = Bench::with_certificate("");
+    let daemon = bench.agent.start();
+    bench.fresh_readings_arrive();
+    let since = |status: &Value| -> DateTime<Utc> {
+        let since = status["mqtt"]["since"].as_str().expect("a time");
+        since.parse().expect("a time")
+    };
+    let connected = bench.agent.status_when("connected", |s| s["mqtt"]["state"] == "connected");
+    bench.agent.ask(&["identity", "forget"]);
+    let status = bench.agent.status_when("none", |s| s["mqtt"]["state"] == "no_certificate");
+    assert!(since(&status) > since(&connected), "{status}");
+    assert_eq!(daemon.events("mqtt.no_certificate").len(), 1);
+    assert_eq!(daemon.events("mqtt.certificate_changed"), [""; 0], "there is no other one");
+    bench.import(&bench.issue(&NodeCertificate::around(NODE, Utc::now())));
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
+}
+
 impl Bench {
     fn is_not_trusted(&self, edit: impl Fn(&str) -> String) {
         self.agent.configure(&edit(&self.config));
@@ -348,6 +368,28 @@ fn a_node_without_rights_at_the_broker_stops_and_keeps_everything() {
     let kept = committed(&bench.agent).len();
     assert!(kept + 1 >= bench.site.readings(1) as usize, "{kept}");
     assert_eq!(bench.sim.ledger_count().datum, 0);
+}
+
+/// The live feed's broker, where nobody reads what is meant for SolarNetwork's queue.
+#[test]
+fn at_a_broker_that_the_server_does_not_read_uploads_wait_and_say_so() {
+    let bench = Bench::with_certificate("");
+    let other = Broker::start_flux(&bench.sim, &bench.authority).expect("a broker");
+    let url = format!("mqtts://{}", bench.wire.address());
+    bench.agent.configure(&bench.config.replace(&url, &other.plain_url()));
+    let daemon = bench.agent.start();
+    let status = bench.agent.status_when("it waits", |s| {
+        s["upload"]["waits_for"].as_str().is_some_and(|why| why.contains("nobody listens"))
+    });
+    assert_eq!(status["upload"]["state"], "waiting");
+    let told = daemon.lines_with(&["event=\"upload.waiting\"", "error_kind=\"unheard\""]);
+    assert_eq!(told.len(), 1);
+    assert_eq!(daemon.events("upload.stopped"), [""; 0]);
+    assert_eq!(bench.arrived(), 0);
+    bench.agent.configure(&bench.config);
+    daemon.reload();
+    bench.fresh_readings_arrive();
+    bench.everything_arrived(daemon);
 }
 
 #[test]

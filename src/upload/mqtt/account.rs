@@ -2,7 +2,8 @@
 //!
 //! The other ways write a batch down before it is sent. Here a batch would be one row, and a write of the file
 //! for each reading too much: written down beforehand are only the *hours* in which rows may be on their way. A row
-//! of an hour that is on disk needs no write; what was counted is written now and then.
+//! of an hour that is on disk needs no write; what was counted is written now and then. An hour that is over is
+//! taken out as soon as nothing is on its way in it, also where nothing else is to be written.
 //!
 //! After a crash those hours are uncertain, as is an hour in which two rows have the same time: the server keeps
 //! one of them.
@@ -13,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    audit::tally::{self, Content, Tallies, hour_of},
+    audit::tally::{self, Content, HOUR_MS, Tallies, hour_of},
     domain::Datum,
     queue::Ranges,
 };
@@ -80,16 +81,27 @@ impl Account {
         !self.touched.is_subset(&self.noted)
     }
 
-    /// When to write what was counted since the last time.
+    /// When to write that something was `counted` since the last time, or that an hour is over; `unix_ms` is now.
     #[must_use]
-    pub fn write_at(&self) -> Duration {
-        self.written_at + self.every
+    pub fn write_at(&self, now: Duration, unix_ms: i64, counted: bool) -> Option<Duration> {
+        let wait = if counted { Duration::ZERO } else { self.closes_in(unix_ms)? };
+        Some((now + wait).max(self.written_at + self.every))
+    }
+
+    /// How long until the first of the hours on disk is over in which nothing is on its way.
+    fn closes_in(&self, unix_ms: i64) -> Option<Duration> {
+        let in_use: BTreeSet<_> = self.rows.values().map(|row| &row.hour).collect();
+        let idle = self.noted.iter().filter(|hour| !in_use.contains(hour));
+        let first = idle.map(|(_, hour)| *hour).min()?;
+        let left = first.saturating_add(1).saturating_mul(HOUR_MS).saturating_sub(unix_ms);
+        Some(Duration::from_millis(left.try_into().unwrap_or(0)))
     }
 
     /// It is written now; gives the hours that belong in it, without counts.
-    pub fn write(&mut self, now: Duration) -> Tallies {
+    pub fn write(&mut self, now: Duration, unix_ms: i64) -> Tallies {
         self.written_at = now;
         self.noted = std::mem::take(&mut self.touched);
+        self.noted.retain(|(_, hour)| *hour >= hour_of(unix_ms));
         self.noted.extend(self.rows.values().map(|row| row.hour.clone()));
         let mut hours = Tallies::new();
         for (source, hour) in &self.noted {
@@ -129,10 +141,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        audit::tally::HOUR_MS,
-        domain::{Samples, Stamp},
-    };
+    use crate::domain::{Samples, Stamp};
 
     const EVERY: Duration = Duration::from_secs(60);
 
@@ -155,20 +164,20 @@ mod tests {
         let mut account = account();
         claim(&mut account, 1, "a", 5);
         assert!(account.must_be_written());
-        let hours = account.write(Duration::ZERO);
+        let hours = account.write(Duration::ZERO, 0);
         assert_eq!((hours["a"].len(), count(&hours)), (1, 0));
         for seq in 2..9 {
             claim(&mut account, seq, "a", 5 + seq as i64);
             assert!(!account.must_be_written());
             account.taken(&Ranges::from_iter([seq]), &Ranges::default());
             if seq % 3 == 0 {
-                assert!(!account.write(EVERY).is_empty(), "an hour in use stays noted");
+                assert!(!account.write(EVERY, 0).is_empty(), "an hour in use stays noted");
             }
         }
         for (source, unix_ms) in [("b", 5), ("a", HOUR_MS)] {
             claim(&mut account, 20, source, unix_ms);
             assert!(account.must_be_written(), "{source} {unix_ms}");
-            account.write(EVERY);
+            account.write(EVERY, 0);
         }
     }
 
@@ -177,12 +186,32 @@ mod tests {
         let mut account = account();
         claim(&mut account, 1, "a", 5);
         claim(&mut account, 2, "b", 5);
-        account.write(EVERY);
+        account.write(EVERY, 0);
         account.taken(&Ranges::from_iter([1]), &Ranges::default());
-        assert_eq!(account.write(EVERY).into_keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(account.write(EVERY, 0).into_keys().collect::<Vec<_>>(), ["b"]);
         account.released(&Ranges::from_iter([2]));
-        assert!(account.write(EVERY).is_empty());
-        assert_eq!(account.write_at(), EVERY * 2);
+        assert!(account.write(EVERY, 0).is_empty());
+        assert_eq!(account.write_at(EVERY, 0, true), Some(EVERY * 2));
+        assert_eq!(account.write_at(EVERY, 0, false), None);
+    }
+
+    #[test]
+    fn an_hour_that_is_over_is_closed_by_one_write_also_where_nothing_is_counted() {
+        const BEFORE: i64 = HOUR_MS - 90_000;
+        let mut account = account();
+        claim(&mut account, 1, "a", BEFORE);
+        account.write(Duration::ZERO, BEFORE);
+        claim(&mut account, 2, "a", BEFORE + 1);
+        assert_eq!(account.write_at(EVERY, BEFORE, false), None, "rows are on their way");
+        account.taken(&Ranges::from_iter([1, 2]), &Ranges::default());
+        assert_eq!(account.write(EVERY, BEFORE).len(), 1, "more may come in this hour");
+        let over = account.write_at(EVERY, BEFORE, false).expect("a time");
+        assert_eq!(over, EVERY + Duration::from_secs(90));
+        claim(&mut account, 3, "a", BEFORE + 2);
+        account.released(&Ranges::from_iter([3]));
+        assert!(account.write_at(over, HOUR_MS, false) <= Some(over), "now");
+        assert!(account.write(over, HOUR_MS).is_empty());
+        assert_eq!(account.write_at(over, HOUR_MS, false), None, "once");
     }
 
     #[test]

@@ -66,8 +66,8 @@ pub enum Answer {
 /// What is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// Nothing goes on until a person acts.
-    Stopped(String),
+    /// Nothing goes on for a while, or until a person acts. Told once for each reason.
+    Stopped(Pause, String),
     /// Rows are kept that the broker does not take while it takes others. Told once for each reason.
     Aside(Aside, String),
     /// It does again.
@@ -131,6 +131,7 @@ pub struct Machine {
 struct Refused {
     since: Duration,
     until: Duration,
+    pause: Pause,
     reason: String,
 }
 
@@ -253,11 +254,11 @@ impl Machine {
                 self.release_ready();
                 let known = self.refused.take();
                 if known.as_ref().is_none_or(|known| known.reason != reason) {
-                    self.effects.notes.push(Note::Stopped(reason.clone()));
+                    self.effects.notes.push(Note::Stopped(pause, reason.clone()));
                 }
                 let since = known.map_or(now, |known| known.since);
                 let wait = retry::wait(pause, now.saturating_sub(since), jitter);
-                self.refused = Some(Refused { since, until: now + wait, reason });
+                self.refused = Some(Refused { since, until: now + wait, pause, reason });
             }
         }
     }
@@ -279,10 +280,10 @@ impl Machine {
         self.aside_since.filter(|_| !self.aside.is_empty())
     }
 
-    /// What keeps everything until a person acts.
+    /// Why everything waits, and for what.
     #[must_use]
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_ref().map(|refused| refused.reason.as_str())
+    pub fn refused(&self) -> Option<(Pause, &str)> {
+        self.refused.as_ref().map(|refused| (refused.pause, refused.reason.as_str()))
     }
 
     fn release_ready(&mut self) {

@@ -63,7 +63,7 @@ fn a_refusal_stops_all_is_told_once_and_one_row_finds_out_that_it_is_over() {
     machine.answered(secs(0), 0.5, 1, refusal());
     machine.answered(secs(0), 0.5, 2, refusal());
     let effects = machine.effects();
-    assert_eq!(effects.notes, [Note::Stopped("not authorized".to_owned())]);
+    assert_eq!(effects.notes, [Note::Stopped(Pause::Person, "not authorized".to_owned())]);
     assert_eq!(effects.released, [1, 2, 4].into_iter().collect());
     machine.answered(secs(0), 0.5, 3, Answer::Lost);
     let Step::Wait(Some(until)) = machine.next(secs(0), CONNECTED) else { panic!("a wait") };
@@ -112,6 +112,8 @@ fn a_row_that_nobody_listens_to_is_kept_and_tried_again_soon() {
     let effects = machine.effects();
     assert_eq!(effects.released, [1, 2].into_iter().collect());
     assert!(effects.handed_over.is_empty());
+    assert_eq!(effects.notes, [Note::Stopped(Pause::Trouble, "nobody listens".to_owned())]);
+    assert_eq!(machine.refused(), Some((Pause::Trouble, "nobody listens")));
     assert_eq!(machine.next(secs(0), CONNECTED), Step::Wait(Some(secs(1))));
 }
 

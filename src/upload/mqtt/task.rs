@@ -33,6 +33,7 @@ use crate::{
         bulk::{self, task::Exchange},
         proof::{self, Proof},
         retry::Pause,
+        terms::{self, NO_TIME},
     },
 };
 
@@ -46,9 +47,6 @@ const LINGER: Duration = Duration::from_secs(3);
 
 /// What uploads wait for where there is no connection.
 const NO_BROKER: &str = "there is no connection to the broker";
-
-/// What uploads wait for on a machine that nobody has told the time.
-const NO_TIME: &str = "the time is not known yet";
 
 /// The way that rows take while the broker is silent.
 pub trait Spare: Send + Sync {
@@ -262,7 +260,9 @@ impl<'a, S: Spare> Run<'a, S> {
                     let payload = Bytes::from(cbor::datum(&datum, row.unix_ms));
                     encoded.push(Message { seq: row.seq, source: datum.source, payload });
                 }
-                Err(error) => self.give_up(row.seq, error.to_string()).await,
+                Err(error) => {
+                    self.status.give_up(&self.parts.queue, row.seq, error.to_string()).await;
+                }
             }
         }
         if self.account.must_be_written() {
@@ -272,19 +272,17 @@ impl<'a, S: Spare> Run<'a, S> {
     }
 
     async fn save(&mut self) {
-        let hours = self.account.write(self.began.elapsed());
+        let hours = self.account.write(self.began.elapsed(), self.unix_ms());
         self.book.save_hours(hours).await;
     }
 
     /// When the ledger has something to write.
     fn save_at(&self) -> Option<Duration> {
-        self.book.has_counted().then(|| self.account.write_at())
+        self.account.write_at(self.began.elapsed(), self.unix_ms(), self.book.has_counted())
     }
 
-    async fn give_up(&mut self, seq: u64, reason: String) {
-        error!(event = "upload.given_up", seq, reason, "datum given up, see rejected.jsonl");
-        self.status.given_up += 1;
-        self.parts.queue.reject(seq, reason).await;
+    fn unix_ms(&self) -> i64 {
+        self.parts.clock.signing_now().timestamp_millis()
     }
 
     /// Waits for whatever may lead to another step. `None`: the queue has ended.
@@ -394,14 +392,10 @@ impl<'a, S: Spare> Run<'a, S> {
         }
         for note in notes {
             match note {
-                machine::Note::Stopped(reason) => {
-                    error!(
-                        event = "upload.stopped",
-                        error_kind = "refused",
-                        error = reason,
-                        "uploads stopped"
-                    );
-                    self.status.last_error = Some(reason);
+                machine::Note::Stopped(pause, text) => {
+                    let kind = if pause == Pause::Trouble { "unheard" } else { "refused" };
+                    let now = self.parts.clock.signing_now();
+                    terms::Note::Stopped { pause, kind, text }.tell(&mut self.status, now);
                 }
                 machine::Note::Aside(why, reason) => {
                     error!(
@@ -416,8 +410,8 @@ impl<'a, S: Spare> Run<'a, S> {
                     self.status.last_error = Some(reason);
                 }
                 machine::Note::Resumed { down } => {
-                    info!(event = "upload.resumed", down_secs = down.as_secs(), "uploads go on");
-                    self.status.last_error = None;
+                    let now = self.parts.clock.signing_now();
+                    terms::Note::Resumed { down }.tell(&mut self.status, now);
                 }
             }
         }
@@ -470,7 +464,8 @@ impl<'a, S: Spare> Run<'a, S> {
     fn publish(&mut self, seen: machine::Seen) {
         let stat = *self.stat.borrow();
         let unplaced = stat.unplaced > 0 && self.parts.clock.trusted_now().is_none();
-        let waits_for = if let Some(reason) = self.machine.refused() {
+        let refused = self.machine.refused();
+        let waits_for = if let Some((_, reason)) = refused {
             Some(reason)
         } else if !seen.connected {
             Some(NO_BROKER)
@@ -479,16 +474,7 @@ impl<'a, S: Spare> Run<'a, S> {
         } else {
             unplaced.then_some(NO_TIME)
         };
-        self.status.state = match (self.machine.refused(), waits_for) {
-            (Some(_), _) => "stopped",
-            (None, Some(_)) => "waiting",
-            (None, None) => "ok",
-        };
-        self.status.waits_for = waits_for.map(str::to_owned);
-        self.parts.status.send_if_modified(|status| {
-            let changed = *status != self.status;
-            status.clone_from(&self.status);
-            changed
-        });
+        let needs_a_person = refused.is_some_and(|(pause, _)| pause != Pause::Trouble);
+        self.status.publish(needs_a_person, waits_for, &self.parts.status);
     }
 }
