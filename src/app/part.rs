@@ -380,6 +380,7 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
 pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
     let (pulse, stop) = (base.pulses.of("identity"), CancellationToken::new());
     let (solarnet, upload) = (&settings.solarnet, base.board.upload.clone());
+    let instructions = base.board.instructions.clone();
     let keeper = Keeper {
         node: settings.node,
         needed: needs::certificate(settings),
@@ -399,7 +400,11 @@ pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
         },
         reload: base.identity_changed.clone(),
         arrivals: base.arrivals.clone(),
-        contact: Box::new(move || upload.borrow().last_success),
+        contact: Box::new(move || {
+            let (upload, asked) = (upload.borrow(), instructions.borrow());
+            // Meters may be silent while polls are answered.
+            upload.last_success.max(asked.last_poll).max(asked.last_arrival)
+        }),
         status: base.board.identity.clone(),
         pulse: pulse.clone(),
         stop: stop.clone(),

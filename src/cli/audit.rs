@@ -337,31 +337,44 @@ impl Report {
         let well = self.findings.iter().filter(|finding| finding.verdict.is_well()).count();
         writeln!(
             out,
-            "node {}, {from} to {to}: {} datum accepted, in {} hours of sources",
+            "node {}, {from} to {to}: {} datum accepted, in {}",
             self.node,
             self.accepted(),
-            self.findings.len()
+            hours(self.findings.len(), "of a source", "of sources")
         )?;
         match self.level {
-            None => writeln!(out, "{well} hours are whole: every datum is there as it was sent")?,
+            None => writeln!(
+                out,
+                "{}: every datum is there as it was sent",
+                hours(well, "is whole", "are whole")
+            )?,
             Some(level) => writeln!(
                 out,
-                "{well} hours have something: the token's policy shows {} aggregates only, so datum \
-                 cannot be counted",
+                "{}: the token's policy shows {} aggregates only, so datum cannot be counted",
+                hours(well, "has something", "have something"),
                 level.name()
             )?,
         }
         let gaps: Vec<&Finding> = self.gaps().collect();
-        table(out, &format!("{} hours have a gap", gaps.len()), gaps)?;
+        table(out, &hours(gaps.len(), "has a gap", "have a gap"), gaps)?;
         let not_judged: Vec<&Finding> = self.not_judged().collect();
         if !not_judged.is_empty() {
-            table(out, &format!("{} hours cannot be judged", not_judged.len()), not_judged)?;
+            table(
+                out,
+                &hours(not_judged.len(), "cannot be judged", "cannot be judged"),
+                not_judged,
+            )?;
         }
         if self.waiting > 0 {
             writeln!(out, "{} datum wait in the queue and are not accepted yet", self.waiting)?;
         }
         Ok(())
     }
+}
+
+/// So many hours, and what is said of one and of more.
+fn hours(count: usize, one: &str, more: &str) -> String {
+    if count == 1 { format!("1 hour {one}") } else { format!("{count} hours {more}") }
 }
 
 /// The findings, grouped by what they mean.

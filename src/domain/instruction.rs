@@ -124,7 +124,7 @@ pub struct Instruction {
     pub id: InstructionId,
     /// What to do, for example `SetControlParameter`.
     pub topic: String,
-    /// When it was given.
+    /// When it was given; the beginning of 1970 where that cannot be read.
     pub instruction_date: DateTime<Utc>,
     /// The state the server holds.
     pub state: InstructionState,
@@ -132,6 +132,6 @@ pub struct Instruction {
     pub expiration_date: Option<DateTime<Utc>>,
     /// In the order given.
     pub parameters: Vec<Parameter>,
-    /// They were more than is read, and none of them is here.
-    pub is_cut: bool,
+    /// What of it cannot be read, if something cannot: it is declined. No parameters are here then.
+    pub unreadable: Option<String>,
 }

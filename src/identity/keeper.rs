@@ -19,9 +19,9 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Mutex, Notify, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ use super::{
     calls::IdentityCalls,
     check::{Complaint, of_node},
     node::Unusable,
-    renewal::{Condition, Life, Machine, Memory, Moment, Step, Terms},
+    renewal::{CONTACT_EVERY, Condition, Life, Machine, Memory, Moment, Step, Terms},
 };
 use crate::{
     clock::Clock,
@@ -49,9 +49,6 @@ use crate::{
     pulse::{Bound, Pulse},
     runtime::off_thread,
 };
-
-/// How often the last contact is written to disk: outages are measured in days.
-const CONTACT_EVERY: TimeDelta = TimeDelta::hours(6);
 
 /// Why the certificate on this device cannot be used. No message holds anything secret.
 #[derive(Debug, thiserror::Error)]
@@ -139,56 +136,23 @@ impl<C: IdentityCalls> Keeper<C> {
     /// Reads the store, then keeps the certificate until stopped.
     pub async fn run(self) {
         let stop = self.stop.clone();
-        // Dropping it in the middle is what a power cut does; each file is replaced whole.
-        stop.run_until_cancelled(self.keep()).await;
-    }
-
-    async fn keep(self) {
         let path = memory_path(&self.state_dir);
         let written = remembered(path.clone()).await;
         let mut work = Work {
             machine: Machine::new(self.terms, written.clone()),
             written,
+            writing: Arc::default(),
             unreadable: None,
             reported: None,
             begun: Instant::now(),
             path,
             parts: self,
         };
-        let arrivals = work.parts.arrivals.clone();
-        // Only one keeper runs at a time.
-        let mut arrivals = arrivals.0.lock().await;
-        work.reload().await;
-        loop {
-            work.hear().await;
-            work.report();
-            match work.machine.step(work.moment()) {
-                Step::Ask => work.ask().await,
-                Step::Prove => drop(work.prove().await),
-                Step::Wait(wait) => {
-                    let left = Bound::Within(wait);
-                    let waiting = work.parts.pulse.enter("waiting for the next look", left);
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {
-                            drop(waiting);
-                            if work.parts.identity.current().is_none() {
-                                work.reload().await;
-                            }
-                        }
-                        () = work.parts.reload.notified() => {
-                            drop(waiting);
-                            work.reload().await;
-                        }
-                        Some(arrival) = arrivals.recv() => {
-                            drop(waiting);
-                            let outcome = work.install(&arrival.pem).await;
-                            // Whoever asked may have been stopped.
-                            drop(arrival.answer.send(outcome));
-                        }
-                    }
-                }
-            }
-        }
+        // Dropping it in the middle is what a power cut does; each file is replaced whole.
+        stop.run_until_cancelled(work.keep()).await;
+        work.listen();
+        work.machine.stopping();
+        work.write_memory().await;
     }
 }
 
@@ -198,6 +162,8 @@ struct Work<C> {
     machine: Machine,
     /// What stands on disk of the machine's memory.
     written: Memory,
+    /// Held while it is written: what a stop cut off goes on, and what is newer comes after it.
+    writing: Arc<Mutex<()>>,
     path: PathBuf,
     /// Why what is in the store is not used, if it is not.
     unreadable: Option<String>,
@@ -207,6 +173,43 @@ struct Work<C> {
 }
 
 impl<C: IdentityCalls> Work<C> {
+    async fn keep(&mut self) {
+        let arrivals = self.parts.arrivals.clone();
+        // Only one keeper runs at a time.
+        let mut arrivals = arrivals.0.lock().await;
+        self.reload().await;
+        loop {
+            self.hear().await;
+            self.report();
+            match self.machine.step(self.moment()) {
+                Step::Ask => self.ask().await,
+                Step::Prove => drop(self.prove().await),
+                Step::Wait(wait) => {
+                    let left = Bound::Within(wait);
+                    let waiting = self.parts.pulse.enter("waiting for the next look", left);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {
+                            drop(waiting);
+                            if self.parts.identity.current().is_none() {
+                                self.reload().await;
+                            }
+                        }
+                        () = self.parts.reload.notified() => {
+                            drop(waiting);
+                            self.reload().await;
+                        }
+                        Some(arrival) = arrivals.recv() => {
+                            drop(waiting);
+                            let outcome = self.install(&arrival.pem).await;
+                            // Whoever asked may have been stopped.
+                            drop(arrival.answer.send(outcome));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     fn moment(&self) -> Moment {
         Moment { now: self.parts.clock.trusted_now(), elapsed: self.begun.elapsed() }
     }
@@ -295,13 +298,18 @@ impl<C: IdentityCalls> Work<C> {
     }
 
     /// Takes note of the last answer of SolarNetwork.
-    async fn hear(&mut self) {
+    fn listen(&mut self) {
         if let Some(at) = (self.parts.contact)() {
             self.machine.heard(at);
         }
-        let (new, old) = (self.machine.memory().last_contact, self.written.last_contact);
+    }
+
+    async fn hear(&mut self) {
+        self.listen();
+        let (memory, written) = (self.machine.memory(), &self.written);
+        let (new, old) = (memory.last_contact, written.last_contact);
         let is_old = new.is_some_and(|new| old.is_none_or(|old| new - old >= CONTACT_EVERY));
-        if is_old {
+        if is_old || memory.exact != written.exact {
             self.write_memory().await;
         }
     }
@@ -312,8 +320,13 @@ impl<C: IdentityCalls> Work<C> {
             return;
         }
         let bytes = serde_json::to_vec(&memory).expect("numbers and times always make JSON");
-        let path = self.path.clone();
-        match off_thread(move || file::replace(&path, &bytes, 0o640)).await {
+        let (path, writing) = (self.path.clone(), self.writing.clone().lock_owned().await);
+        let write = move || {
+            let written = file::replace(&path, &bytes, 0o640);
+            drop(writing);
+            written
+        };
+        match off_thread(write).await {
             Ok(()) => self.written = memory,
             // Without it a renewal is asked for once more after a restart.
             Err(error) => debug!(%error, "memory of renewals not written"),

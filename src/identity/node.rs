@@ -26,12 +26,25 @@ pub struct NodeCertificate {
 /// Why a stored certificate cannot be used. No message holds anything secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
+    /// It is no PEM, as which it is stored.
+    #[error("it is damaged: there is no certificate in it")]
+    Damaged,
     /// It cannot be read.
     #[error(transparent)]
-    Material(#[from] MaterialError),
+    Material(MaterialError),
     /// Its parts do not belong together.
     #[error(transparent)]
     Parts(#[from] Complaint),
+}
+
+impl From<MaterialError> for Unusable {
+    /// Hints on files that an operator hands over do not fit the one that is stored.
+    fn from(error: MaterialError) -> Self {
+        match error {
+            MaterialError::Neither | MaterialError::Empty => Self::Damaged,
+            error => Self::Material(error),
+        }
+    }
 }
 
 impl NodeCertificate {

@@ -40,7 +40,7 @@ pub const RANDOM: usize = 80;
 pub enum Pkcs12Error {
     /// It is no PKCS#12, or a damaged one.
     #[error("it is not a PKCS#12 store: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     /// The password does not fit.
     #[error("the password is not that of the PKCS#12 store")]
     Password,
@@ -53,6 +53,13 @@ pub enum Pkcs12Error {
         /// What.
         what: String,
     },
+}
+
+impl From<Malformed> for Pkcs12Error {
+    /// Not as its cause: the message names it.
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
 }
 
 /// The rounds that are left for one file.

@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::calls::Trouble;
 
+/// How often the last contact is written to disk: outages are measured in days.
+pub(super) const CONTACT_EVERY: TimeDelta = TimeDelta::hours(6);
+
 /// What has to be left of a certificate's life after an outage as long as the longest one.
 const MARGIN: TimeDelta = TimeDelta::days(14);
 
@@ -83,22 +86,13 @@ pub struct Memory {
     pub longest_outage_secs: i64,
     /// When a renewal was asked for last, written before the request.
     pub asked: Option<DateTime<Utc>>,
+    /// Whether `last_contact` is exact: written when the agent stopped, and nothing was heard since. Otherwise answers
+    /// less than [`CONTACT_EVERY`] younger may not have been written.
+    #[serde(default)]
+    pub exact: bool,
 }
 
 impl Memory {
-    /// SolarNetwork answered at that time.
-    pub fn heard(&mut self, at: DateTime<Utc>) {
-        match self.last_contact {
-            Some(last) if at <= last => {}
-            Some(last) => {
-                let gap = (at - last).num_seconds();
-                self.longest_outage_secs = self.longest_outage_secs.max(gap);
-                self.last_contact = Some(at);
-            }
-            None => self.last_contact = Some(at),
-        }
-    }
-
     fn longest_outage(&self, now: Option<DateTime<Utc>>) -> TimeDelta {
         let seen = TimeDelta::try_seconds(self.longest_outage_secs).unwrap_or(TimeDelta::MAX);
         // One that is not over counts as well.
@@ -147,6 +141,8 @@ pub struct Machine {
     /// Whether there is a renewed one that waits for its proof.
     renewed: bool,
     memory: Memory,
+    /// How much younger than remembered the last contact may be.
+    unsure: TimeDelta,
     trouble: Option<Trouble>,
     failures: u32,
     /// Not before that.
@@ -157,11 +153,13 @@ impl Machine {
     /// Knows of no certificate yet.
     #[must_use]
     pub fn new(terms: Terms, memory: Memory) -> Self {
+        let unsure = if memory.exact { TimeDelta::zero() } else { CONTACT_EVERY };
         Self {
             terms,
             life: None,
             renewed: false,
             memory,
+            unsure,
             trouble: None,
             failures: 0,
             next: Duration::ZERO,
@@ -180,9 +178,23 @@ impl Machine {
         self.trouble.as_ref()
     }
 
-    /// SolarNetwork answered at that time.
+    /// SolarNetwork answered at that time. After a kill only what was surely an outage counts as one.
     pub fn heard(&mut self, at: DateTime<Utc>) {
-        self.memory.heard(at);
+        let memory = &mut self.memory;
+        if memory.last_contact.is_some_and(|last| at <= last) {
+            return;
+        }
+        if let Some(last) = memory.last_contact.replace(at) {
+            let gap = (at - last - self.unsure).num_seconds();
+            memory.longest_outage_secs = memory.longest_outage_secs.max(gap);
+        }
+        memory.exact = false;
+        self.unsure = TimeDelta::zero();
+    }
+
+    /// The agent stops, and what is remembered is to be written.
+    pub fn stopping(&mut self) {
+        self.memory.exact = self.unsure.is_zero();
     }
 
     /// This is the certificate in use, and whether a renewed one waits.

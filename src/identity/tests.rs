@@ -13,7 +13,7 @@ use super::{
     pem, pkcs12,
     renewed::{Rejected, renewed},
 };
-use crate::domain::NodeId;
+use crate::domain::{Chain, NodeId};
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).expect("a time")
@@ -91,6 +91,21 @@ fn a_store_made_for_a_renewal_holds_the_whole_identity() {
     let mut material = Material::default();
     material.add_store(&store, "p").expect("our own store");
     assert_eq!(super::check::assemble(&material).expect("key and chain"), certificate);
+}
+
+#[test]
+fn what_is_damaged_is_said_once_and_without_hints_for_other_files() {
+    let authority = Authority::new().expect("an authority");
+    let (_, certificate) = issued(&authority, &Wanted::around(123, now()));
+    let random = [3; pkcs12::RANDOM];
+    let store = pkcs12::write(certificate.expose_pkcs8(), &certificate.ders(), "p", &random);
+    let error = Material::default().add_store(&store[..store.len() - 1], "p").expect_err("cut");
+    let said = "it is not a PKCS#12 store: the store is missing or not well-formed";
+    assert_eq!(Chain(&error).to_string(), said);
+    for stored in [&b""[..], b"\0\0\0\0", b"garbage"] {
+        let error = NodeCertificate::from_pem(stored).expect_err("damaged");
+        assert_eq!(error.to_string(), "it is damaged: there is no certificate in it");
+    }
 }
 
 #[test]

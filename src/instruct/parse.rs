@@ -12,8 +12,10 @@
 //! A message is such a list, one instruction, or an object that has the list as `instructions`. Of one message
 //! [`MOST`] elements are read; of an instruction with more than [`MOST_BYTES`] of parameters none of these.
 //!
-//! An element that cannot be understood, or that belongs to another node, is named and skipped; the
-//! others are not affected. This file is pure and never panics on foreign data.
+//! An instruction of which something cannot be read says so ([`Instruction::unreadable`]), so that it is declined
+//! instead of being offered for ever. An element without a readable ID, or that belongs to another node, is named
+//! and skipped; so is one whose state is not known, since it may have ended. The others are not affected.
+//! This file is pure and never panics on foreign data.
 
 use chrono::{DateTime, Datelike, Utc};
 use serde_json::Value;
@@ -110,26 +112,35 @@ fn instruction(element: &Value, node: NodeId) -> Result<Instruction, String> {
     {
         return Err("it belongs to another node".to_owned());
     }
-    let topic = element.get("topic").and_then(Value::as_str).map(str::trim);
-    let topic = topic.filter(|t| !t.is_empty()).ok_or("it has no `topic`")?;
     let state = element
         .get("state")
         .and_then(Value::as_str)
         .and_then(InstructionState::from_name)
         .ok_or("its `state` is not one that SolarNetwork has")?;
-    let instruction_date = time(element, "instructionDate")?
+    let mut instruction = Instruction {
+        id: InstructionId(id),
+        topic: "unknown".to_owned(),
+        instruction_date: DateTime::UNIX_EPOCH,
+        state,
+        expiration_date: None,
+        parameters: Vec::new(),
+        unreadable: None,
+    };
+    instruction.unreadable = fill_in(&mut instruction, element).err();
+    Ok(instruction)
+}
+
+/// Reads what is asked, up to the first part that cannot be read. The parameters are last, since nothing of them
+/// counts without the rest.
+fn fill_in(instruction: &mut Instruction, element: &Value) -> Result<(), String> {
+    let topic = element.get("topic").and_then(Value::as_str).map(str::trim);
+    instruction.topic = topic.filter(|t| !t.is_empty()).ok_or("it has no `topic`")?.to_owned();
+    instruction.instruction_date = time(element, "instructionDate")?
         .or(time(element, "created")?)
         .ok_or("it has neither `instructionDate` nor `created`")?;
-    let parameters = parameters(element)?;
-    Ok(Instruction {
-        id: InstructionId(id),
-        topic: topic.to_owned(),
-        instruction_date,
-        state,
-        expiration_date: time(element, "expirationDate")?,
-        is_cut: parameters.is_none(),
-        parameters: parameters.unwrap_or_default(),
-    })
+    instruction.expiration_date = time(element, "expirationDate")?;
+    instruction.parameters = parameters(element)?;
+    Ok(())
 }
 
 fn id(value: &Value) -> Option<i64> {
@@ -147,10 +158,9 @@ fn time(element: &Value, member: &str) -> Result<Option<DateTime<Utc>>, String> 
     at.map(Some).ok_or_else(|| format!("its `{member}` is not a time"))
 }
 
-/// None where they are more than [`MOST_BYTES`].
-fn parameters(element: &Value) -> Result<Option<Vec<Parameter>>, String> {
+fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
     let mut members = ["parameters", "params"].iter().filter_map(|name| element.get(name));
-    let Some(given) = members.find(|value| !value.is_null()) else { return Ok(Some(Vec::new())) };
+    let Some(given) = members.find(|value| !value.is_null()) else { return Ok(Vec::new()) };
     let pairs: Vec<(&str, &Value)> = match given {
         Value::Array(list) => list
             .iter()
@@ -177,7 +187,10 @@ fn parameters(element: &Value) -> Result<Option<Vec<Parameter>>, String> {
             parameters.push(Parameter { name: name.to_owned(), value });
         }
     }
-    Ok((bytes <= MOST_BYTES).then_some(parameters))
+    if bytes > MOST_BYTES {
+        return Err(format!("its parameters are more than {} KiB", MOST_BYTES >> 10));
+    }
+    Ok(parameters)
 }
 
 #[cfg(test)]
@@ -259,26 +272,17 @@ mod tests {
         huge["parameters"] = json!({ "a": "x".repeat(MOST_BYTES) });
         let parsed = message(&json!([huge, whole()]), node());
         let cut = &parsed.instructions[0];
-        assert!(cut.is_cut && cut.parameters.is_empty() && !parsed.instructions[1].is_cut);
+        assert_eq!(cut.unreadable.as_deref(), Some("its parameters are more than 64 KiB"));
+        assert!(cut.parameters.is_empty() && parsed.instructions[1].unreadable.is_none());
     }
 
     #[test]
     fn one_bad_element_is_named_and_spoils_nothing() {
         type Change = fn(&mut Value);
-        let bad: [(Change, &str); 8] = [
+        let bad: [(Change, &str); 4] = [
             (|v| v["id"] = json!("x"), "its `id` is not a whole number above zero"),
             (|v| v["nodeId"] = json!(124), "it belongs to another node"),
-            (|v| v["topic"] = json!(" "), "it has no `topic`"),
             (|v| v["state"] = json!("Odd"), "its `state` is not one that SolarNetwork has"),
-            (|v| v["expirationDate"] = json!("soon"), "its `expirationDate` is not a time"),
-            (
-                |v| v["parameters"] = json!([{"name": "a", "value": {}}]),
-                "a value among its `parameters` is not text",
-            ),
-            (
-                |v| v["parameters"] = json!("a=1"),
-                "its `parameters` are neither a list nor an object",
-            ),
             (|v| *v = json!(7), "it is not an object"),
         ];
         for (change, reason) in bad {
@@ -287,6 +291,33 @@ mod tests {
             let parsed = instructions(&json!([element, whole()]), node());
             assert_eq!(parsed.instructions.len(), 1, "{reason}");
             assert_eq!(parsed.skipped[0].reason, reason);
+        }
+    }
+
+    #[test]
+    fn one_with_an_id_and_a_part_that_cannot_be_read_says_which_and_asks_for_nothing() {
+        let shape = "its `parameters` are neither a list nor an object";
+        let bad = [
+            ("topic", json!(" "), "it has no `topic`"),
+            ("topic", json!(["SystemReboot"]), "it has no `topic`"),
+            ("instructionDate", json!("yesterday"), "its `instructionDate` is not a time"),
+            ("expirationDate", json!("soon"), "its `expirationDate` is not a time"),
+            (
+                "parameters",
+                json!([{"name": "a", "value": {}}]),
+                "a value among its `parameters` is not text",
+            ),
+            ("parameters", json!("a=1"), shape),
+        ];
+        for (member, value, reason) in bad {
+            let mut element = whole();
+            element[member] = value;
+            let parsed = instructions(&json!([element, whole()]), node());
+            assert_eq!(parsed.skipped, []);
+            let [bad, good] = parsed.instructions.as_slice() else { panic!("{reason}") };
+            assert_eq!(bad.unreadable.as_deref(), Some(reason));
+            assert_eq!((bad.id, bad.parameters.len()), (InstructionId(12345), 0));
+            assert_eq!(good.unreadable, None);
         }
     }
 

@@ -190,7 +190,7 @@ impl Record {
             state: self.state.told(),
             expiration_date: kept.expiration_date,
             parameters: kept.parameters.iter().map(parameter).collect(),
-            is_cut: false,
+            unreadable: None,
         })
     }
 

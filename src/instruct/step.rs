@@ -194,10 +194,13 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         let Some(seen) = self.seen.get(&id) else { return Ok(Record::new(id, "unknown")) };
         let instruction = &seen.instruction;
         let (control, wanted) = topic::target(instruction, &self.rules).unzip();
+        let instruction_date =
+            Some(instruction.instruction_date).filter(|at| *at > DateTime::UNIX_EPOCH);
+        let not_after = |_| decide::not_after(instruction, self.rules.max_age);
         Ok(Record {
-            instruction_date: Some(instruction.instruction_date),
+            instruction_date,
             execution_date: decide::execution_date(instruction).ok().flatten(),
-            not_after: decide::not_after(instruction, self.rules.max_age),
+            not_after: instruction_date.and_then(not_after),
             control,
             wanted: wanted.flatten(),
             way: Some(self.server.way(instruction.state)),

@@ -22,10 +22,7 @@ use std::{collections::BTreeSet, time::Duration};
 use rust_decimal::Decimal;
 use tracing::level_filters::LevelFilter;
 
-use super::{
-    outcome::{Code, Refusal, readable},
-    parse::MOST_BYTES,
-};
+use super::outcome::{Code, Refusal, readable};
 use crate::{
     config::settings::{Control, Table},
     domain::{
@@ -103,9 +100,8 @@ pub enum Request {
 ///
 /// If it is not understood, or not allowed.
 pub(super) fn order(instruction: &Instruction, rules: &Rules) -> Result<Order, Refusal> {
-    if instruction.is_cut {
-        let message = format!("its parameters are more than {} KiB", MOST_BYTES >> 10);
-        return Err(refusal(Code::Parameters, message));
+    if let Some(reason) = &instruction.unreadable {
+        return Err(refusal(Code::Parameters, reason));
     }
     if let Some(topic) = NodeTopic::from_name(&instruction.topic) {
         if !rules.allow.contains(&topic) {

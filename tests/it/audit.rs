@@ -128,7 +128,7 @@ fn what_is_all_there_is_whole_and_what_the_server_lost_is_found_by_source_and_ho
     assert_eq!(gap["accepted"].as_u64(), gap["shown"].as_u64().map(|shown| shown + 1));
     let text = bench.agent.run(&["audit", "--settle", "0s"]);
     let text = String::from_utf8(text.stdout).expect("text");
-    assert!(text.contains("1 hours have a gap") && text.contains(SECOND), "{text}");
+    assert!(text.contains("1 hour has a gap") && text.contains(SECOND), "{text}");
     // With the ordinary patience it may only be late.
     let output = bench.agent.run(&["audit", "--json"]);
     assert_eq!(code(&output), 0, "{}", error(&output));

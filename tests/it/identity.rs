@@ -527,8 +527,7 @@ fn an_outage_that_was_long_brings_the_warning_forward() {
     assert!(daemon.stop().success());
 
     let last = (bench.now() - TimeDelta::days(120)).to_rfc3339();
-    let memory =
-        serde_json::json!({ "last_contact": last, "longest_outage_secs": 0, "asked": null });
+    let memory = serde_json::json!({ "last_contact": last, "longest_outage_secs": 0, "asked": null, "exact": true });
     fs::write(bench.agent.state_dir().join("identity.json"), memory.to_string()).expect("written");
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
@@ -543,6 +542,24 @@ fn an_outage_that_was_long_brings_the_warning_forward() {
     let daemon = bench.agent.start();
     eventually("it is remembered", || daemon.events("identity.ends").len() == 1);
     assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_node_whose_meters_are_silent_is_in_contact_while_its_polls_are_answered() {
+    let network = Network::new();
+    let site = Site::start(vec![Unit::meter(2)]).expect("a site");
+    let silent = link(&site) + &meter(1, SOURCE, "200ms");
+    let agent = Agent::new(&(network.config("bulk") + &silent));
+    let bench = Bench { network, site, agent };
+    bench.import(&bench.with_days_left(100));
+    let daemon = bench.agent.start();
+    let polled = |status: &Value| status["instructions"]["last_poll"].is_string();
+    let status = bench.agent.status_when("it polled", polled);
+    assert!(status["upload"]["last_success"].is_null(), "{status}");
+    assert!(daemon.stop().success());
+    let memory = fs::read_to_string(bench.agent.state_dir().join("identity.json"));
+    let memory: Value = serde_json::from_str(&memory.expect("written")).expect("JSON");
+    assert!(memory["last_contact"].is_string() && memory["exact"] == true, "{memory}");
 }
 
 #[test]

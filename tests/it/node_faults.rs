@@ -330,6 +330,14 @@ fn pushed_as_json_twice_or_too_large_each_is_carried_out_or_declined_once() {
     sim.set_instruction_state(id, State::Queued);
     eventually("it is answered again", || bench.get(id).state.is_final());
 
+    // A part that cannot be read, twice.
+    let dateless = bench.add("SetControlParameter", SETPOINT, "23");
+    let mut element = bench.get(dateless).to_json();
+    element["instructionDate"] = json!("yesterday");
+    assert!(broker.publish(&topic, &message(&[element.clone(), element])));
+    bench.is_declined_once(&daemon, dateless);
+    assert_eq!(bench.writes(23), 0);
+
     // Parameters of more than 64 KiB, as CBOR and as JSON, and what no packet may hold.
     broker.hold_pushes(false);
     let large = bench.add("SetControlParameter", SETPOINT, &"9".repeat(70_000));

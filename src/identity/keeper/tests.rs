@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use solarnet_sim::{Authority, NodeCertificate as Wanted, NodeIdentity};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;

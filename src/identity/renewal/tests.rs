@@ -68,14 +68,41 @@ fn a_site_that_was_away_for_long_begins_as_much_earlier() {
 
 #[test]
 fn outages_are_the_longest_time_between_two_answers_and_the_one_that_lasts() {
-    let mut memory = Memory::default();
+    let mut machine = machine(true, 0);
     for day in [0, 1, 8, 9, 5, 12] {
-        memory.heard(at(day));
+        machine.heard(at(day));
     }
+    let memory = machine.memory();
     assert_eq!(memory.longest_outage_secs, 7 * 86_400);
     assert_eq!(memory.last_contact, Some(at(12)));
     assert_eq!(memory.longest_outage(Some(at(13))), TimeDelta::days(7));
     assert_eq!(memory.longest_outage(Some(at(42))), TimeDelta::days(30));
+}
+
+/// It answers every minute; the memory on disk is that of the last write.
+#[test]
+fn a_restart_is_an_outage_only_as_far_as_nothing_can_have_been_heard() {
+    let terms = Terms { allowed: true, before: TimeDelta::days(60) };
+    let longest_after = |written: &Memory, hours: i64| {
+        let mut machine = Machine::new(terms, written.clone());
+        machine.heard(at(0) + TimeDelta::hours(hours));
+        machine.memory().longest_outage_secs
+    };
+    let mut machine = Machine::new(terms, Memory::default());
+    machine.heard(at(0));
+    // Killed: what it heard within six hours after the write is lost.
+    let killed = machine.memory().clone();
+    assert_eq!(longest_after(&killed, 6), 0);
+    assert_eq!(longest_after(&killed, 10), 4 * 3600);
+    machine.stopping();
+    let stopped = machine.memory().clone();
+    assert_eq!(longest_after(&stopped, 6), 6 * 3600);
+    // A run that hears nothing leaves what is known as it is, however it ends.
+    for written in [killed, stopped] {
+        let mut silent = Machine::new(terms, written.clone());
+        silent.stopping();
+        assert_eq!(silent.memory(), &written);
+    }
 }
 
 #[test]

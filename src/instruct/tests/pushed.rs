@@ -320,13 +320,18 @@ async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_noth
         "instructionDate": world.now().to_rfc3339(), "parameters": {"/control": "3"}});
     let huge = json!({"id": 10, "nodeId": 123, "topic": "SetControlParameter", "state": "Queuing",
         "instructionDate": world.now().to_rfc3339(), "parameters": {"/control": "3".repeat(70_000)}});
+    let dateless = json!({"id": 11, "nodeId": 123, "topic": "SetControlParameter", "state": "Queuing",
+        "instructionDate": "yesterday", "parameters": {"/control": "3"}});
+    let topicless = json!({"id": 12, "nodeId": 123, "topic": 7, "state": "Queuing",
+        "instructionDate": world.now().to_rfc3339()});
     let many: Vec<Value> = (0..5000).map(|_| foreign.clone()).collect();
     for message in [
         Value::Null,
         json!(7),
         json!({"instructions": "x"}),
         json!({"instructions": [1, [], {}, foreign]}),
-        json!([huge]),
+        json!([huge, dateless, topicless]),
+        json!([dateless]),
         json!({ "instructions": many }),
     ] {
         push.send((Instant::now(), message)).await.expect("it runs");
@@ -337,8 +342,12 @@ async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_noth
     assert_eq!(world.lock().writes.len(), 1);
     assert_eq!(world.state(7), Some(InstructionState::Completed));
     assert_eq!(world.record(9), None);
-    // What is too large is refused, so that it is not offered for ever.
-    assert_eq!(world.record(10).and_then(|record| record.code), Some(Code::Parameters));
+    // What is too large or malformed is refused, so that it is not offered for ever.
+    for (id, topic) in [(10, "SetControlParameter"), (11, "SetControlParameter"), (12, "unknown")] {
+        let record = world.record(id).expect("it is in the journal");
+        assert_eq!((record.code, record.topic.as_str()), (Some(Code::Parameters), topic));
+        assert_eq!(record.instruction_date.is_some(), id == 10);
+    }
 }
 
 #[tokio::test(start_paused = true)]

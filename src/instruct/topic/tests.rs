@@ -58,7 +58,7 @@ fn instruction(topic: &str, parameters: &[(&str, &str)]) -> Instruction {
             .iter()
             .map(|(name, value)| Parameter { name: (*name).to_owned(), value: (*value).to_owned() })
             .collect(),
-        is_cut: false,
+        unreadable: None,
     }
 }
 
