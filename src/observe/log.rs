@@ -42,7 +42,7 @@ const IDENTIFIER: &str = "solarnode-agent";
 const CRATE: &str = env!("CARGO_CRATE_NAME");
 
 /// The modules that can be given a level of their own. Not those of libraries: some would show secrets.
-const MODULES: [&str; 26] = [
+const MODULES: [&str; 27] = [
     "app",
     "audit",
     "cli",
@@ -65,6 +65,7 @@ const MODULES: [&str; 26] = [
     "queue",
     "reader",
     "refresh",
+    "runtime",
     "solarin",
     "solarnet",
     "tokens",
