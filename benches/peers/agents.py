@@ -72,10 +72,10 @@ class SolarNode(Agent):
     """Ours, over MQTT without TLS, as the others."""
 
     NODE = 1
-    # Once in a node's life the queue prepares its files up to its limit, one of 1 MiB a second. With the default limit
-    # that would be nearly all that a window sees written; with this one it is over before.
+    # Once in a node's life the queue prepares its files up to its limit, one of 1 MiB in 1 to 1.5 s. With the default
+    # limit that would be nearly all that a window sees written; with this one it is over before.
     QUEUE_MIB = 16
-    settles_s = QUEUE_MIB + 4.0
+    settles_s = QUEUE_MIB * 1.5 + 4.0
 
     def __init__(self, program: Path, phase: str) -> None:
         self.name = "solarnode" if phase == "spread" else f"solarnode-{phase}"
