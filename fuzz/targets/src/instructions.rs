@@ -62,7 +62,7 @@ pub(crate) fn check(bytes: &[u8]) {
         let dates = [Some(instruction.instruction_date), instruction.expiration_date];
         assert!(dates.iter().flatten().all(|date| (1970..=9999).contains(&date.year())));
 
-        // In the documented form it is the same instruction.
+        // In the documented form it is the same instruction, but for what cannot be read.
         let parameters = instruction.parameters.iter();
         let plain = json!({
             "id": instruction.id.0,
@@ -72,7 +72,8 @@ pub(crate) fn check(bytes: &[u8]) {
             "expirationDate": instruction.expiration_date.map(|date| date.to_rfc3339()),
             "parameters": parameters.map(|p| json!({ "name": p.name, "value": p.value })).collect::<Vec<_>>(),
         });
-        let again = parse::instructions(&plain, node).instructions;
+        let mut again = parse::instructions(&plain, node).instructions;
+        again.iter_mut().for_each(|again| again.unreadable.clone_from(&instruction.unreadable));
         assert_eq!(again, std::slice::from_ref(&instruction));
 
         // Nothing is done that is not within the limits, in time, and due.
@@ -86,6 +87,7 @@ pub(crate) fn check(bytes: &[u8]) {
             last_writes: &last_writes,
         };
         if let Decision::Act(write) = decide(&case) {
+            assert_eq!(instruction.unreadable, None);
             let control = &rules.controls[0];
             assert!(write.control == control.id);
             assert!((control.allow.min..=control.allow.max).contains(&write.value));
