@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
@@ -22,6 +22,7 @@ use crate::{
     identity::Installer,
     instruct::{self, Life},
     observe::log::Levels,
+    runtime::off_thread,
 };
 
 /// The file that asks for a reboot, beside the control socket.
@@ -116,5 +117,5 @@ async fn on_file<T: Send + 'static>(
     work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let path = path.to_owned();
-    spawn_blocking(move || work(&path)).await.unwrap_or_else(|gone| Err(io::Error::other(gone)))
+    off_thread(move || work(&path)).await
 }

@@ -178,15 +178,14 @@ mod tests {
         let Some(Node { value: Value::Table(upload), .. }) = merged.get("upload") else {
             panic!("{merged:?}")
         };
-        let seen = |key| {
-            upload.get(key).map(|n| (n.value.shown(), n.place(String::new()).file_and_line()))
-        };
+        let line = |node: &Node| format!("{}:{}", node.file, node.line);
+        let seen = |key| upload.get(key).map(|node| (node.value.shown(), line(node)));
         assert_eq!(seen("every"), Some(("\"5m\"".to_owned(), "2:2".to_owned())));
         assert_eq!(seen("via"), Some(("\"import\"".to_owned(), "1:3".to_owned())));
         let Some(Node { value: Value::List(buses), .. }) = merged.get("modbus") else {
             panic!("{merged:?}")
         };
-        let at = |key| find(&merged, key).map(|node| format!("{}:{}", node.file, node.line));
+        let at = |key| find(&merged, key).map(line);
         assert_eq!(at("modbus[1].name").as_deref(), Some("2:4"));
         assert_eq!((at("modbus[3]"), at("modbus.name"), at("upload.every.x")), (None, None, None));
         let names: Vec<_> = buses.iter().map(|bus| identity(bus, "name")).collect();

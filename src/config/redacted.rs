@@ -108,7 +108,7 @@ fn table_lines(table: &Table, section: Option<&'static Section>, at: &str, lines
 }
 
 fn line(at: &str, value: &str, node: &Node, lines: &mut String) {
-    lines.push_str(&format!("{at} = {value}  # {}\n", node.place(String::new()).file_and_line()));
+    lines.push_str(&format!("{at} = {value}  # {}:{}\n", node.file, node.line));
 }
 
 fn written(value: &Value) -> String {

@@ -14,10 +14,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::task::spawn_blocking;
-
 use super::ledger::{Ledger, Line, MAX_CONTENTS};
-use crate::file;
+use crate::{file, runtime::off_thread};
 
 /// Lines out of date that are worth a new file.
 const STALE: usize = 1000;
@@ -185,8 +183,7 @@ pub(super) type Shared = Arc<Mutex<Journal>>;
 /// Adds a fact, on a thread that may wait for the disk.
 pub(super) async fn note(journal: &Shared, line: Line, durable: bool) -> Result<(), JournalError> {
     let journal = journal.clone();
-    let added = spawn_blocking(move || lock(&journal).add(line, durable));
-    added.await.expect("adding does not panic and is not aborted")
+    off_thread(move || lock(&journal).add(line, durable)).await
 }
 
 pub(super) fn lock(journal: &Shared) -> MutexGuard<'_, Journal> {

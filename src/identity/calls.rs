@@ -6,13 +6,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
 use super::{Identity, NodeCertificate, network, pem, pkcs12};
 use crate::{
     clock::Clock,
     net::{Incoming, Net, NetError, Outgoing, SendError},
+    runtime::off_thread,
 };
 
 /// Why a call was of no use.
@@ -72,8 +72,7 @@ impl IdentityCalls for Calls {
     async fn ask(&self, certificate: &Arc<NodeCertificate>) -> Result<(), Trouble> {
         let shared = certificate.clone();
         // Deriving keys takes a tenth of a second on a small machine.
-        let form = spawn_blocking(move || renewal_form(&shared)).await;
-        let form = form.map_err(|error| Trouble::Passing(error.to_string()))??;
+        let form = off_thread(move || renewal_form(&shared)).await?;
         let path = "/api/v1/sec/cert/renew";
         self.post(certificate, path, "application/x-www-form-urlencoded", form).await
     }
@@ -93,9 +92,8 @@ impl Calls {
         let identity = Arc::new(identity);
         // All the authorities of the system are read.
         let net =
-            spawn_blocking(move || Net::with_identity(ca_file.as_ref(), timeout, clock, identity));
-        let net = net.await.map_err(|error| Trouble::Passing(error.to_string()))?;
-        let net = net.map_err(|error: NetError| Trouble::Passing(error.to_string()))?;
+            off_thread(move || Net::with_identity(ca_file.as_ref(), timeout, clock, identity));
+        let net = net.await.map_err(|error: NetError| Trouble::Passing(error.to_string()))?;
         let request = Outgoing {
             method: "POST",
             url: format!("{}{path}", self.in_url),

@@ -15,13 +15,14 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
+use tokio::{sync::Mutex, time::Instant};
 use tracing::debug;
 
 use crate::{
     clock::Clock,
     file,
     net::{Net, Outgoing},
+    runtime::off_thread,
 };
 
 /// How long what was learnt is taken for right without asking again.
@@ -142,18 +143,18 @@ impl Network {
     /// What was kept of this server. A file that cannot be read is as good as none: the server is asked.
     async fn load(&self) -> Known {
         let path = self.path.clone();
-        let read = spawn_blocking(move || std::fs::read(path)).await;
-        let known = read.ok().and_then(Result::ok).and_then(|bytes| known(&bytes));
+        let read = off_thread(move || std::fs::read(path)).await;
+        let known = read.ok().and_then(|bytes| known(&bytes));
         known.filter(|known| known.from == *self.in_url).unwrap_or_default()
     }
 
     async fn save(&self, known: &Known) {
         let path = self.path.clone();
         let bytes = serde_json::to_vec(known).expect("text and numbers always make JSON");
-        let saved = spawn_blocking(move || file::replace(&path, &bytes, 0o640)).await;
-        if !matches!(saved, Ok(Ok(()))) {
+        let saved = off_thread(move || file::replace(&path, &bytes, 0o640)).await;
+        if let Err(error) = saved {
             // It is in memory, and the server is asked again after a restart.
-            debug!(?saved, "network identity not kept on disk");
+            debug!(%error, "network identity not kept on disk");
         }
     }
 }

@@ -36,6 +36,7 @@ use super::{decide::KEPT, record::Record, state::State};
 use crate::{
     domain::{InstructionId, SourceId},
     file,
+    runtime::off_thread,
 };
 
 /// How long the ID of an instruction that ended is remembered.
@@ -173,11 +174,7 @@ impl Journal {
     ///
     /// As [`Journal::open`].
     pub async fn open_off_thread(state_dir: PathBuf) -> Result<Self, JournalError> {
-        let path = state_dir.clone();
-        match tokio::task::spawn_blocking(move || Self::open(&state_dir)).await {
-            Ok(opened) => opened,
-            Err(gone) => Err(JournalError::new("open", &path)(io::Error::other(gone))),
-        }
+        off_thread(move || Self::open(&state_dir)).await
     }
 
     /// The record of an instruction, if it is known.
@@ -211,7 +208,7 @@ impl Journal {
     pub async fn put(&mut self, record: Record) -> Result<(), JournalError> {
         let path = path_of(&self.folder, record.id);
         let bytes = record.to_json();
-        off_thread("replace", path, move |path| file::replace(path, &bytes, FILE_MODE)).await?;
+        on_file("replace", path, move |path| file::replace(path, &bytes, FILE_MODE)).await?;
         self.records.insert(record.id, record);
         Ok(())
     }
@@ -233,7 +230,7 @@ impl Journal {
         }
         for id in forgotten {
             let path = path_of(&self.folder, id);
-            off_thread("remove", path, |path| match fs::remove_file(path) {
+            on_file("remove", path, |path| match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 Ok(()) | Err(_) => Ok(()),
             })
@@ -263,19 +260,13 @@ impl Journal {
 }
 
 /// Runs file work on a thread that may block.
-async fn off_thread(
+async fn on_file(
     doing: &'static str,
     path: PathBuf,
     work: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
 ) -> Result<(), JournalError> {
-    let worker = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || work(&path))
-    };
-    worker
-        .await
-        .unwrap_or_else(|gone| Err(io::Error::other(gone)))
-        .map_err(JournalError::new(doing, &path))
+    let at = path.clone();
+    off_thread(move || work(&at)).await.map_err(JournalError::new(doing, &path))
 }
 
 #[cfg(test)]

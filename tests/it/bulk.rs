@@ -14,6 +14,7 @@ use crate::support::{
     agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter},
     ledger::{Committed, Ledger, committed},
     network::Network,
+    orders::order,
 };
 
 const BULK: &str = "/solarin/bulkCollector.do";
@@ -381,10 +382,5 @@ fn killed_at_any_moment_it_loses_and_invents_nothing() {
 }
 
 fn switch(value: u16) -> NewInstruction {
-    NewInstruction {
-        node: NODE,
-        topic: "SetControlParameter".to_owned(),
-        parameters: vec![("/site/relay".to_owned(), value.to_string())],
-        ..NewInstruction::default()
-    }
+    order("SetControlParameter", &[("/site/relay", &value.to_string())])
 }

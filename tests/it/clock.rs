@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{
-    Act, Authority, Certificate, Fault, InstructionState, Misbehaviour, NewInstruction, Seen, Sim,
-    Site, Unit, Versions,
+    Act, Authority, Certificate, Fault, InstructionState, Misbehaviour, Seen, Sim, Site, Unit,
+    Versions,
 };
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, link, meter, seed, solarnet},
+    agent::{Agent, Daemon, eventually, link, meter, seed, solarnet},
     faketime::WallClock,
+    orders::order,
 };
 
 const METER: u8 = 1;
@@ -97,12 +98,7 @@ allow = {{ min = 0, max = 1, every = "0s" }}
     }
 
     fn give_instruction(&self) -> i64 {
-        self.sim.add_instruction(NewInstruction {
-            node: NODE,
-            topic: "SetControlParameter".to_owned(),
-            parameters: vec![(SWITCH.to_owned(), "1".to_owned())],
-            ..NewInstruction::default()
-        })
+        self.sim.add_instruction(order("SetControlParameter", &[(SWITCH, "1")]))
     }
 
     fn is_completed(&self, id: i64) -> bool {

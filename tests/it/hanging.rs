@@ -10,10 +10,11 @@ use std::{
 };
 
 use serde_json::Value;
-use solarnet_sim::{InstructionState, NewInstruction, Sim, Site, Table, Unit};
+use solarnet_sim::{InstructionState, Sim, Site, Table, Unit};
 
-use crate::support::agent::{
-    Agent, NODE, eventually, eventually_within, link, meter, seed, solarnet,
+use crate::support::{
+    agent::{Agent, eventually, eventually_within, link, meter, seed, solarnet},
+    orders::order,
 };
 
 /// More than are served at once.
@@ -38,12 +39,7 @@ impl Bench {
     }
 
     fn switch(&self, control: &str) -> i64 {
-        self.sim.add_instruction(NewInstruction {
-            node: NODE,
-            topic: "SetControlParameter".to_owned(),
-            parameters: vec![(control.to_owned(), "1".to_owned())],
-            ..NewInstruction::default()
-        })
+        self.sim.add_instruction(order("SetControlParameter", &[(control, "1")]))
     }
 
     fn state(&self, id: i64) -> InstructionState {

@@ -12,14 +12,13 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use solarnet_sim::{
-    Act, Authority, Misbehaviour, NewInstruction, NodeCertificate, NodeIdentity, Site, Unit,
-};
+use solarnet_sim::{Act, Authority, Misbehaviour, NodeCertificate, NodeIdentity, Site, Unit};
 
 use crate::support::{
     agent::{Agent, Daemon, NODE, SECRET, TOKEN, eventually, link, meter},
     ledger::Ledger,
     network::Network,
+    orders::{self, order},
 };
 
 const SOURCE: &str = "/site/meter";
@@ -617,17 +616,8 @@ fn what_is_sent_as_a_renewed_certificate_and_is_none_changes_nothing() {
         bench.authority.renew_node(&shorter, &old).expect("issued").chain_pem(),
     ];
     for text in texts {
-        let id = bench.sim.add_instruction(NewInstruction {
-            node: NODE,
-            topic: "RenewCertificate".to_owned(),
-            parameters: vec![("Certificate".to_owned(), text)],
-            ..NewInstruction::default()
-        });
-        eventually("it ends", || {
-            bench.sim.instruction(id).is_some_and(|instruction| instruction.state.is_final())
-        });
-        let ended = bench.sim.instruction(id).expect("an instruction");
-        let said = format!("{:?}", ended);
+        let id = bench.sim.add_instruction(order("RenewCertificate", &[("Certificate", &text)]));
+        let said = format!("{:?}", orders::ended(&bench.sim, id));
         assert!(said.contains("Declined") && said.contains("renewed certificate"), "{said}");
     }
     assert_eq!(bench.stored(), before);

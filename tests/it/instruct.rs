@@ -8,7 +8,10 @@ use solarnet_sim::{
     Site, Table, Unit, Write,
 };
 
-use crate::support::agent::{Agent, Daemon, NODE, eventually, link, seed, solarnet};
+use crate::support::{
+    agent::{Agent, Daemon, eventually, link, seed, solarnet},
+    orders::{self, order},
+};
 
 const RELAY: u8 = 3;
 const LIST: &str = "/solaruser/api/v1/sec/instr/viewPending";
@@ -57,7 +60,7 @@ allow = {{ min = 10, max = 30.5, every = "1h" }}
     }
 
     fn add(&self, topic: &str, parameters: &[(&str, &str)]) -> i64 {
-        self.sim.add_instruction(instruction(topic, parameters))
+        self.sim.add_instruction(order(topic, parameters))
     }
 
     fn set(&self, control: &str, value: &str) -> i64 {
@@ -83,8 +86,7 @@ allow = {{ min = 10, max = 30.5, every = "1h" }}
 
     /// Waits until the server has its final state; gives that.
     fn ended(&self, id: i64) -> State {
-        eventually("the instruction ends", || self.get(id).state.is_final());
-        self.get(id).state
+        orders::ended(&self.sim, id).state
     }
 
     /// Waits for the datum that says how it ended.
@@ -108,16 +110,6 @@ allow = {{ min = 10, max = 30.5, every = "1h" }}
         assert_eq!((text("outcome"), text("code")), (Some("Declined"), Some(code)), "{datum:?}");
         assert!(text("message").is_some_and(|message| !message.is_empty()), "{code}: no message");
         (source, datum)
-    }
-}
-
-fn instruction(topic: &str, parameters: &[(&str, &str)]) -> NewInstruction {
-    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    NewInstruction {
-        node: NODE,
-        topic: topic.to_owned(),
-        parameters: parameters.iter().map(owned).collect(),
-        ..NewInstruction::default()
     }
 }
 
@@ -214,7 +206,7 @@ fn an_old_or_expired_instruction_is_never_carried_out() {
     let past = Utc::now() - TimeDelta::hours(1);
     let old = bench.sim.add_instruction(NewInstruction {
         instruction_date: Some(past),
-        ..instruction("SetControlParameter", &[(SWITCH, "1")])
+        ..order("SetControlParameter", &[(SWITCH, "1")])
     });
     // Handed out before its end and not carried out before it.
     bench.site.set_fault(RELAY, Some(Fault::Silent));
@@ -222,7 +214,7 @@ fn an_old_or_expired_instruction_is_never_carried_out() {
     let later = (Utc::now() + TimeDelta::seconds(60)).to_rfc3339();
     let expiring = bench.sim.add_instruction(NewInstruction {
         expires: Some(ends),
-        ..instruction("SetControlParameter", &[(SWITCH, "1"), ("executionDate", &later)])
+        ..order("SetControlParameter", &[(SWITCH, "1"), ("executionDate", &later)])
     });
     let daemon = bench.agent.start();
     bench.is_declined(old, "too_old");
@@ -233,7 +225,7 @@ fn an_old_or_expired_instruction_is_never_carried_out() {
     let due = (ends - TimeDelta::seconds(1)).to_rfc3339();
     let waiting = bench.sim.add_instruction(NewInstruction {
         expires: Some(ends),
-        ..instruction("SetControlParameter", &[(SWITCH, "1"), ("executionDate", &due)])
+        ..order("SetControlParameter", &[(SWITCH, "1"), ("executionDate", &due)])
     });
     eventually("it is kept", || bench.get(waiting).state == State::Received);
     bench.sim.go_down();

@@ -4,11 +4,12 @@
 use std::{fs, time::Duration};
 
 use serde_json::Value;
-use solarnet_sim::{
-    Instruction, InstructionState as State, NewInstruction, Sim, Site, Table, Unit,
-};
+use solarnet_sim::{Instruction, InstructionState as State, Sim, Site, Table, Unit};
 
-use crate::support::agent::{Agent, NODE, eventually, link, seed, solarnet};
+use crate::support::{
+    agent::{Agent, eventually, link, seed, solarnet},
+    orders::{self, order},
+};
 
 const RELAY: u8 = 3;
 const SWITCH: &str = "/site/relay";
@@ -48,13 +49,7 @@ allow = {{ min = 0, max = 1, every = "0s" }}
     }
 
     fn add(&self, (topic, parameters): (&str, &[(&str, &str)])) -> i64 {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        self.sim.add_instruction(NewInstruction {
-            node: NODE,
-            topic: topic.to_owned(),
-            parameters: parameters.iter().map(owned).collect(),
-            ..NewInstruction::default()
-        })
+        self.sim.add_instruction(order(topic, parameters))
     }
 
     fn get(&self, id: i64) -> Instruction {
@@ -62,8 +57,7 @@ allow = {{ min = 0, max = 1, every = "0s" }}
     }
 
     fn ended(&self, id: i64) -> State {
-        eventually("the instruction ends", || self.get(id).state.is_final());
-        self.get(id).state
+        orders::ended(&self.sim, id).state
     }
 
     fn journal(&self, id: i64) -> Value {

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use solarnet_sim::{Instruction, InstructionState as State, NewInstruction, Site, Table, Unit};
+use solarnet_sim::{Instruction, InstructionState as State, Site, Table, Unit};
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, link},
+    agent::{Agent, Daemon, NODE, link},
     network::Network,
+    orders::{self, order},
 };
 
 const RELAY: u8 = 3;
@@ -55,13 +56,7 @@ allow = {{ min = 0, max = 1000, every = "0s" }}
     }
 
     fn add(&self, topic: &str, parameters: &[(&str, &str)]) -> i64 {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        self.network.sim.add_instruction(NewInstruction {
-            node: NODE,
-            topic: topic.to_owned(),
-            parameters: parameters.iter().map(owned).collect(),
-            ..NewInstruction::default()
-        })
+        self.network.sim.add_instruction(order(topic, parameters))
     }
 
     fn set(&self, value: u16) -> i64 {
@@ -73,8 +68,7 @@ allow = {{ min = 0, max = 1000, every = "0s" }}
     }
 
     fn ended(&self, id: i64) -> State {
-        eventually("the instruction ends", || self.get(id).state.is_final());
-        self.get(id).state
+        orders::ended(&self.network.sim, id).state
     }
 
     fn results(&self, id: i64) -> Value {

@@ -14,6 +14,7 @@ use crate::support::{
     agent::{Agent, NODE, eventually, link, meter},
     ledger::Ledger,
     network::Network,
+    orders::{self, order},
     wire::{Way, Wire},
 };
 
@@ -73,23 +74,15 @@ impl Bench {
 
     /// An instruction when it is Completed.
     fn done(&self, id: i64) -> Instruction {
-        let instruction = || self.network.sim.instruction(id).expect("an instruction");
-        eventually("the instruction ends", || instruction().state.is_final());
-        assert_eq!(instruction().state, InstructionState::Completed);
-        instruction()
+        let instruction = orders::ended(&self.network.sim, id);
+        assert_eq!(instruction.state, InstructionState::Completed);
+        instruction
     }
 }
 
 /// Something that changes nothing at the site.
 fn restful() -> NewInstruction {
-    NewInstruction {
-        node: NODE,
-        topic: "LoggingSetLevel".to_owned(),
-        parameters: [("logger", "modbus"), ("level", "info")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
-        ..NewInstruction::default()
-    }
+    order("LoggingSetLevel", &[("logger", "modbus"), ("level", "info")])
 }
 
 /// Association, MQTT, HTTPS while the broker is gone, a pushed instruction and one over HTTPS, and a renewal that is

@@ -7,13 +7,14 @@ use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use solarnet_sim::{
     Act, Authority, Broker, Certificate, Fault, Instruction, InstructionState as State,
-    Misbehaviour, NewInstruction, NodeCertificate, NodeIdentity, Site, Table, Unit,
+    Misbehaviour, NodeCertificate, NodeIdentity, Site, Table, Unit,
 };
 
 use crate::support::{
     agent::{Agent, Daemon, NODE, eventually, link, meter},
     ledger::{Ledger, committed},
     network::Network,
+    orders::{self, order},
     wire::{Way, Wire},
 };
 
@@ -95,12 +96,7 @@ allow = {{ min = 0, max = 1000, every = "0s" }}
     }
 
     fn add(&self, topic: &str, name: &str, value: &str) -> i64 {
-        self.network.sim.add_instruction(NewInstruction {
-            node: NODE,
-            topic: topic.to_owned(),
-            parameters: vec![(name.to_owned(), value.to_owned())],
-            ..NewInstruction::default()
-        })
+        self.network.sim.add_instruction(order(topic, &[(name, value)]))
     }
 
     fn get(&self, id: i64) -> Instruction {
@@ -108,8 +104,7 @@ allow = {{ min = 0, max = 1000, every = "0s" }}
     }
 
     fn ended(&self, id: i64) -> State {
-        eventually("the instruction ends", || self.get(id).state.is_final());
-        self.get(id).state
+        orders::ended(&self.network.sim, id).state
     }
 
     /// How often this value was written to the device.
@@ -500,13 +495,10 @@ fn a_restart_that_is_pushed_is_told_to_the_broker_first_and_not_done_again() {
     let mut daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     bench.network.sim.set_instruction_queuing(TimeDelta::seconds(60));
-    let id = bench.network.sim.add_instruction(NewInstruction {
-        node: NODE,
-        topic: "SystemRestart".to_owned(),
-        ..NewInstruction::default()
-    });
+    let id = bench.network.sim.add_instruction(order("SystemRestart", &[]));
     assert_eq!(daemon.wait().code(), Some(75));
-    assert_eq!(bench.get(id).state, State::Completed, "told before it ended");
+    // It is gone: what still arrives from the broker was said before.
+    assert_eq!(bench.ended(id), State::Completed);
     let daemon = bench.agent.start();
     bench.agent.status_when("it listens", |status| status["mqtt"]["state"] == "connected");
     let history = bench.get(id).history.len();

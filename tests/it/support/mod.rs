@@ -5,5 +5,6 @@ pub(crate) mod faketime;
 pub(crate) mod ledger;
 pub(crate) mod modbus;
 pub(crate) mod network;
+pub(crate) mod orders;
 pub(crate) mod systemd;
 pub(crate) mod wire;
