@@ -303,18 +303,16 @@ impl RtuLink {
             };
             let gone = self.took(received?);
             echo = echo.map(|end| end.saturating_sub(gone));
-            if Instant::now() >= deadline {
-                return Ok(self.judge(unit, request, echo, true));
-            }
+            let last = Instant::now() >= deadline;
             if echo.is_none() {
                 match self.echo(request) {
                     Echo::End(end) => echo = Some(end),
-                    Echo::Perhaps => continue,
-                    Echo::None => {}
+                    Echo::Perhaps if !last => continue,
+                    Echo::Perhaps | Echo::None => {}
                 }
             }
-            match self.judge(unit, request, echo, false) {
-                Heard::Nothing => {}
+            match self.judge(unit, request, echo, last) {
+                Heard::Nothing if !last => {}
                 heard => return Ok(heard),
             }
         }
@@ -328,15 +326,25 @@ impl RtuLink {
         let start = echo.unwrap_or(0);
         match rtu::find_answer(unit, request, &self.buffer[start..self.filled], last) {
             Found::Answer(pdu) => {
-                if !is_its_own_answer(request) && self.echoes != echo.is_some() {
-                    self.echoes = echo.is_some();
-                    debug!(address = self.address(), echoes = self.echoes, "echo of own bytes");
+                if !is_its_own_answer(request) {
+                    self.learn(echo, start + pdu.start - 1);
                 }
                 self.done = start + pdu.end + 2;
                 Heard::Answer(start + pdu.start..start + pdu.end)
             }
             Found::Damaged => Heard::Damaged,
             Found::Nothing => Heard::Nothing,
+        }
+    }
+
+    /// Notes whether the line gives our own bytes back, from an answer that began at `begin`. Only an answer that
+    /// nothing stood before shows that it does not: an echo may have been damaged.
+    fn learn(&mut self, echo: Option<usize>, begin: usize) {
+        let before = &self.buffer[..begin];
+        let echoes = echo.is_some() || holds(before, &self.out) || (self.echoes && begin > 0);
+        if self.echoes != echoes {
+            self.echoes = echoes;
+            debug!(address = self.address(), echoes, "echo of own bytes");
         }
     }
 
@@ -486,6 +494,10 @@ enum Echo {
     End(usize),
 }
 
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|bytes| bytes == part)
+}
+
 /// Whether the answer repeats the whole request.
 fn is_its_own_answer(request: &Request<'_>) -> bool {
     matches!(request, Request::WriteCoil { .. } | Request::WriteRegister { .. })
@@ -556,16 +568,54 @@ mod tests {
         (listener, RtuLink::tcp("127.0.0.1", port, WAIT))
     }
 
-    /// What is made of these bytes after a request on a line that gives our own back.
-    async fn hear(bytes: &[u8]) -> io::Result<Heard> {
+    /// What is made of these bytes after a request, by when they have to have come, and whether the line is said to
+    /// give our own back before and after.
+    async fn hear(bytes: &[u8], wait: Duration, echoes: bool) -> io::Result<(Heard, bool)> {
         let (listener, mut link) = listen();
         link.open().await.expect("somebody listens");
         let (mut peer, _) = listener.accept()?;
         peer.write_all(bytes)?;
         drop(peer);
+        if let Some(Line::Stream(stream)) = &link.line {
+            stream.readable().await?;
+        }
         rtu::encode(UNIT, &read(), &mut link.out).expect("a request");
-        link.echoes = true;
-        link.receive(UNIT, &read(), Instant::now() + WAIT).await
+        link.echoes = echoes;
+        let heard = link.receive(UNIT, &read(), Instant::now() + wait).await?;
+        Ok((heard, link.echoes))
+    }
+
+    fn echo_and_answer() -> (Vec<u8>, Vec<u8>) {
+        let mut echo = Vec::new();
+        rtu::encode(UNIT, &read(), &mut echo).expect("a request");
+        let mut answer = vec![UNIT, 3, 2, 0, 42];
+        answer.extend(rtu::crc(&answer).to_le_bytes());
+        (echo, answer)
+    }
+
+    /// A write on a line taken for one without echo is confirmed by the echo alone, although nobody did it.
+    #[tokio::test]
+    async fn that_a_line_echoes_is_seen_also_late_behind_noise_and_in_damage() {
+        let (echo, answer) = echo_and_answer();
+        let damaged = [&[echo[0] ^ 1], &echo[1..]].concat();
+        let (noise, none) = (vec![0xF0, 0x55], vec![]);
+        for (before, echo, wait, known, echoes) in [
+            (&none, &echo, WAIT, false, true),
+            (&none, &echo, Duration::ZERO, false, true),
+            (&noise, &echo, WAIT, false, true),
+            (&noise, &echo, WAIT, true, true),
+            (&none, &damaged, WAIT, true, true),
+            (&none, &damaged, Duration::ZERO, true, true),
+            (&noise, &none, WAIT, true, true),
+            (&noise, &none, WAIT, false, false),
+            (&none, &none, WAIT, true, false),
+            (&none, &none, Duration::ZERO, true, false),
+        ] {
+            let bytes = [&before[..], echo, &answer].concat();
+            let (heard, learnt) = hear(&bytes, wait, known).await.expect("all was sent");
+            assert!(matches!(heard, Heard::Answer(_)), "{bytes:x?}");
+            assert_eq!(learnt, echoes, "{bytes:x?} {wait:?} {known}");
+        }
     }
 
     proptest! {
@@ -576,12 +626,10 @@ mod tests {
             before in prop::collection::vec(0x80_u8.., 0..2048),
             after in prop::collection::vec(0x80_u8.., 0..2048),
         ) {
-            let mut echo = Vec::new();
-            rtu::encode(UNIT, &read(), &mut echo).expect("a request");
-            let mut answer = vec![UNIT, 3, 2, 0, 42];
-            answer.extend(rtu::crc(&answer).to_le_bytes());
+            let (echo, answer) = echo_and_answer();
+            let bytes = [before, echo, after, answer].concat();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let heard = runtime.block_on(hear(&[before, echo, after, answer].concat()))?;
+            let (heard, _) = runtime.block_on(hear(&bytes, WAIT, true))?;
             prop_assert!(matches!(heard, Heard::Answer(_)));
         }
     }

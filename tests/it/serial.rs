@@ -262,7 +262,7 @@ allow = { min = 0, max = 1, every = "0s" }
     }
 }
 
-const WAIT: Duration = Duration::from_millis(300);
+const WAIT: Duration = Duration::from_secs(1);
 
 fn rtu_link(line: &Line, baud: u32) -> RtuLink {
     let port = line.path().to_owned();
