@@ -39,6 +39,9 @@ pub const API_PATHS: [&str; 1] = ["/datum/list"];
 /// Rows of a page. SolarQuery gives no more, and fewer where it is configured so.
 pub const PAGE: u64 = 1000;
 
+/// Where an answer is too long to be read, the next page has so many times fewer rows.
+pub const SMALLER: u64 = 10;
+
 /// Sources of one call: their names fit into an address.
 pub const SOURCES: usize = 40;
 
@@ -257,9 +260,15 @@ impl Wanted<'_> {
     ) -> Result<(), CallError> {
         // Rows that arrive meanwhile push others onto the next page.
         let mut seen = HashSet::new();
-        let mut offset = 0;
+        let (mut offset, mut size) = (0, PAGE);
         loop {
-            let answer = calls.call_as(credential, self.page(slice, offset, PAGE)).await?;
+            let answer = match calls.call_as(credential, self.page(slice, offset, size)).await {
+                Err(error) if error.cause == Cause::AnswerTooLong && size > 1 => {
+                    size /= SMALLER;
+                    continue;
+                }
+                answer => answer?,
+            };
             let (results, total) = rows_of(&answer)?;
             let before = seen.len();
             for row in results {
