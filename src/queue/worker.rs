@@ -288,7 +288,7 @@ impl Worker {
                 // A claim of what is not there any more would hide a row that waits.
                 if let Some(rows) = &rows {
                     rows.iter().for_each(|row| gone.remove(row.seq..=row.seq));
-                    self.claimed.subtract(&gone);
+                    self.release(&gone);
                 }
                 drop(reply.send(rows));
             }

@@ -253,7 +253,8 @@ mod tests {
         let stop = CancellationToken::new();
         let worker = tokio::spawn(worker.run(stop.clone()));
         for unix_ms in 1..=3 {
-            let samples = Samples { tags: vec!["tag".to_owned()], ..Samples::default() };
+            let status = vec![("state".to_owned(), "on".to_owned())];
+            let samples = Samples { status, ..Samples::default() };
             let (source, stamp) = ("/m".parse().expect("a source"), Stamp::Wall { unix_ms });
             queue.store_durably(Datum { source, stamp, samples }).await.expect("room");
         }

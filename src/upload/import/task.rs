@@ -329,3 +329,6 @@ mod outage_tests;
 #[cfg(test)]
 #[path = "task_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "ways_tests.rs"]
+mod ways_tests;
