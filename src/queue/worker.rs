@@ -286,7 +286,7 @@ impl Worker {
             Ask::Read { seqs: mut gone, reply } => {
                 let rows = self.rows(&gone);
                 // A claim of what is not there any more would hide a row that waits.
-                if let Some(rows) = &rows {
+                if let Some(rows) = rows.as_ref().filter(|rows| rows.len() as u64 != gone.count()) {
                     rows.iter().for_each(|row| gone.remove(row.seq..=row.seq));
                     self.release(&gone);
                 }
