@@ -57,13 +57,13 @@ pub enum MaterialError {
     )]
     TooMany,
     /// A password is needed.
-    #[error("it is protected with a password: give it on standard input or with --password-file")]
+    #[error("it is protected with a password: name a file that holds it with --password-file")]
     PasswordMissing,
     /// A store that cannot be opened.
     #[error(transparent)]
     Store(#[from] Pkcs12Error),
     /// Something in it is not what it should be.
-    #[error(transparent)]
+    #[error("a certificate in it is damaged: {0}")]
     Malformed(#[from] Malformed),
 }
 

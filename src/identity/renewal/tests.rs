@@ -169,6 +169,18 @@ fn without_the_time_nothing_is_asked_for() {
     assert_eq!(machine.condition(blind), Condition::TimeUnknown);
 }
 
+#[test]
+fn when_no_further_request_comes_before_the_end_only_a_person_can_help() {
+    let mut machine = machine(true, 0);
+    assert_eq!(machine.asks_at(Some(at(-60))), Some(at(-60)));
+    assert!(machine.remedy(Some(at(-60))).contains("unless"));
+    let last_hour = at(0) - TimeDelta::hours(1);
+    machine.asking(last_hour);
+    machine.asked(refused(), Moment { now: Some(last_hour), elapsed: DAY });
+    assert_eq!(machine.asks_at(Some(last_hour)), None);
+    assert_eq!(machine.remedy(Some(last_hour)), "renew it at SolarNetwork and import it");
+}
+
 proptest! {
     #[test]
     fn the_key_travels_at_most_once_a_day_while_the_server_answers(hours in prop::collection::vec(1_u64..40, 1..40)) {
