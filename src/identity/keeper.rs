@@ -300,11 +300,9 @@ impl<C: IdentityCalls> Work<C> {
                 }
             }
         };
-        // What came meanwhile may be in use already: then nothing is asked for any more.
-        if self.parts.identity.current() == Some(current.clone()) {
-            self.machine.asked(outcome, self.moment());
-            self.write_memory().await;
-        }
+        let moment = self.moment();
+        self.machine.asked(outcome, moment);
+        self.write_memory().await;
     }
 
     /// Takes note of the last answer of SolarNetwork.

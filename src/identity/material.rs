@@ -64,7 +64,7 @@ pub enum MaterialError {
     Store(#[from] Pkcs12Error),
     /// Something in it is not what it should be.
     #[error("a certificate in it is damaged: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
 }
 
 impl Material {
@@ -167,7 +167,7 @@ impl Material {
     }
 
     fn add_certificate(&mut self, der: &[u8]) -> Result<(), MaterialError> {
-        let certificate = Certificate::from_der(der)?;
+        let certificate = Certificate::from_der(der).map_err(MaterialError::Malformed)?;
         if !self.certificates.contains(&certificate) {
             if self.certificates.len() == MOST {
                 return Err(MaterialError::TooMany);

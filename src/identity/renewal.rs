@@ -216,6 +216,10 @@ impl Machine {
 
     /// What came of [`Step::Ask`].
     pub fn asked(&mut self, outcome: Result<(), Trouble>, moment: Moment) {
+        // The renewed one came before the answer: it is being proved, or in use already.
+        if self.renewed || self.memory.asked.is_none() {
+            return;
+        }
         let pause = match &outcome {
             Ok(()) => DAY,
             Err(Trouble::Refused(_)) => DAY,

@@ -170,6 +170,20 @@ fn without_the_time_nothing_is_asked_for() {
 }
 
 #[test]
+fn an_answer_that_comes_after_the_renewed_one_delays_nothing() {
+    let mut machine = machine(true, 0);
+    machine.asking(at(-60));
+    machine.holds(Some(life()), true);
+    machine.proved(passing(), moment(-60, Duration::ZERO));
+    machine.asked(Ok(()), moment(-60, Duration::ZERO));
+    assert_eq!(machine.step(moment(-60, PROOFS.0)), Step::Prove);
+    machine.proved(Ok(()), moment(-60, PROOFS.0));
+    machine.holds(Some(Life { begins: at(-60), ends: at(670) }), false);
+    machine.asked(refused(), moment(-60, PROOFS.0));
+    assert_eq!(machine.trouble(), None);
+}
+
+#[test]
 fn when_no_further_request_comes_before_the_end_only_a_person_can_help() {
     let mut machine = machine(true, 0);
     assert_eq!(machine.asks_at(Some(at(-60))), Some(at(-60)));
