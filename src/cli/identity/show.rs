@@ -84,7 +84,7 @@ impl Forget {
         context: &IdentityContext,
     ) -> Result<Exit, Failure> {
         let store = context.store();
-        // The key is in both, and whoever is interrupted sees that the first is still there.
+        // Interrupted, it leaves the one that `identity show` shows.
         store.forget_identity(Slot::Next).or_store_exit()?;
         let was_there = store.forget_identity(Slot::Current).or_store_exit()?;
         if !was_there {
