@@ -38,13 +38,20 @@ pub fn replace_for(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    if let Some((user, group)) = owner {
-        fchown(&file, Some(user), Some(group))?;
-    }
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let put = || {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        if let Some((user, group)) = owner {
+            fchown(&file, Some(user), Some(group))?;
+        }
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    put().inspect_err(|_| {
+        // It may hold a key, and room that a full disk needs. If it stays, the next attempt removes it.
+        drop(fs::remove_file(&temporary));
+    })?;
     sync_folder(folder)
 }
 
@@ -79,6 +86,15 @@ mod tests {
         replace(&path, b"whole", 0o600).expect("replace");
         assert_eq!(fs::read(&path).expect("read"), b"whole");
         assert_eq!(fs::metadata(&path).expect("stat").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn what_could_not_be_put_in_place_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("key");
+        fs::create_dir(&path).expect("something that cannot be replaced");
+        replace(&path, b"secret", 0o600).expect_err("a folder is in the way");
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use solarnet_sim::{Authority, Broker, NodeCertificate, Sim, SolarIn};
 
 /// Which of it is wanted.
@@ -20,6 +20,9 @@ pub(crate) struct Nodes {
     /// `node-ID.pem` (its certificate and the authority's) and `node-ID.key`.
     #[arg(long, value_name = "FOLDER", requires = "in_listen")]
     in_files: Option<PathBuf>,
+    /// How long certificates of nodes are good, those of a renewal as well: 10m, 12h or 90d; else about two years.
+    #[arg(long, value_name = "TIME", requires = "in_listen", value_parser = life)]
+    in_certificates_last: Option<TimeDelta>,
     /// Starts an MQTT broker for SolarIn (the program mosquitto) on a free port, which is printed. Instructions are
     /// pushed through it first.
     #[arg(long, requires = "in_listen")]
@@ -47,7 +50,11 @@ impl Nodes {
             return Ok(None);
         };
         let solarin = SolarIn::start_at(sim, authority, address)?;
-        write_files(&folder, authority, &sim.nodes())
+        let life = self.in_certificates_last;
+        if let Some(life) = life {
+            sim.set_certificate_life(life);
+        }
+        write_files(&folder, authority, &sim.nodes(), life)
             .with_context(|| format!("cannot write to {}", folder.display()))?;
         let shown = folder.display();
         announce(&format!("solarin at {}, certificates in {shown}", solarin.url()))?;
@@ -67,11 +74,35 @@ impl Nodes {
     }
 }
 
-fn write_files(folder: &Path, authority: &Authority, nodes: &[i64]) -> anyhow::Result<()> {
+/// A number of minutes, hours or days.
+fn life(text: &str) -> Result<TimeDelta, String> {
+    let (unit, number): (fn(i64) -> TimeDelta, _) = match text.char_indices().last() {
+        Some((at, 'm')) => (TimeDelta::minutes, &text[..at]),
+        Some((at, 'h')) => (TimeDelta::hours, &text[..at]),
+        Some((at, 'd')) => (TimeDelta::days, &text[..at]),
+        _ => return Err("expected minutes, hours or days, such as 10m".to_owned()),
+    };
+    match number.parse() {
+        Ok(number @ 1..=36_500) => Ok(unit(number)),
+        _ => Err("expected a number from 1 to 36500 before the unit".to_owned()),
+    }
+}
+
+fn write_files(
+    folder: &Path,
+    authority: &Authority,
+    nodes: &[i64],
+    life: Option<TimeDelta>,
+) -> anyhow::Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("ca.pem"), authority.pem())?;
+    let now = Utc::now();
     for node in nodes {
-        let identity = authority.issue_node(&NodeCertificate::around(*node, Utc::now()))?;
+        let wanted = match life {
+            Some(life) => NodeCertificate::between(*node, now, now + life),
+            None => NodeCertificate::around(*node, now),
+        };
+        let identity = authority.issue_node(&wanted)?;
         fs::write(folder.join(format!("node-{node}.pem")), identity.chain_pem())?;
         let key = folder.join(format!("node-{node}.key"));
         let mut options = fs::OpenOptions::new();

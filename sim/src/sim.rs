@@ -288,6 +288,11 @@ impl Sim {
         self.world(|world| world.network.issuing = delay);
     }
 
+    /// How long such a one is good, instead of two years.
+    pub fn set_certificate_life(&self, life: TimeDelta) {
+        self.world(|world| world.network.life = Some(life));
+    }
+
     /// Names a service in the network identity document; an empty URL takes it out.
     pub fn set_network_url(&self, service: &str, url: &str) {
         self.world(|world| set_url(&mut world.network.urls, service, url));

@@ -380,7 +380,8 @@ pub(super) fn refresher(base: &Base, settings: &Settings, api: &Api) -> Task {
 pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
     let (pulse, stop) = (base.pulses.of("identity"), CancellationToken::new());
     let (solarnet, upload) = (&settings.solarnet, base.board.upload.clone());
-    let instructions = base.board.instructions.clone();
+    let (instructions, broker) = (base.board.instructions.clone(), base.board.mqtt.clone());
+    let clock = base.clock.clone();
     let keeper = Keeper {
         node: settings.node,
         needed: needs::certificate(settings),
@@ -402,8 +403,9 @@ pub(super) fn keeper_of_identity(base: &Base, settings: &Settings) -> Task {
         arrivals: base.arrivals.clone(),
         contact: Box::new(move || {
             let (upload, asked) = (upload.borrow(), instructions.borrow());
-            // Meters may be silent while polls are answered.
-            upload.last_success.max(asked.last_poll).max(asked.last_arrival)
+            // Meters may be silent while polls are answered, or the broker's session lives.
+            let now = clock.trusted_now().filter(|_| broker.borrow().state == "connected");
+            upload.last_success.max(asked.last_poll).max(asked.last_arrival).max(now)
         }),
         status: base.board.identity.clone(),
         pulse: pulse.clone(),

@@ -67,6 +67,8 @@ pub struct IdentityContext {
     pub node: Option<NodeId>,
     /// What is to be done before it ends, if the whole configuration is right.
     pub identity: Option<settings::Identity>,
+    /// What systemd passed to the daemon, where a person named that folder as `$CREDENTIALS_DIRECTORY`.
+    pub passed: Option<PathBuf>,
 }
 
 impl Identity {
@@ -92,8 +94,7 @@ impl Identity {
 
 impl IdentityContext {
     fn store(&self) -> Store {
-        // What systemd passes is for the daemon; commands see the store alone.
-        Store::new(&self.state_dir, None)
+        Store::new(&self.state_dir, self.passed.clone())
     }
 
     fn node(&self) -> Result<NodeId, Failure> {
@@ -118,7 +119,8 @@ impl IdentityContext {
             let message = match certificate_in_use(&self.control_socket) {
                 Some(passed) => format!(
                     "the certificate of {} is not in the store: systemd passed it to the running daemon alone \
-                     (LoadCredential=node-certificate:); `solarnode-agent status` says how it is",
+                     (LoadCredential=node-certificate:). `solarnode-agent status` says how it is; root can examine it with \
+                     `sudo env CREDENTIALS_DIRECTORY=/run/credentials/solarnode-agent.service solarnode-agent identity check`",
                     passed["subject"].as_str().unwrap_or_default()
                 ),
                 None => "no certificate on this device: `solarnode-agent identity import FILE` installs one, \

@@ -150,6 +150,7 @@ fn identity_context(config: &Path) -> Result<identity::IdentityContext, Failure>
         control_socket: local.control_socket,
         node: local.node,
         identity: config::load(config).ok().map(|loaded| loaded.settings.identity),
+        passed: config::Service::read().credentials,
     })
 }
 

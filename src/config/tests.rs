@@ -38,6 +38,15 @@ fn decimal(text: &str) -> Decimal {
 const NODE: &str = "[node]\nid = 1\n";
 
 #[test]
+fn a_renewal_that_could_not_arrive_is_not_allowed() {
+    let renew = format!("{NODE}[identity]\nrenew = true\n");
+    assert!(loaded(&renew).identity.renew);
+    let (_dir, path) = folder(&(renew + "[instructions]\nenabled = false\n"));
+    let error = load_in(&path, &user()).expect_err("the key would be sent in vain").to_string();
+    assert!(error.contains("identity.renew: found true, expected false, or `enabled"), "{error}");
+}
+
+#[test]
 fn a_node_alone_has_every_default() {
     let settings = loaded(NODE);
     assert_eq!(

@@ -22,13 +22,14 @@
 //! is a `secret`, or as two lines of text, token ID and secret. It is read where the store has no
 //! NAME. A secret from there is used from memory and never written to the store.
 //!
-//! Beside a credential may stand its token's policy as it was last seen (`NAME.policy`), the record of a
-//! token that is being issued (`NAME.issue`) or rotated (`NAME.rotation`), and a file that is locked while
-//! the token is being rotated (`NAME.rotating`). None holds anything secret.
+//! Beside a credential may stand notes about it ([`Note`]), and beside them all the node's certificate ([`identity`])
+//! and tokens of a File Repository ([`repository`]).
 //!
 //! It does not encrypt: whoever can read the daemon's files as the daemon can sign as the daemon.
 
+mod form;
 pub mod identity;
+mod notes;
 pub mod repository;
 
 use std::{
@@ -41,20 +42,15 @@ use std::{
 
 use chrono::NaiveDate;
 use rustix::fs::OFlags;
-use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::{Credential, Remembered, date, signing_key};
-use crate::{
-    domain::{TokenId, TokenName},
-    file,
-};
+use self::form::{parse, parse_passed, render};
+pub use self::notes::Note;
+use super::{Credential, Remembered};
+use crate::{domain::TokenName, file};
 
 /// Longest file read: ours have 200 bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
-
-/// Longest note read: one may list every token of an account.
-const MAX_NOTE_BYTES: u64 = 4 << 20;
 
 /// How long a change waits for another one to finish. Each takes a few writes to the disk.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -65,27 +61,6 @@ pub struct Store {
     state_dir: PathBuf,
     folder: PathBuf,
     passed: Option<PathBuf>,
-}
-
-/// What may stand beside a credential, under its name: nothing secret, and nothing that signing needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
-    /// The policy that SolarNetwork was last seen to keep for the token: `NAME.policy`.
-    Policy,
-    /// A token that is being issued: `NAME.issue`.
-    Issue,
-    /// A token that is being rotated: `NAME.rotation`.
-    Rotation,
-}
-
-impl Note {
-    fn ending(self) -> &'static str {
-        match self {
-            Self::Policy => "policy",
-            Self::Issue => "issue",
-            Self::Rotation => "rotation",
-        }
-    }
 }
 
 /// Where a credential was found.
@@ -171,19 +146,6 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-}
-
-/// The file, for serde. Wiped on drop; no `Debug`.
-#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-#[serde(deny_unknown_fields)]
-struct Stored {
-    token_id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    key_date: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
 }
 
 impl Store {
@@ -342,93 +304,14 @@ impl Store {
     }
 
     fn write_file(&self, folder: &File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        let meta = folder.metadata().map_err(failed("read", &self.folder))?;
-        let owner = as_root().then_some((meta.uid(), meta.gid()));
+        let owner = self.owner(folder)?;
         file::replace_for(path, bytes, 0o600, owner).map_err(failed("write", path))
     }
 
-    /// The policy of this token, as it was last seen.
-    ///
-    /// # Errors
-    ///
-    /// If there is a file that cannot be read.
-    pub fn remembered(
-        &self,
-        name: &TokenName,
-        id: &TokenId,
-    ) -> Result<Option<Remembered>, StoreError> {
-        let bytes = self.note(name, Note::Policy)?;
-        Ok(bytes.and_then(|bytes| Remembered::from_bytes(&bytes, id)))
-    }
-
-    /// Remembers the policy of the token of that name.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be written; what was there is then still there.
-    pub fn remember(&self, name: &TokenName, seen: &Remembered) -> Result<(), StoreError> {
-        self.put_note(name, Note::Policy, &seen.to_bytes())
-    }
-
-    /// What stands beside the credential of that name.
-    ///
-    /// # Errors
-    ///
-    /// If there is a file that cannot be read.
-    pub fn note(&self, name: &TokenName, note: Note) -> Result<Option<Vec<u8>>, StoreError> {
-        if self.open_folder()?.is_none() {
-            return Ok(None);
-        }
-        let read = read(&self.note_path(name, note), MAX_NOTE_BYTES, |_| Ok(()))?;
-        Ok(read.map(|bytes| bytes.to_vec()))
-    }
-
-    /// Puts a note beside the credential of that name, in place of one that is there.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be made or written.
-    pub fn put_note(&self, name: &TokenName, note: Note, bytes: &[u8]) -> Result<(), StoreError> {
-        let folder = self.lock()?;
-        self.write_file(&folder, &self.note_path(name, note), bytes)
-    }
-
-    /// Removes a note, if it is there.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be written.
-    pub fn remove_note(&self, name: &TokenName, note: Note) -> Result<(), StoreError> {
-        if self.open_folder()?.is_none() {
-            return Ok(());
-        }
-        let folder = self.lock()?;
-        remove(&self.note_path(name, note))?;
-        folder.sync_all().map_err(failed("write", &self.folder))
-    }
-
-    /// Keeps every other rotation of the token away until the handle is dropped; `None` if one is under
-    /// way. The empty file stays.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be written.
-    pub fn begin_rotation(&self, name: &TokenName) -> Result<Option<File>, StoreError> {
-        drop(self.lock()?);
-        let path = self.folder.join(format!("{name}.rotating"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        options.custom_flags(bits(OFlags::NOFOLLOW));
-        let file = options.open(&path).map_err(failed("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
-        }
-    }
-
-    fn note_path(&self, name: &TokenName, note: Note) -> PathBuf {
-        self.folder.join(format!("{name}.{}", note.ending()))
+    /// To whom root hands over what it puts into the folder.
+    fn owner(&self, folder: &File) -> Result<Option<(u32, u32)>, StoreError> {
+        let meta = folder.metadata().map_err(failed("read", &self.folder))?;
+        Ok(as_root().then_some((meta.uid(), meta.gid())))
     }
 
     /// The folder, if it is there and ours alone.
@@ -540,73 +423,6 @@ fn read(
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
     file.take(max_bytes).read_to_end(&mut bytes).map_err(failed("read", path))?;
     Ok(Some(bytes))
-}
-
-/// The reason says where, never what: serde's own message would quote a secret.
-fn stored(bytes: &[u8]) -> Result<Stored, String> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let what = match error.classify() {
-            serde_json::error::Category::Data => "members are missing, unknown or of a wrong type",
-            _ => "it is not JSON",
-        };
-        format!("{what} (line {}, column {})", error.line(), error.column())
-    })
-}
-
-fn parse(bytes: &[u8]) -> Result<Credential, String> {
-    stored(bytes)?.credential(None)
-}
-
-fn parse_passed(bytes: &[u8], today: NaiveDate) -> Result<Credential, String> {
-    if bytes.trim_ascii_start().starts_with(b"{") {
-        return stored(bytes)?.credential(Some(today));
-    }
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
-    let lines: Vec<&str> = text.trim_ascii_end().lines().collect();
-    let [token_id, secret] = lines[..] else {
-        return Err("it is neither JSON nor two lines, token ID and secret".to_owned());
-    };
-    let text = |text: &str| text.trim_ascii().to_owned();
-    Stored { token_id: text(token_id), key: None, key_date: None, secret: Some(text(secret)) }
-        .credential(Some(today))
-}
-
-impl Stored {
-    /// Checks every member. A key may be missing where it can be made from the secret for `today`.
-    fn credential(&self, today: Option<NaiveDate>) -> Result<Credential, String> {
-        let token_id =
-            self.token_id.parse().map_err(|_| "`token_id` is not a token ID".to_owned())?;
-        let secret = match &self.secret {
-            Some(secret) => Some(secret.parse().map_err(|error| format!("`secret`: {error}"))?),
-            None => None,
-        };
-        let (key, key_date) = match (&self.key, &self.key_date, today, &secret) {
-            (Some(key), Some(day), _, _) => {
-                let key = key.parse().map_err(|error| format!("`key`: {error}"))?;
-                let day = date::parse_signing_day(day)
-                    .ok_or("`key_date` is not a day written YYYYMMDD")?;
-                (key, day)
-            }
-            (None, None, Some(today), Some(secret)) => (signing_key(secret, today), today),
-            (None, _, _, _) => return Err("`key` is missing".to_owned()),
-            (_, None, _, _) => return Err("`key_date` is missing".to_owned()),
-        };
-        Ok(Credential { token_id, key, key_date, secret })
-    }
-}
-
-fn render(credential: &Credential) -> Zeroizing<Vec<u8>> {
-    let stored = Stored {
-        token_id: credential.token_id.as_str().to_owned(),
-        key: Some(credential.key.expose_hex().to_string()),
-        key_date: Some(date::signing_day(credential.key_date)),
-        secret: credential.secret.as_ref().map(|secret| secret.expose().to_owned()),
-    };
-    // Room for the longest secret with every character escaped: it must not grow and leave copies.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(2048));
-    serde_json::to_writer(&mut *bytes, &stored).expect("text makes JSON, and memory takes it");
-    bytes.push(b'\n');
-    bytes
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub enum Trouble {
 }
 
 /// Whoever can ask: the real client, or a fake with behaviour in tests.
-pub trait IdentityCalls: Send + Sync {
+pub trait IdentityCalls: Clone + Send + Sync {
     /// How long a call may take.
     fn patience(&self) -> Duration;
 

@@ -16,17 +16,19 @@ mod report;
 use std::{
     io,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
 };
 
 use chrono::{DateTime, Utc};
 use tokio::{
-    sync::{Mutex, Notify, watch},
+    sync::{Mutex, Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
+use self::arrival::Arrival;
 pub use self::{
     arrival::{Arrivals, Installer},
     report::Status,
@@ -182,7 +184,7 @@ impl<C: IdentityCalls> Work<C> {
             self.hear().await;
             self.report();
             match self.machine.step(self.moment()) {
-                Step::Ask => self.ask().await,
+                Step::Ask => self.ask(&mut arrivals).await,
                 Step::Prove => drop(self.prove().await),
                 Step::Wait(wait) => {
                     let left = Bound::Within(wait);
@@ -200,9 +202,7 @@ impl<C: IdentityCalls> Work<C> {
                         }
                         Some(arrival) = arrivals.recv() => {
                             drop(waiting);
-                            let outcome = self.install(&arrival.pem).await;
-                            // Whoever asked may have been stopped.
-                            drop(arrival.answer.send(outcome));
+                            self.take(arrival).await;
                         }
                     }
                 }
@@ -275,8 +275,8 @@ impl<C: IdentityCalls> Work<C> {
         }
     }
 
-    /// Asks for a renewal, after writing down that it does.
-    async fn ask(&mut self) {
+    /// Asks for a renewal, after writing down that it does. Over MQTT the renewed one may come before the answer.
+    async fn ask(&mut self, arrivals: &mut mpsc::Receiver<Arrival>) {
         let Some((now, current)) = self.moment().now.zip(self.parts.identity.current()) else {
             return;
         };
@@ -288,9 +288,17 @@ impl<C: IdentityCalls> Work<C> {
             certificate_expires = utc(current.ends()),
             "renewal asked for, the private key goes to SolarNetwork"
         );
-        let outcome = {
-            let _asking = self.parts.pulse.enter("asking for a renewal", self.patience());
-            self.parts.calls.ask(&current).await
+        let calls = self.parts.calls.clone();
+        let mut answer = pin!(calls.ask(&current));
+        let outcome = loop {
+            let asking = self.parts.pulse.enter("asking for a renewal", self.patience());
+            tokio::select! {
+                outcome = &mut answer => break outcome,
+                Some(arrival) = arrivals.recv() => {
+                    drop(asking);
+                    self.take(arrival).await;
+                }
+            }
         };
         let moment = self.moment();
         self.machine.asked(outcome, moment);

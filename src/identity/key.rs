@@ -46,7 +46,8 @@ pub enum KeyError {
     Other,
     /// It is damaged, or of a kind that TLS does not take here.
     #[error(
-        "the private key cannot be used: RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, and Ed25519 can"
+        "the private key is damaged or of a kind that cannot be used: RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, \
+         and Ed25519 can; have a certificate issued for such a key"
     )]
     Unusable,
 }

@@ -57,14 +57,14 @@ pub enum MaterialError {
     )]
     TooMany,
     /// A password is needed.
-    #[error("it is protected with a password: give it on standard input or with --password-file")]
+    #[error("it is protected with a password: name a file that holds it with --password-file")]
     PasswordMissing,
     /// A store that cannot be opened.
     #[error(transparent)]
     Store(#[from] Pkcs12Error),
     /// Something in it is not what it should be.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
+    #[error("a certificate in it is damaged: {0}")]
+    Malformed(Malformed),
 }
 
 impl Material {
@@ -167,7 +167,7 @@ impl Material {
     }
 
     fn add_certificate(&mut self, der: &[u8]) -> Result<(), MaterialError> {
-        let certificate = Certificate::from_der(der)?;
+        let certificate = Certificate::from_der(der).map_err(MaterialError::Malformed)?;
         if !self.certificates.contains(&certificate) {
             if self.certificates.len() == MOST {
                 return Err(MaterialError::TooMany);

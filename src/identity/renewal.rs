@@ -216,6 +216,10 @@ impl Machine {
 
     /// What came of [`Step::Ask`].
     pub fn asked(&mut self, outcome: Result<(), Trouble>, moment: Moment) {
+        // The renewed one came before the answer: it is being proved, or in use already.
+        if self.renewed || self.memory.asked.is_none() {
+            return;
+        }
         let pause = match &outcome {
             Ok(()) => DAY,
             Err(Trouble::Refused(_)) => DAY,
@@ -276,7 +280,22 @@ impl Machine {
         }
         let begins = life.ends - self.lead(now).min(EARLIEST);
         let again = self.memory.asked.map(|asked| asked + TimeDelta::days(1));
-        Some(again.map_or(begins, |again| again.max(begins)))
+        let at = again.map_or(begins, |again| again.max(begins));
+        (at <= life.ends).then_some(at)
+    }
+
+    /// What a person can do before the end.
+    #[must_use]
+    pub fn remedy(&self, now: Option<DateTime<Utc>>) -> &'static str {
+        match self.asks_at(now) {
+            _ if !self.terms.allowed => {
+                "renew it at SolarNetwork and import it, or allow `identity.renew`"
+            }
+            Some(_) => {
+                "renew it at SolarNetwork and import it, unless the renewal that the agent asks for comes first"
+            }
+            None => "renew it at SolarNetwork and import it",
+        }
     }
 
     /// How long before the end warnings begin.

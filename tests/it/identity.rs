@@ -238,6 +238,11 @@ fn what_does_not_fit_is_refused_and_says_what_to_change() {
     fs::write(&file, store(&good, &[])).expect("written");
     let import = ["identity", "import", file.to_str().expect("text")];
     assert_fails(&run(agent, &import, b"hunter3\n"), 64, "the password is not that of");
+    assert_fails(&run(agent, &import, b""), 64, "cannot be imported with an empty password");
+    let chain = agent.private_file("chain.pem", &good.chain_pem());
+    let chain = chain.to_str().expect("text");
+    let keyless = ["identity", "import", chain, "--key-file", chain];
+    assert_fails(&run(agent, &keyless, b""), 64, "chain.pem has no private key");
     assert_fails(&run(agent, &["identity", "import", "/nowhere"], b""), 64, "/nowhere");
     assert_eq!(bench.stored(), before, "nothing was stored");
 
@@ -263,6 +268,14 @@ fn check_says_what_solarin_says_and_what_stops_when() {
     };
     assert_eq!(date("ends") - date("warns_from"), TimeDelta::days(60));
     assert_eq!(date("renews_from"), date("warns_from"));
+
+    let ended = bench.with_days_left(-1);
+    let path = agent.state_dir().join("credentials/node.pem");
+    fs::write(path, ended.chain_pem() + &ended.key_pem()).expect("written");
+    let checked = agent.run(&["identity", "check"]);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.contains("stopped on ") && !said.contains("renewal"), "{said}");
+    assert_eq!(checked.status.code(), Some(78));
 
     let stranger = Authority::new().expect("an authority");
     let foreign = stranger.issue_node(&NodeCertificate::around(NODE, bench.now())).expect("issued");
@@ -356,6 +369,10 @@ fn what_systemd_passes_is_the_daemons_alone_and_commands_say_so() {
             "UID=123,CN=node-123,OU=SolarNode,O=SolarNetwork is not in the store: systemd",
         );
     }
+    // Whoever may read the daemon's folder can name it.
+    let mut command = bench.agent.command(&["identity", "check", "--json"]);
+    let checked = command.env("CREDENTIALS_DIRECTORY", &passed).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("\"solarin\": \"accepted\""));
     let output = run(&bench.agent, &["token", "show", "site"], b"");
     assert_fails(&output, 78, "is not in the store: systemd passed it to the running daemon alone");
     let warned = |text: &str| text.contains("no certificate is stored");
@@ -555,6 +572,27 @@ fn a_node_whose_meters_are_silent_is_in_contact_while_its_polls_are_answered() {
     let polled = |status: &Value| status["instructions"]["last_poll"].is_string();
     let status = bench.agent.status_when("it polled", polled);
     assert!(status["upload"]["last_success"].is_null(), "{status}");
+    assert!(daemon.stop().success());
+    let memory = fs::read_to_string(bench.agent.state_dir().join("identity.json"));
+    let memory: Value = serde_json::from_str(&memory.expect("written")).expect("JSON");
+    assert!(memory["last_contact"].is_string() && memory["exact"] == true, "{memory}");
+}
+
+#[test]
+fn a_node_whose_meters_are_silent_is_in_contact_while_the_broker_holds_its_session() {
+    let network = Network::with_broker();
+    let site = Site::start(vec![Unit::meter(2)]).expect("a site");
+    let silent = link(&site) + &meter(1, SOURCE, "200ms");
+    let config = network.config("mqtt") + &silent;
+    let config = config.replace("[instructions]", "[instructions]\nenabled = false");
+    let bench = Bench { network, site, agent: Agent::new(&config) };
+    bench.import(&bench.with_days_left(100));
+    let daemon = bench.agent.start();
+    let status = bench.agent.status_when("it is connected and knows the time", |status| {
+        status["mqtt"]["state"] == "connected" && status["clock"]["trust"] == "server"
+    });
+    assert!(status["upload"]["last_success"].is_null(), "{status}");
+    assert!(status["instructions"]["last_poll"].is_null(), "{status}");
     assert!(daemon.stop().success());
     let memory = fs::read_to_string(bench.agent.state_dir().join("identity.json"));
     let memory: Value = serde_json::from_str(&memory.expect("written")).expect("JSON");

@@ -15,7 +15,6 @@ use serde_json::{Map, Value};
 
 use super::identity::{IDENTITY_KEY, escape, xml};
 use super::node::NodeCertificate;
-use super::renew::LIFETIME_DAYS;
 use crate::answer::{Answer, Refusal};
 use crate::request::Incoming;
 use crate::world::World;
@@ -143,7 +142,7 @@ impl World {
         let subject = format!("UID={node},CN=node-{node},OU=SolarNode,O=SolarNetwork");
         put("networkCertificateSubjectDN", subject.into());
         if now >= there {
-            let until = now + TimeDelta::days(LIFETIME_DAYS);
+            let until = self.network.ends(now);
             let authority = self.network.authority.as_ref().ok_or_else(Refusal::not_found)?;
             let store = authority
                 .issue_node(&NodeCertificate::between(node, now - TimeDelta::minutes(1), until))

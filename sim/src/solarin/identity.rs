@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
 use super::associate::Invitation;
@@ -30,6 +30,15 @@ pub(crate) struct Network {
     pub(crate) invitations: Vec<Invitation>,
     /// How long a renewed certificate, or that of a new node, takes.
     pub(crate) issuing: TimeDelta,
+    /// How long such a one is good; else two years.
+    pub(crate) life: Option<TimeDelta>,
+}
+
+impl Network {
+    /// The last instant of a certificate that is issued now.
+    pub(super) fn ends(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        now + self.life.unwrap_or(TimeDelta::days(730))
+    }
 }
 
 impl World {

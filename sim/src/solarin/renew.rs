@@ -15,8 +15,6 @@ use crate::world::instruction::NewInstruction;
 
 /// Earlier than this before the certificate's end it is not renewed.
 const WINDOW: Months = Months::new(3);
-/// How long a certificate is good.
-pub(super) const LIFETIME_DAYS: i64 = 730;
 
 impl World {
     pub(super) fn renew(
@@ -41,9 +39,8 @@ impl World {
         }
         let key = pair(&opened.key, &held.public_key);
         let key = key.ok_or_else(|| refused(&"the key is not that of the certificate"))?;
-        let until = now + chrono::TimeDelta::days(LIFETIME_DAYS);
         let renewed = authority
-            .certify_node(&NodeCertificate::between(node, now, until), key)
+            .certify_node(&NodeCertificate::between(node, now, self.network.ends(now)), key)
             .map_err(|error| refused(&error))?;
         let wrapped = der::pkcs7(&[renewed.der(), &authority.der()]);
         let pem = format!(

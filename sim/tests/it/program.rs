@@ -114,7 +114,8 @@ fn nodes_find_solarin_their_certificates_and_a_broker() {
     let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/seed.json");
     let arguments = ["serve", "--in-listen", "127.0.0.1:0", "--mqtt", "--flux", "--seed"];
     let files_argument = ["--in-files", files.to_str().unwrap()];
-    let all = [&arguments[..], &[seed.to_str().unwrap()], &files_argument].concat();
+    let last = ["--in-certificates-last", "90m"];
+    let all = [&arguments[..], &[seed.to_str().unwrap()], &files_argument, &last].concat();
     let mut child = program(&all).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = || {
@@ -138,6 +139,15 @@ fn nodes_find_solarin_their_certificates_and_a_broker() {
     let said = String::from_utf8_lossy(&answer.stderr).into_owned();
     let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).expect(&said);
     assert_eq!(answer["success"], true);
+    let ends_within = |seconds: &str| {
+        let certificate = files.join("node-123.pem");
+        let openssl = Command::new("openssl")
+            .args(["x509", "-noout", "-checkend", seconds, "-in"])
+            .arg(certificate)
+            .output();
+        !openssl.unwrap().status.success()
+    };
+    assert!(ends_within("5400") && !ends_within("5000"), "90 minutes, but for what this took");
     child.stdout = Some(out.into_inner());
     assert_eq!(terminate(child).0, 0);
 }

@@ -37,8 +37,11 @@ struct Dates {
     ends: DateTime<Utc>,
     because: String,
     warns_from: DateTime<Utc>,
-    /// `None` where it is not allowed.
+    /// `None` where it is not allowed, or nothing can come of it any more.
     renews_from: Option<DateTime<Utc>>,
+    allowed: bool,
+    /// What a person can do.
+    remedy: &'static str,
 }
 
 impl Check {
@@ -91,7 +94,7 @@ impl Check {
             for remark in &remarks {
                 writeln!(streams.out, "note: {remark}")?;
             }
-            dates.print(streams)?;
+            dates.print(streams, now)?;
             match (said, reason) {
                 (Some(said), None) => {
                     writeln!(streams.out, "SolarIn: {said} ({})", context.solarnet.in_url)?;
@@ -129,24 +132,29 @@ fn dates(certificate: &NodeCertificate, context: &IdentityContext, now: DateTime
         because: format!("the certificate of {subject} ends, and SolarIn knows the node no longer"),
         warns_from: ends - machine.lead(Some(now)),
         renews_from: machine.asks_at(Some(now)),
+        allowed: terms.allowed,
+        remedy: machine.remedy(Some(now)),
     }
 }
 
 impl Dates {
     /// The end is near.
     fn warning(&self) -> String {
-        let what = match self.renews_from {
-            Some(_) => "its renewal is asked for by the daemon",
-            None => "renew it at SolarNetwork and import it, or allow `identity.renew`",
-        };
-        format!("the certificate ends soon, on {}: {what}", readable(self.ends))
+        format!("the certificate ends soon, on {}: {}", readable(self.ends), self.remedy)
     }
 
-    fn print(&self, streams: &mut Streams<'_>) -> std::io::Result<()> {
+    fn print(&self, streams: &mut Streams<'_>, now: DateTime<Utc>) -> std::io::Result<()> {
+        if self.ends < now {
+            // What is to be done is a problem that was named.
+            return writeln!(streams.out, "stopped on {}: {}", readable(self.ends), self.because);
+        }
         writeln!(streams.out, "stops on {}: {}", readable(self.ends), self.because)?;
         writeln!(streams.out, "warnings begin on {}", readable(self.warns_from))?;
         match self.renews_from {
             Some(at) => writeln!(streams.out, "a renewal is asked for from {}", readable(at)),
+            None if self.allowed => {
+                writeln!(streams.out, "no renewal is asked for any more before that")
+            }
             None => writeln!(
                 streams.out,
                 "no renewal is asked for: `identity.renew` allows it, and sends the private key to SolarNetwork"

@@ -64,15 +64,23 @@ impl Import {
             } else {
                 read(open(path)?, &path.display().to_string())?
             };
+            let keys = material.keys.len();
             let password = || self.password(streams, &asked, path).map_err(Wrong::Failure);
             material.add(&bytes, password).map_err(|wrong| match wrong {
                 Wrong::Failure(failure) => failure,
                 Wrong::Material(error) => {
+                    // Nothing came, most likely, where a password was meant to.
+                    let is_empty = asked.borrow().as_ref().is_some_and(|word| word.is_empty());
+                    let how = if is_empty { " with an empty password" } else { "" };
                     let error = anyhow::Error::from(error);
-                    let error = error.context(format!("{} cannot be imported", shown(path)));
+                    let error = error.context(format!("{} cannot be imported{how}", shown(path)));
                     Failure { exit: Exit::Usage, error }
                 }
             })?;
+            if self.key_file.as_ref() == Some(path) && material.keys.len() == keys {
+                let message = format!("nothing was stored: {} has no private key", shown(path));
+                return Err(Failure::new(Exit::Usage, message));
+            }
         }
         let certificate = assemble(&material).map_err(|complaint| refused(&complaint))?;
         context.install(streams, &certificate, node)?;

@@ -84,8 +84,9 @@ impl Forget {
         context: &IdentityContext,
     ) -> Result<Exit, Failure> {
         let store = context.store();
-        let was_there = store.forget_identity(Slot::Current).or_store_exit()?;
+        // Interrupted, it leaves the one that `identity show` shows.
         store.forget_identity(Slot::Next).or_store_exit()?;
+        let was_there = store.forget_identity(Slot::Current).or_store_exit()?;
         if !was_there {
             return Err(Failure::new(Exit::Config, "no certificate on this device"));
         }

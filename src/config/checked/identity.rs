@@ -42,3 +42,11 @@ pub(super) fn check(table: &Table, problems: &Problems) -> Option<Identity> {
     let (renew, renew_before) = (identity.get(&RENEW), identity.get(&RENEW_BEFORE));
     Some(Identity { renew: renew?, renew_before: renew_before? })
 }
+
+/// A renewed certificate comes as an instruction. Without any, the private key would be sent day after day in vain.
+pub(super) fn complain_of_deaf_renewals(table: &Table, problems: &Problems) {
+    let expected = "false, or `enabled = true` under [instructions]: a renewed certificate comes as an instruction, \
+                    and the private key would be sent in vain";
+    let reader = Reader::known(table, &SECTION, problems);
+    reader.error(RENEW.name, reader.shown(RENEW.name), expected);
+}

@@ -32,7 +32,10 @@ use super::{
     form::File,
     problem::{Place, Problem, Problems},
     schema::{Inner, Key, Presence, Reader, Section, Shape},
-    settings::{Bus, Flux, Proof, Queue, RepositorySettings, Settings, SolarNet, Upload, Via},
+    settings::{
+        Bus, Flux, Identity, Instructions, Proof, Queue, RepositorySettings, Settings, SolarNet,
+        Upload, Via,
+    },
     written::Table,
 };
 use crate::domain::{NodeId, SourceId};
@@ -125,6 +128,11 @@ pub(super) fn settings(
             solarnet.requests_per_second,
             problems,
         );
+    }
+    if let (Some(Identity { renew: true, .. }), Some(Instructions { enabled: false, .. })) =
+        (&identity, &instructions)
+    {
+        identity::complain_of_deaf_renewals(&file.section("identity"), problems);
     }
     let mut names = Names::default();
     let buses = buses(&file, &mut names, problems);

@@ -76,8 +76,14 @@ impl<C: IdentityCalls> Work<C> {
         outcome.map_err(|error| error.to_string())
     }
 
-    /// What an instruction brought.
-    pub(super) async fn install(&mut self, pem: &str) -> Result<String, String> {
+    /// Installs what an instruction brought, and answers whoever carries it out.
+    pub(super) async fn take(&mut self, arrival: Arrival) {
+        let outcome = self.install(&arrival.pem).await;
+        // Whoever asked may have been stopped.
+        drop(arrival.answer.send(outcome));
+    }
+
+    async fn install(&mut self, pem: &str) -> Result<String, String> {
         let current = self.parts.identity.current();
         let current =
             current.ok_or("there is no certificate on this device that could be renewed")?;

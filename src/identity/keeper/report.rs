@@ -68,7 +68,7 @@ impl<C: IdentityCalls> Work<C> {
     fn log(&self, condition: Condition, status: &Status) {
         let because = &status.because;
         let ends = status.ends.map(utc).unwrap_or_default();
-        let error = status.last_error.as_deref().unwrap_or_default();
+        let error = status.last_error.as_deref();
         match condition {
             Condition::Missing if self.parts.needed => {
                 error!(event = "identity.missing", because, "no certificate, uploads wait");
@@ -108,7 +108,7 @@ impl<C: IdentityCalls> Work<C> {
                     event = "identity.ran_out",
                     certificate_expires = ends,
                     because,
-                    "certificate ran out, uploads wait"
+                    "certificate ran out"
                 );
             }
         }
@@ -131,7 +131,7 @@ impl<C: IdentityCalls> Work<C> {
             subject: leaf.map(|leaf| leaf.subject().to_string()),
             serial: leaf.map(Certificate::serial),
             ends: current.as_deref().map(NodeCertificate::ends),
-            because: wrong.unwrap_or_else(|| self.because(condition)),
+            because: wrong.unwrap_or_else(|| self.because(condition, moment.now)),
             next_attempt: self.machine.asks_at(moment.now),
             last_error: self
                 .unreadable
@@ -141,13 +141,8 @@ impl<C: IdentityCalls> Work<C> {
         }
     }
 
-    fn because(&self, condition: Condition) -> String {
+    fn because(&self, condition: Condition, now: Option<DateTime<Utc>>) -> String {
         let import = "`solarnode-agent identity import` installs one";
-        let renewal = if self.parts.terms.allowed {
-            "renewals are asked for on this device"
-        } else {
-            "renew it at SolarNetwork and import it, or allow `identity.renew`"
-        };
         match condition {
             Condition::Missing => match &self.unreadable {
                 Some(error) => error.clone(),
@@ -160,7 +155,7 @@ impl<C: IdentityCalls> Work<C> {
             Condition::Well => "the certificate ends then".to_owned(),
             Condition::Renewing => "a renewed certificate is on its way".to_owned(),
             Condition::Ends | Condition::EndsSoon => {
-                format!("the certificate ends then: {renewal}")
+                format!("the certificate ends then: {}", self.machine.remedy(now))
             }
             Condition::RunOut => format!("the certificate has ended; {import}"),
         }

@@ -12,9 +12,13 @@ use crate::identity::calls::Trouble;
 
 const NODE: i64 = 123;
 
-/// Refuses to renew, and accepts a certificate for each permit.
+/// Never answers a request for a renewal, and accepts a certificate for each permit.
 #[derive(Clone)]
-struct Server(Arc<Semaphore>);
+struct Server {
+    accepts: Arc<Semaphore>,
+    /// One for each request for a renewal.
+    asked: Arc<Semaphore>,
+}
 
 impl IdentityCalls for Server {
     fn patience(&self) -> Duration {
@@ -22,12 +26,13 @@ impl IdentityCalls for Server {
     }
 
     async fn prove(&self, _: &Arc<NodeCertificate>) -> Result<(), Trouble> {
-        self.0.acquire().await.expect("it is never closed").forget();
+        self.accepts.acquire().await.expect("it is never closed").forget();
         Ok(())
     }
 
     async fn ask(&self, _: &Arc<NodeCertificate>) -> Result<(), Trouble> {
-        Err(Trouble::Refused("not now".to_owned()))
+        self.asked.add_permits(1);
+        std::future::pending().await
     }
 }
 
@@ -56,16 +61,17 @@ impl Bench {
         let (installer, arrivals) = Installer::channel();
         let (status, shown) = watch::channel(Status::default());
         let (identity, reload) = (Identity::new(), Arc::new(Notify::new()));
-        let server = Server(Arc::new(Semaphore::new(0)));
+        let none = || Arc::new(Semaphore::new(0));
+        let server = Server { accepts: none(), asked: none() };
         let stop = CancellationToken::new();
         let keeper = Keeper {
             node: NodeId::try_from(NODE).expect("a node"),
             needed: true,
-            terms: Terms { allowed: false, before: TimeDelta::days(60) },
+            terms: Terms { allowed: true, before: TimeDelta::days(60) },
             store: store.clone(),
             state_dir: dir.path().to_owned(),
             identity: identity.clone(),
-            clock: Clock::open(dir.path()).expect("a clock"),
+            clock: Clock::system(),
             calls: server.clone(),
             reload: reload.clone(),
             arrivals,
@@ -87,6 +93,13 @@ impl Bench {
             status: shown,
             stop,
         }
+    }
+
+    /// What may follow the first one.
+    fn renewed(&self) -> NodeIdentity {
+        let until = Utc::now() + TimeDelta::days(900);
+        let wanted = Wanted::between(NODE, Utc::now() - TimeDelta::days(1), until);
+        self.authority.renew_node(&wanted, &self.first).expect("renewed")
     }
 
     fn used(&self) -> Option<Vec<u8>> {
@@ -140,9 +153,7 @@ async fn an_import_while_a_renewed_certificate_is_proved_is_not_overwritten() {
     let mut bench = Bench::start(|authority| of_node(authority, NODE));
     bench.until("it is used", |status| status.subject.is_some()).await;
     let present = load(&bench.store, Slot::Current).expect("readable").expect("there").0;
-    let until = Utc::now() + TimeDelta::days(900);
-    let wanted = Wanted::between(NODE, Utc::now() - TimeDelta::days(1), until);
-    let renewed = bench.authority.renew_node(&wanted, &bench.first).expect("renewed");
+    let renewed = bench.renewed();
     let installer = bench.installer.clone();
     let installing = tokio::spawn(async move { installer.install(renewed.chain_pem()).await });
     let waits = async {
@@ -154,7 +165,7 @@ async fn an_import_while_a_renewed_certificate_is_proved_is_not_overwritten() {
 
     let imported = of_node(&bench.authority, NODE);
     save(&bench.store, &imported);
-    bench.server.0.add_permits(1);
+    bench.server.accepts.add_permits(1);
     let said = installing.await.expect("it ends").expect_err("the import counts");
     assert!(said.contains("another certificate was put in"), "{said}");
     let stored = load(&bench.store, Slot::Current).expect("readable").expect("there").0;
@@ -162,4 +173,22 @@ async fn an_import_while_a_renewed_certificate_is_proved_is_not_overwritten() {
     assert_eq!(stored.leaf().der().as_ref(), imported.der());
     assert_eq!(bench.used().as_deref(), Some(imported.der()));
     assert!(!bench.store.identity_path(Slot::Next).exists(), "it belongs to the one before");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_that_comes_before_the_answer_is_not_kept_waiting() {
+    let month = TimeDelta::days(30);
+    let bench = Bench::start(|authority| {
+        let wanted = Wanted::between(NODE, Utc::now() - month * 23, Utc::now() + month);
+        authority.issue_node(&wanted).expect("issued")
+    });
+    let patience = Duration::from_secs(30);
+    let asked = tokio::time::timeout(patience, bench.server.asked.acquire()).await;
+    drop(asked.expect("it is asked for").expect("never closed"));
+    let renewed = bench.renewed();
+    bench.server.accepts.add_permits(1);
+    let installing = bench.installer.install(renewed.chain_pem());
+    let installed = tokio::time::timeout(patience, installing).await.expect("without the answer");
+    assert!(installed.is_ok_and(|said| said.contains("is in use until")));
+    assert_eq!(bench.used().as_deref(), Some(renewed.der()));
 }

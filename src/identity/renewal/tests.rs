@@ -169,6 +169,32 @@ fn without_the_time_nothing_is_asked_for() {
     assert_eq!(machine.condition(blind), Condition::TimeUnknown);
 }
 
+#[test]
+fn an_answer_that_comes_after_the_renewed_one_delays_nothing() {
+    let mut machine = machine(true, 0);
+    machine.asking(at(-60));
+    machine.holds(Some(life()), true);
+    machine.proved(passing(), moment(-60, Duration::ZERO));
+    machine.asked(Ok(()), moment(-60, Duration::ZERO));
+    assert_eq!(machine.step(moment(-60, PROOFS.0)), Step::Prove);
+    machine.proved(Ok(()), moment(-60, PROOFS.0));
+    machine.holds(Some(Life { begins: at(-60), ends: at(670) }), false);
+    machine.asked(refused(), moment(-60, PROOFS.0));
+    assert_eq!(machine.trouble(), None);
+}
+
+#[test]
+fn when_no_further_request_comes_before_the_end_only_a_person_can_help() {
+    let mut machine = machine(true, 0);
+    assert_eq!(machine.asks_at(Some(at(-60))), Some(at(-60)));
+    assert!(machine.remedy(Some(at(-60))).contains("unless"));
+    let last_hour = at(0) - TimeDelta::hours(1);
+    machine.asking(last_hour);
+    machine.asked(refused(), Moment { now: Some(last_hour), elapsed: DAY });
+    assert_eq!(machine.asks_at(Some(last_hour)), None);
+    assert_eq!(machine.remedy(Some(last_hour)), "renew it at SolarNetwork and import it");
+}
+
 proptest! {
     #[test]
     fn the_key_travels_at_most_once_a_day_while_the_server_answers(hours in prop::collection::vec(1_u64..40, 1..40)) {

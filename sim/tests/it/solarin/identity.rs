@@ -106,6 +106,7 @@ fn ending(bench: &Bench, days: i64) -> NodeIdentity {
 fn a_certificate_is_renewed_for_its_own_key_and_delivered_by_an_instruction() {
     let bench = Bench::new();
     let mine = ending(&bench, 60);
+    bench.sim.set_certificate_life(TimeDelta::days(9));
     assert_eq!(renew(&bench, &mine, &mine.pkcs12("p w").unwrap(), "p w").data(), Value::Null);
     let node = Node::new(&bench.solarin, &bench.authority, Some(&mine));
     let answer = node.post(BULK, "application/json", b"[]").unwrap().data();
@@ -127,6 +128,8 @@ fn a_certificate_is_renewed_for_its_own_key_and_delivered_by_an_instruction() {
     let bare = pem.replace("CERTIFICATE CHAIN", "PKCS7");
     let chain = text(&["pkcs7", "-print_certs"], bare.as_bytes());
     assert_eq!(chain.matches("-----BEGIN CERTIFICATE-----").count(), 2);
+    let lasting = text(&["x509", "-noout", "-checkend", "777500"], chain.as_bytes());
+    assert_eq!(lasting, "Certificate will not expire\n", "nine days have 777,600 seconds");
     let public = |pem: &str| text(&["x509", "-noout", "-pubkey"], pem.as_bytes());
     assert_eq!(public(&chain), public(&mine.certificate_pem()));
     let subject = text(&["x509", "-noout", "-subject", "-nameopt", "RFC2253"], chain.as_bytes());
