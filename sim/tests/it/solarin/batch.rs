@@ -24,7 +24,7 @@ pub(super) fn vectors(section: &str) -> Vec<Value> {
 }
 
 /// The stream of the vectors; its names are ours.
-pub(super) fn stream() -> Stream {
+fn stream() -> Stream {
     let names = |group: &str| vec![format!("{group}0"), format!("{group}1"), format!("{group}2")];
     Stream {
         id: STREAM.to_owned(),
@@ -35,6 +35,12 @@ pub(super) fn stream() -> Stream {
         a: names("a"),
         s: names("s"),
     }
+}
+
+/// The same with the ID that a vector has.
+pub(super) fn stream_of(reads: &Value) -> Stream {
+    let id = reads["streamId"].as_str().unwrap_or(STREAM).to_owned();
+    Stream { id, ..stream() }
 }
 
 pub(super) fn new(topic: &str) -> NewInstruction {
@@ -127,7 +133,7 @@ fn datum_are_read_as_the_real_server_reads_them() {
     let written = vectors("datum").into_iter().map(|vector| (vector, "json_http"));
     for (vector, text) in accepted.chain(written) {
         let bench = Bench::new();
-        bench.sim.put_stream(stream());
+        bench.sim.put_stream(stream_of(&vector["server_reads"]));
         let id = vector["id"].as_str().unwrap();
         let answer = bench.post(&format!("[{}]", vector[text].as_str().unwrap()));
         assert_eq!(answer["success"], true, "{id}");
@@ -151,11 +157,12 @@ fn datum_are_read_as_the_real_server_reads_them() {
 fn stream_datum_are_read_by_the_names_of_their_stream() {
     for vector in vectors("stream_datum") {
         let bench = Bench::new();
-        bench.sim.put_stream(stream());
+        let reads = &vector["server_reads"];
+        bench.sim.put_stream(stream_of(reads));
         let answer = bench.post(&format!("[{}]", vector["json_http"].as_str().unwrap()));
         let id = vector["id"].as_str().unwrap();
-        assert_eq!(answer["data"]["datum"][0]["streamId"], STREAM, "{id}: {answer}");
-        assert_stored(&bench.sim, &vector["server_reads"], id);
+        assert_eq!(answer["data"]["datum"][0]["streamId"], reads["streamId"], "{id}: {answer}");
+        assert_stored(&bench.sim, reads, id);
     }
 }
 

@@ -12,7 +12,7 @@ use solarnet_sim::{
 };
 use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 
-use super::batch::{assert_stored, new, stream, vectors};
+use super::batch::{assert_stored, new, stream_of, vectors};
 use super::{Bench, client_config};
 use crate::{NODE, eventually, simple};
 
@@ -33,7 +33,7 @@ fn messages_are_read_as_the_real_server_reads_them() {
     });
     for (vector, name) in accepted.chain(written).chain(streams) {
         let sim = simple();
-        sim.put_stream(stream());
+        sim.put_stream(stream_of(&vector["server_reads"]));
         sim.take_message(TOPIC, &bytes(&vector, name));
         let (id, mut reads) = (vector["id"].as_str().unwrap(), vector["server_reads"].clone());
         if reads["timestamp"].is_null()
