@@ -159,8 +159,8 @@ fn as_the_server(object: &Value) -> Option<Read> {
         None => None,
         Some(created) => Some(time::read(created)?),
     };
-    let is_group = |value: &&Value| value.is_object() || value.is_null();
-    if !["i", "a", "s"].into_iter().flat_map(|name| found(object, name)).all(|g| is_group(&g)) {
+    let mut groups = ["i", "a", "s"].into_iter().flat_map(|name| found(object, name));
+    if !groups.all(|group| group.is_object() || group.is_null()) {
         return None;
     }
     let group = |name: &str| -> BTreeMap<String, Scalar> {

@@ -2,7 +2,8 @@
 //!
 //! An object walks in as it is: the order of its members does not matter, unknown members that hold objects are
 //! walked into wherever they stand (so `samples` works), and what is found there counts as if it stood above; what
-//! is no number in `i` and `a` is left out without a word. An array is a stream datum, whose values stand in the order of the stream's names.
+//! is no number in `i` and `a` is left out without a word. An array is a stream datum, whose values stand in the
+//! order of the stream's names.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Number, Value};
