@@ -33,7 +33,11 @@ pub(crate) fn read(value: &Value) -> Option<DateTime<Utc>> {
 
 /// The text forms of [`read`].
 pub(crate) fn read_text(text: &str) -> Option<DateTime<Utc>> {
-    let text = text.trim().replacen(' ', "T", 1);
+    // A leap second is none of these either.
+    if !has_form(text) || text.contains(":60") {
+        return None;
+    }
+    let text = text.replacen(' ', "T", 1);
     if let Ok(instant) = DateTime::parse_from_rfc3339(&text) {
         return Some(instant.with_timezone(&Utc));
     }
@@ -50,6 +54,22 @@ pub(crate) fn read_text(text: &str) -> Option<DateTime<Utc>> {
         .ok()
         .or_else(|| NaiveDate::parse_from_str(local, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))?;
     Some(local.and_utc() - offset)
+}
+
+/// Whether digits and signs stand exactly where they belong, which what reads them does not ask.
+fn has_form(text: &str) -> bool {
+    const SECONDS: &str = "0000-00-00 00:00:00";
+    let form: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let zone = form.get(10..).and_then(|rest| rest.find(['Z', '+', '-']));
+    let (local, zone) = form.split_at(zone.map_or(form.len(), |at| 10 + at));
+    let local = local.replacen('T', " ", 1);
+    let is_local = match local.split_once('.') {
+        Some((whole, fraction)) => {
+            whole == SECONDS && !fraction.is_empty() && "000000000".starts_with(fraction)
+        }
+        None => [&SECONDS[..10], &SECONDS[..16], SECONDS].contains(&local.as_str()),
+    };
+    is_local && ["", "Z", "+00:00", "-00:00"].contains(&zone)
 }
 
 #[cfg(test)]
@@ -81,7 +101,16 @@ mod tests {
         ] {
             assert_eq!(read(&json!(text)), expected, "{text}");
         }
-        for wrong in [json!("1718141949500"), json!(null), json!("soon")] {
+        for wrong in [
+            json!("1718141949500"),
+            json!(null),
+            json!("soon"),
+            json!("2024-06-11  21:39:00"),
+            json!("2024-06-11 21:39:60Z"),
+            json!("2024-06-11 21:39:00+0200"),
+            json!("2024-6-11 21:39:00"),
+            json!("2024-06-11 21:39:00."),
+        ] {
             assert_eq!(read(&wrong), None, "{wrong}");
         }
     }

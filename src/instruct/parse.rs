@@ -5,7 +5,7 @@
 //! * times with a blank or a `T` between date and time, with `Z` or an offset, or as milliseconds
 //!   since the epoch;
 //! * `parameters` (or `params`) as a list of `{name, value}` or as an object; names may repeat in the
-//!   list; values that are numbers or truth values become text; empty names and missing values are
+//!   list; values that are numbers or truth values become text; empty or missing names and values are
 //!   dropped, as the server drops them;
 //! * any other member, which is ignored.
 //!
@@ -107,8 +107,8 @@ fn instruction(element: &Value, node: NodeId) -> Result<Instruction, String> {
     }
     let id = element.get("id").and_then(id).ok_or("its `id` is not a whole number above zero")?;
     // Absent in some answers; where it is there, it decides.
-    if let Some(other) = element.get("nodeId").filter(|v| !v.is_null())
-        && other.as_u64() != Some(node.number())
+    if let Some(owner) = element.get("nodeId").filter(|v| !v.is_null())
+        && self::id(owner).and_then(|id| id.try_into().ok()) != Some(node)
     {
         return Err("it belongs to another node".to_owned());
     }
@@ -161,14 +161,11 @@ fn time(element: &Value, member: &str) -> Result<Option<DateTime<Utc>>, String> 
 fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
     let mut members = ["parameters", "params"].iter().filter_map(|name| element.get(name));
     let Some(given) = members.find(|value| !value.is_null()) else { return Ok(Vec::new()) };
+    if members.any(|value| !value.is_null()) {
+        return Err("it has both `parameters` and `params`".to_owned());
+    }
     let pairs: Vec<(&str, &Value)> = match given {
-        Value::Array(list) => list
-            .iter()
-            .map(|parameter| {
-                let name = parameter.get("name").and_then(Value::as_str).unwrap_or_default();
-                (name, parameter.get("value").unwrap_or(&Value::Null))
-            })
-            .collect(),
+        Value::Array(list) => list.iter().map(listed).collect::<Result<_, _>>()?,
         Value::Object(members) => members.iter().map(|(n, v)| (n.as_str(), v)).collect(),
         _ => return Err("its `parameters` are neither a list nor an object".to_owned()),
     };
@@ -191,6 +188,17 @@ fn parameters(element: &Value) -> Result<Vec<Parameter>, String> {
         return Err(format!("its parameters are more than {} KiB", MOST_BYTES >> 10));
     }
     Ok(parameters)
+}
+
+/// One parameter of a list. Of what is absent nothing is meant; of any other form nobody knows what is.
+fn listed(parameter: &Value) -> Result<(&str, &Value), String> {
+    let name = parameter.get("name").unwrap_or(&Value::Null);
+    let value = parameter.get("value").unwrap_or(&Value::Null);
+    match (parameter, name) {
+        (Value::Object(_), Value::String(name)) => Ok((name, value)),
+        (Value::Object(_), Value::Null) | (Value::Null, _) => Ok(("", value)),
+        _ => Err("one of its `parameters` is not a name with a value".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -279,9 +287,10 @@ mod tests {
     #[test]
     fn one_bad_element_is_named_and_spoils_nothing() {
         type Change = fn(&mut Value);
-        let bad: [(Change, &str); 4] = [
+        let bad: [(Change, &str); 5] = [
             (|v| v["id"] = json!("x"), "its `id` is not a whole number above zero"),
             (|v| v["nodeId"] = json!(124), "it belongs to another node"),
+            (|v| v["nodeId"] = json!("0123x"), "it belongs to another node"),
             (|v| v["state"] = json!("Odd"), "its `state` is not one that SolarNetwork has"),
             (|v| *v = json!(7), "it is not an object"),
         ];
@@ -297,6 +306,7 @@ mod tests {
     #[test]
     fn one_with_an_id_and_a_part_that_cannot_be_read_says_which_and_asks_for_nothing() {
         let shape = "its `parameters` are neither a list nor an object";
+        let part = "one of its `parameters` is not a name with a value";
         let bad = [
             ("topic", json!(" "), "it has no `topic`"),
             ("topic", json!(["SystemReboot"]), "it has no `topic`"),
@@ -308,6 +318,9 @@ mod tests {
                 "a value among its `parameters` is not text",
             ),
             ("parameters", json!("a=1"), shape),
+            ("parameters", json!([{"name": "a", "value": "1"}, {"name": 5, "value": "2"}]), part),
+            ("parameters", json!([{"name": "a", "value": "1"}, "b=2"]), part),
+            ("params", json!({"b": "2"}), "it has both `parameters` and `params`"),
         ];
         for (member, value, reason) in bad {
             let mut element = whole();

@@ -1,9 +1,12 @@
 //! A policy's JSON, read as the server reads it.
 //!
-//! Its reader walks over the text and takes what it knows. What has another type than expected
-//! vanishes; three values make it fail; an empty `locationPrecisions` makes it step over the member
-//! that follows; and an unknown member that holds an object or an array ends the reading, after that
-//! object's own members were taken for the policy's.
+//! Its reader walks over the text token by token and takes what it knows:
+//!
+//! * what has another type than expected vanishes, but a `minAggregation` that is no text is `None`;
+//! * `aggregations` without entries, a `minLocationPrecision` that is no text, and a null among the
+//!   `locationPrecisions` make it fail;
+//! * `locationPrecisions` without entries end the reading;
+//! * so does an array where none belongs, and any object, after its members were taken for the policy's.
 
 use serde_json::{Map, Value};
 
@@ -44,50 +47,68 @@ impl Policy {
     }
 
     fn take(&mut self, members: &Map<String, Value>) -> Result<(), Unreadable> {
-        let mut members = members.iter();
-        while let Some((name, value)) = members.next() {
+        for (name, value) in members {
+            let is_filled = value.as_array().is_some_and(|entries| !entries.is_empty());
             match name.as_str() {
-                "nodeIds" => self.node_ids = list(value, |entry| Some(node_id(entry))),
-                "sourceIds" => self.source_ids = list(value, text),
-                "minAggregation" => self.min_aggregation = min_aggregation(value),
-                "aggregations" if is_nothing(value) => {
-                    return Err(Unreadable::Member("aggregations"));
+                "nodeIds" => set(&mut self.node_ids, value, |entry| Some(node_id(entry))),
+                "sourceIds" => set(&mut self.source_ids, value, scalar),
+                "nodeMetadataPaths" => set(&mut self.node_metadata_paths, value, scalar),
+                "userMetadataPaths" => set(&mut self.user_metadata_paths, value, scalar),
+                "apiPaths" => set(&mut self.api_paths, value, scalar),
+                "aggregations" if !is_filled => return Err(Unreadable::Member("aggregations")),
+                "aggregations" => set(&mut self.aggregations, value, |entry| {
+                    aggregation(scalar(entry).as_deref())
+                }),
+                // What follows is lost.
+                "locationPrecisions" if !is_filled => return Ok(()),
+                "locationPrecisions"
+                    if value.as_array().is_some_and(|e| e.contains(&Value::Null)) =>
+                {
+                    return Err(Unreadable::Member("locationPrecisions"));
                 }
-                "aggregations" => self.aggregations = list(value, word(Aggregation::named)),
-                "minLocationPrecision" if value.is_null() => {
-                    return Err(Unreadable::Member("minLocationPrecision"));
+                "locationPrecisions" => set(&mut self.location_precisions, value, |entry| {
+                    Precision::named(&scalar(entry)?)
+                }),
+                "minAggregation" => {
+                    self.min_aggregation = aggregation(value.as_str()).or(self.min_aggregation);
                 }
                 "minLocationPrecision" => {
-                    self.min_location_precision = word(Precision::named)(value);
+                    let member = Unreadable::Member("minLocationPrecision");
+                    let precision = Precision::named(value.as_str().ok_or(member)?);
+                    self.min_location_precision = precision.or(self.min_location_precision);
                 }
-                "locationPrecisions" if value.as_array().is_some_and(Vec::is_empty) => {
-                    // The member that follows is lost, whatever it is.
-                    members.next();
+                "notAfter" => {
+                    let at = value.as_i64().filter(|at| *at > 0);
+                    self.not_after = at.or(self.not_after);
                 }
-                "locationPrecisions" => {
-                    self.location_precisions = list(value, word(Precision::named));
+                "refreshAllowed" => {
+                    self.refresh_allowed = value.as_bool().or(self.refresh_allowed);
                 }
-                "nodeMetadataPaths" => self.node_metadata_paths = list(value, text),
-                "userMetadataPaths" => self.user_metadata_paths = list(value, text),
-                "apiPaths" => self.api_paths = list(value, text),
-                "notAfter" => self.not_after = value.as_i64().filter(|at| *at > 0),
-                "refreshAllowed" => self.refresh_allowed = value.as_bool(),
-                _ => match value {
-                    Value::Object(inner) => return self.take(inner),
-                    Value::Array(_) => return Ok(()),
-                    _ => {}
-                },
+                _ => {}
+            }
+            match value {
+                Value::Object(inner) => return self.take(inner),
+                Value::Array(_) if !LISTS.contains(&name.as_str()) => return Ok(()),
+                _ => {}
             }
         }
         Ok(())
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
-    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
-}
+/// The members that are lists.
+const LISTS: [&str; 7] = [
+    "nodeIds",
+    "sourceIds",
+    "aggregations",
+    "locationPrecisions",
+    "nodeMetadataPaths",
+    "userMetadataPaths",
+    "apiPaths",
+];
 
-fn list<T: PartialEq>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Vec<T> {
+/// What has no entries changes nothing.
+fn set<T: PartialEq>(list: &mut Vec<T>, value: &Value, read: impl Fn(&Value) -> Option<T>) {
     let mut entries = Vec::new();
     for entry in value.as_array().into_iter().flatten().filter_map(read) {
         // The server keeps sets.
@@ -95,7 +116,9 @@ fn list<T: PartialEq>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Vec<
             entries.push(entry);
         }
     }
-    entries
+    if !entries.is_empty() {
+        *list = entries;
+    }
 }
 
 /// Fractions are cut.
@@ -103,18 +126,18 @@ fn node_id(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))
 }
 
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
-}
-
-fn word<T>(named: impl Fn(&str) -> Option<T>) -> impl Fn(&Value) -> Option<T> {
-    move |value| value.as_str().and_then(&named)
-}
-
-fn min_aggregation(value: &Value) -> Option<Aggregation> {
+/// Numbers and truth values in a list of texts are texts.
+fn scalar(value: &Value) -> Option<String> {
     match value {
-        Value::Null => Some(Aggregation::None),
-        Value::String(text) if text.is_empty() => Some(Aggregation::None),
-        value => word(Aggregation::named)(value),
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn aggregation(text: Option<&str>) -> Option<Aggregation> {
+    match text {
+        None | Some("") => Some(Aggregation::None),
+        Some(text) => Aggregation::named(text),
     }
 }

@@ -3,7 +3,7 @@
 //! Written: `2024-06-11 21:39:09.5Z`; UTC, a blank in the middle, the fraction without trailing zeros and left
 //! out when it is zero.
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike, Utc};
 use serde_json::Value;
 
 /// The text of an instant; `None` outside the years 0 to 9999, which have four digits.
@@ -30,6 +30,9 @@ pub fn read(value: &Value) -> Option<DateTime<Utc>> {
 }
 
 fn read_text(text: &str) -> Option<DateTime<Utc>> {
+    if !has_form(text) {
+        return None;
+    }
     let date = NaiveDate::parse_from_str(text.get(..10)?, "%Y-%m-%d").ok()?;
     let rest = text.get(10..)?;
     let zone = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
@@ -41,12 +44,32 @@ fn read_text(text: &str) -> Option<DateTime<Utc>> {
         None if time.is_empty() => NaiveTime::MIN,
         None => return None,
     };
+    // The server reads no leap second either.
     let local: NaiveDateTime = date.and_time(time);
+    if local.nanosecond() >= 1_000_000_000 {
+        return None;
+    }
     if matches!(zone, "" | "Z") {
         return Some(local.and_utc());
     }
     let zone: chrono::FixedOffset = zone.parse().ok()?;
     local.checked_sub_offset(zone).map(|utc| utc.and_utc())
+}
+
+/// Whether digits and signs stand exactly where they belong, which what reads them does not ask.
+fn has_form(text: &str) -> bool {
+    const SECONDS: &str = "0000-00-00 00:00:00";
+    let form: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let zone = form.get(10..).and_then(|rest| rest.find(['Z', '+', '-']));
+    let (local, zone) = form.split_at(zone.map_or(form.len(), |at| 10 + at));
+    let local = local.replacen('T', " ", 1);
+    let is_local = match local.split_once('.') {
+        Some((whole, fraction)) => {
+            whole == SECONDS && !fraction.is_empty() && "000000000".starts_with(fraction)
+        }
+        None => [&SECONDS[..10], &SECONDS[..16], SECONDS].contains(&local.as_str()),
+    };
+    is_local && ["", "Z", "+00:00", "-00:00"].contains(&zone)
 }
 
 #[cfg(test)]
@@ -78,6 +101,17 @@ mod tests {
             json!(1_718_141_949.5),
             json!("2024-06-11x21:39"),
             json!("2024-13-01"),
+            json!("2024-6-11 21:39"),
+            json!("+2024-6-11 21:39"),
+            json!("2024-06-11  21:39"),
+            json!("2024-06-11 1:39"),
+            json!("2024-06-11 21:39:60"),
+            json!("2024-06-11 21:39:09.1234567890"),
+            json!("2024-06-11 21:39+0200"),
+            json!("2024-06-11 21:39+02"),
+            json!("2024-06-11 21:39+02:00[Europe/Paris]"),
+            json!("2024-06-11 21:39 Z"),
+            json!("2024-06-11 21:39+"),
             json!(""),
         ] {
             assert_eq!(read(&value), None, "{value}");

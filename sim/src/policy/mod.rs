@@ -5,7 +5,7 @@
 //! which the examined server version has stopped doing.
 //!
 //! The reader is as lenient as the server's: what has the wrong type vanishes without a word, and an
-//! unknown property that holds an object or array derails the rest.
+//! object, or an array where none belongs, derails the rest.
 
 mod aggregation;
 pub(crate) mod ant;
@@ -47,6 +47,17 @@ pub struct UnreadablePolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Denied;
 
+/// The properties that are lists.
+const LISTS: [&str; 7] = [
+    "nodeIds",
+    "sourceIds",
+    "aggregations",
+    "locationPrecisions",
+    "nodeMetadataPaths",
+    "userMetadataPaths",
+    "apiPaths",
+];
+
 const PRECISIONS: [&str; 9] = [
     "LatLong",
     "Block",
@@ -64,7 +75,7 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// Where the server's own reader fails: `aggregations` empty or null, `minLocationPrecision` null.
+    /// Where the server's own reader fails: `aggregations` without entries, `minLocationPrecision` that is no text.
     pub fn read(json: &Value) -> Result<Self, UnreadablePolicy> {
         let mut policy = Self::default();
         if let Value::Object(properties) = json {
@@ -74,38 +85,41 @@ impl Policy {
     }
 
     fn read_properties(&mut self, properties: &Map<String, Value>) -> Result<(), UnreadablePolicy> {
-        let fails = |property: &str| Err(UnreadablePolicy { property: property.to_owned() });
-        let mut entries = properties.iter();
-        while let Some((name, value)) = entries.next() {
+        for (name, value) in properties {
+            let fails = || UnreadablePolicy { property: name.to_owned() };
+            let entries = value.as_array().filter(|entries| !entries.is_empty());
             match name.as_str() {
-                "nodeIds" => self.node_ids = node_ids(value),
-                "sourceIds" => self.source_ids = texts(value),
-                "apiPaths" => self.api_paths = texts(value),
-                "nodeMetadataPaths" => self.node_metadata_paths = texts(value),
-                "userMetadataPaths" => self.user_metadata_paths = texts(value),
-                "minAggregation" => self.min_aggregation = min_aggregation(value),
-                "aggregations" => match value {
-                    Value::Null => return fails(name),
-                    Value::Array(list) if list.is_empty() => return fails(name),
-                    _ => self.aggregations = known(value, Aggregation::named),
+                "nodeIds" => keep(&mut self.node_ids, node_ids(value)),
+                "sourceIds" => keep(&mut self.source_ids, texts(value)),
+                "apiPaths" => keep(&mut self.api_paths, texts(value)),
+                "nodeMetadataPaths" => keep(&mut self.node_metadata_paths, texts(value)),
+                "userMetadataPaths" => keep(&mut self.user_metadata_paths, texts(value)),
+                "minAggregation" => keep(&mut self.min_aggregation, level(value.as_str())),
+                "aggregations" => {
+                    let entries = entries.ok_or_else(fails)?.iter().map(scalar);
+                    let levels: Vec<_> =
+                        entries.filter_map(|text| level(text.as_deref())).collect();
+                    keep(&mut self.aggregations, (!levels.is_empty()).then_some(levels));
+                }
+                "minLocationPrecision" => {
+                    let text = value.as_str().ok_or_else(fails)?;
+                    keep(&mut self.min_location_precision, precision(text));
+                }
+                "locationPrecisions" => match entries {
+                    // The reader steps over the name that follows, and what is no name ends it.
+                    None => return Ok(()),
+                    Some(entries) if entries.contains(&Value::Null) => return Err(fails()),
+                    Some(_) => keep(&mut self.location_precisions, known(value, precision)),
                 },
-                "minLocationPrecision" => match value {
-                    Value::Null => return fails(name),
-                    _ => self.min_location_precision = value.as_str().and_then(precision),
-                },
-                "locationPrecisions" => match value {
-                    // The reader steps over the property that follows.
-                    Value::Array(list) if list.is_empty() => drop(entries.next()),
-                    _ => self.location_precisions = known(value, precision),
-                },
-                "notAfter" => self.not_after = value.as_i64().filter(|instant| *instant > 0),
-                "refreshAllowed" => self.refresh_allowed = value.as_bool(),
-                _ => match value {
-                    // Its properties are taken for ours, and its end for the end of the policy.
-                    Value::Object(inner) => return self.read_properties(inner),
-                    Value::Array(_) => return Ok(()),
-                    _ => {}
-                },
+                "notAfter" => keep(&mut self.not_after, value.as_i64().filter(|at| *at > 0)),
+                "refreshAllowed" => keep(&mut self.refresh_allowed, value.as_bool()),
+                _ => {}
+            }
+            match value {
+                // Its properties are taken for ours, and its end for the end of the policy.
+                Value::Object(inner) => return self.read_properties(inner),
+                Value::Array(_) if !LISTS.contains(&name.as_str()) => return Ok(()),
+                _ => {}
             }
         }
         Ok(())
@@ -301,18 +315,33 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     known(value, |text| Some(text.to_owned()))
 }
 
+/// Only what could be read takes the place of what was.
+fn keep<T>(place: &mut Option<T>, read: Option<T>) {
+    if read.is_some() {
+        *place = read;
+    }
+}
+
+/// Numbers and truth values among texts are texts.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
 fn known<T>(value: &Value, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
     let list: Vec<T> =
-        value.as_array()?.iter().filter_map(Value::as_str).filter_map(read).collect();
+        value.as_array()?.iter().filter_map(scalar).filter_map(|text| read(&text)).collect();
     (!list.is_empty()).then_some(list)
 }
 
-fn min_aggregation(value: &Value) -> Option<Aggregation> {
-    match value {
-        Value::Null => Some(Aggregation::NONE),
-        Value::String(text) if text.is_empty() => Some(Aggregation::NONE),
-        Value::String(text) => Aggregation::named(text),
-        _ => None,
+/// No text is the level `None`.
+fn level(text: Option<&str>) -> Option<Aggregation> {
+    match text {
+        None | Some("") => Some(Aggregation::NONE),
+        Some(text) => Aggregation::named(text),
     }
 }
 

@@ -138,6 +138,26 @@ fn every_case_of_the_reference_is_decided_as_by_the_server() {
 }
 
 #[test]
+fn what_is_out_of_place_derails_the_reader_as_it_does_the_servers() {
+    for (text, expected) in [
+        (r#"{"sourceIds":{"nodeIds":[7]},"nodeIds":[1]}"#, Some(r#"{"nodeIds":[7]}"#)),
+        (r#"{"refreshAllowed":[true],"nodeIds":[1]}"#, Some("{}")),
+        (r#"{"sourceIds":["/a",1]}"#, Some(r#"{"sourceIds":["/a","1"]}"#)),
+        (r#"{"minAggregation":5}"#, Some(r#"{"minAggregation":"None"}"#)),
+        (r#"{"aggregations":["h",null]}"#, Some(r#"{"aggregations":["Hour","None"]}"#)),
+        (r#"{"aggregations":"Hour"}"#, None),
+        (r#"{"minLocationPrecision":5}"#, None),
+        (r#"{"locationPrecisions":["Block",null]}"#, None),
+        (r#"{"locationPrecisions":[],"nodeIds":[1],"sourceIds":["/a"]}"#, Some("{}")),
+        (r#"{"nodeIds":[1],"foo":{"nodeIds":"x"}}"#, Some(r#"{"nodeIds":[1]}"#)),
+    ] {
+        let read = Policy::read(&serde_json::from_str(text).unwrap()).ok();
+        let expected: Option<Value> = expected.map(|text| serde_json::from_str(text).unwrap());
+        assert_eq!(read.map(|policy| policy.to_json()), expected, "{text}");
+    }
+}
+
+#[test]
 fn variables_of_the_path_matcher_are_regular_expressions() {
     for (pattern, path, expected) in [
         ("/a/{id}", "/a/1", true),

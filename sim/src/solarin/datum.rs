@@ -1,8 +1,9 @@
 //! What the server makes of one element that is to be a datum, in JSON or turned into JSON.
 //!
-//! An object walks in as it is: the order of its members does not matter, members that hold objects are walked
-//! into wherever they stand (so `samples` works), what is no number in `i` and `a` is left out without a
-//! word. An array is a stream datum, whose values stand in the order of the stream's names.
+//! An object walks in as it is: the order of its members does not matter, unknown members that hold objects are
+//! walked into wherever they stand (so `samples` works), and what is found there counts as if it stood above; what
+//! is no number in `i` and `a` is left out without a word. An array is a stream datum, whose values stand in the
+//! order of the stream's names.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Number, Value};
@@ -57,53 +58,63 @@ fn object(members: &Map<String, Value>) -> Result<PostedDatum, String> {
         source: None,
         datum: Datum::default(),
     };
-    for (name, value) in members {
-        match name.as_str() {
-            "created" => {
-                let read = time::read(value).ok_or_else(|| format!("created is {value}"))?;
-                out.created = Some(read);
-            }
-            "nodeId" => out.object = Some(value.as_i64().unwrap_or(-1)),
-            "locationId" => {
-                out.kind = Kind::Location;
-                out.object = Some(value.as_i64().unwrap_or(-1));
-            }
-            "sourceId" => out.source = value.as_str().map(str::to_owned),
-            _ => {}
-        }
-    }
-    samples(members, &mut out.datum);
+    out.take(members)?;
     Ok(out)
 }
 
-/// Takes `i`, `a`, `s` and `t`, and walks into whatever else holds an object.
-fn samples(members: &Map<String, Value>, datum: &mut Datum) {
-    for (name, value) in members {
-        match (name.as_str(), value) {
-            ("i", Value::Object(values)) => datum.i.extend(numbers(values)),
-            ("a", Value::Object(values)) => datum.a.extend(numbers(values)),
-            ("s", Value::Object(values)) => {
-                let texts = values.iter().filter_map(|(name, v)| Some((name.clone(), text(v)?)));
-                datum.s.extend(texts);
-            }
-            ("t", Value::Array(values)) => {
-                for tag in values.iter().filter_map(text) {
-                    if !datum.t.contains(&tag) {
-                        datum.t.push(tag);
+impl PostedDatum {
+    /// Takes the members that are known, and walks into whatever else holds objects.
+    fn take(&mut self, members: &Map<String, Value>) -> Result<(), String> {
+        for (name, value) in members {
+            match name.as_str() {
+                "created" => {
+                    let read = time::read(value).ok_or_else(|| format!("created is {value}"))?;
+                    self.created = Some(read);
+                }
+                "nodeId" => {
+                    (self.kind, self.object) = (Kind::Node, Some(value.as_i64().unwrap_or(-1)));
+                }
+                "locationId" => {
+                    (self.kind, self.object) = (Kind::Location, Some(value.as_i64().unwrap_or(-1)));
+                }
+                "sourceId" => self.source = value.as_str().map(str::to_owned),
+                "i" => self.datum.i.extend(group(value)?.filter_map(number_of)),
+                "a" => self.datum.a.extend(group(value)?.filter_map(number_of)),
+                "s" => self.datum.s.extend(
+                    group(value)?.filter_map(|(name, value)| Some((name.clone(), text(value)?))),
+                ),
+                "t" => {
+                    for tag in value.as_array().into_iter().flatten().filter_map(text) {
+                        if !self.datum.t.contains(&tag) {
+                            self.datum.t.push(tag);
+                        }
                     }
                 }
+                _ => self.walk(value)?,
             }
-            (_, Value::Object(inner)) => samples(inner, datum),
-            _ => {}
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, value: &Value) -> Result<(), String> {
+        match value {
+            Value::Object(inner) => self.take(inner),
+            Value::Array(items) => items.iter().try_for_each(|item| self.walk(item)),
+            _ => Ok(()),
         }
     }
 }
 
-fn numbers(values: &Map<String, Value>) -> impl Iterator<Item = (String, Number)> {
-    values.iter().filter_map(|(name, value)| match value {
-        Value::Number(number) => Some((name.clone(), number.clone())),
-        _ => None,
-    })
+/// The members of a group. One that is no object spoils the datum, unless it is null.
+fn group(value: &Value) -> Result<impl Iterator<Item = (&String, &Value)>, String> {
+    if !(value.is_object() || value.is_null()) {
+        return Err(format!("a group of values is {value}"));
+    }
+    Ok(value.as_object().into_iter().flatten())
+}
+
+fn number_of((name, value): (&String, &Value)) -> Option<(String, Number)> {
+    Some((name.clone(), value.as_number()?.clone()))
 }
 
 /// A status as it is stored.

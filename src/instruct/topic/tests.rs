@@ -179,13 +179,17 @@ fn the_inventory_of_controls_can_be_filtered_and_there_is_no_other() {
 fn a_certificate_is_joined_from_its_pieces_in_order() {
     let text = include_str!("../../../tests/vectors/datum.json");
     let vectors: serde_json::Value = serde_json::from_str(text).expect("JSON");
-    let given = vectors["instructions"].as_array().expect("a list");
-    let given = given.iter().find(|v| v["id"] == "in4").expect("the one in pieces");
-    let message = serde_json::from_str(given["json"].as_str().expect("text")).expect("JSON");
-    let parsed = parse::message(&message, 123.try_into().expect("a node"));
-    let order = order(&parsed.instructions[0], &rules(&NodeTopic::ALL));
-    let whole = "-----BEGIN CERTIFICATE CHAIN-----\nAAAABBBB\n-----END CERTIFICATE CHAIN-----\n";
-    assert_eq!(order, Ok(Order::Ask(Request::Install(whole.to_owned()))));
+    for given in vectors["instructions"].as_array().expect("a list") {
+        let message = serde_json::from_str(given["json"].as_str().expect("text")).expect("JSON");
+        for instruction in parse::message(&message, 123.try_into().expect("a node")).instructions {
+            if instruction.topic != "RenewCertificate" {
+                continue;
+            }
+            let whole: String = instruction.parameters.iter().map(|p| p.value.as_str()).collect();
+            let order = order(&instruction, &rules(&NodeTopic::ALL));
+            assert_eq!(order, Ok(Order::Ask(Request::Install(whole))));
+        }
+    }
 }
 
 #[test]
