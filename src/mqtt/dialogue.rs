@@ -4,6 +4,8 @@
 //! * A broker that owes an answer (to a message, a subscription, a ping) for longer than the keep-alive is
 //!   taken for gone: on a connection that died without a word nothing else would ever say so.
 //! * A ping is sent when nothing came or nothing went for half the keep-alive.
+//! * A subscription that was refused is asked for again now and then: the broker's rules may change while the
+//!   connection stands.
 //!
 //! Acknowledgements may come in any order. `T` is whatever the owner wants back with a message's.
 
@@ -15,6 +17,9 @@ pub(super) const SUBSCRIPTION: u16 = 1;
 /// Looks at what is owed within one keep-alive, while something is.
 const LOOKS: u32 = 4;
 
+/// Until a subscription that was refused is asked for again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(300);
+
 /// One connection's debts.
 #[derive(Debug)]
 pub(super) struct Dialogue<T> {
@@ -23,6 +28,7 @@ pub(super) struct Dialogue<T> {
     open: BTreeMap<u16, (Duration, T)>,
     last_id: u16,
     subscribed_at: Option<Duration>,
+    subscribe_again: Option<Duration>,
     pinged_at: Option<Duration>,
     last_sent: Duration,
     last_received: Duration,
@@ -36,6 +42,8 @@ pub(super) enum Due {
     Nothing,
     /// A ping, which is taken for sent.
     Ping,
+    /// The subscription, once more.
+    Subscribe,
     /// The end: the broker owes an answer for too long.
     Silent(&'static str),
 }
@@ -50,6 +58,7 @@ impl<T> Dialogue<T> {
             open: BTreeMap::new(),
             last_id: SUBSCRIPTION,
             subscribed_at: None,
+            subscribe_again: None,
             pinged_at: None,
             last_sent: now,
             last_received: now,
@@ -84,14 +93,15 @@ impl<T> Dialogue<T> {
 
     /// Sends the subscription.
     pub(super) fn subscribe(&mut self, now: Duration) -> u16 {
-        self.subscribed_at = Some(now);
+        (self.subscribed_at, self.subscribe_again) = (Some(now), None);
         self.last_sent = now;
         SUBSCRIPTION
     }
 
     /// The subscription was answered.
-    pub(super) fn subscribed(&mut self) {
+    pub(super) fn subscribed(&mut self, now: Duration, refused: bool) {
         self.subscribed_at = None;
+        self.subscribe_again = refused.then(|| now + SUBSCRIBE_AGAIN);
     }
 
     /// Something else was sent.
@@ -113,11 +123,12 @@ impl<T> Dialogue<T> {
     #[must_use]
     pub(super) fn next(&self) -> Duration {
         let owed = !self.open.is_empty() || self.subscribed_at.is_some();
-        match self.pinged_at {
+        let next = match self.pinged_at {
             None if !owed => self.ping_at(),
             None => self.ping_at().min(self.next_look),
             Some(_) => self.next_look,
-        }
+        };
+        self.subscribe_again.map_or(next, |at| at.min(next))
     }
 
     /// What is due.
@@ -131,6 +142,9 @@ impl<T> Dialogue<T> {
         }
         if self.pinged_at.is_some_and(late) {
             return Due::Silent("a ping");
+        }
+        if self.subscribe_again.is_some_and(|at| at <= now) {
+            return Due::Subscribe;
         }
         self.next_look = now + self.keep_alive / LOOKS;
         if self.pinged_at.is_none() && now >= self.ping_at() {
@@ -219,8 +233,31 @@ mod tests {
         assert_eq!(dialogue.subscribe(secs(0)), SUBSCRIPTION);
         dialogue.pong();
         assert_eq!(dialogue.due(secs(61)), Due::Silent("the subscription"));
-        dialogue.subscribed();
+        dialogue.subscribed(secs(61), false);
         assert_eq!(dialogue.due(secs(61)), Due::Ping);
+    }
+
+    #[test]
+    fn a_subscription_that_was_refused_is_asked_for_again() {
+        let mut dialogue = dialogue(2);
+        dialogue.subscribe(secs(0));
+        dialogue.subscribed(secs(1), true);
+        let mut now = secs(1);
+        let asked = loop {
+            now = dialogue.next().max(now);
+            match dialogue.due(now) {
+                Due::Subscribe => break now,
+                Due::Ping => {
+                    dialogue.received(now);
+                    dialogue.pong();
+                }
+                due => assert_eq!(due, Due::Nothing),
+            }
+        };
+        assert_eq!(asked, secs(1) + SUBSCRIBE_AGAIN);
+        dialogue.subscribe(asked);
+        dialogue.subscribed(asked, false);
+        assert_ne!(dialogue.due(asked + SUBSCRIBE_AGAIN), Due::Subscribe);
     }
 
     proptest! {
