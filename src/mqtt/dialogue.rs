@@ -237,29 +237,6 @@ mod tests {
         assert_eq!(dialogue.due(secs(61)), Due::Ping);
     }
 
-    #[test]
-    fn a_subscription_that_was_refused_is_asked_for_again() {
-        let mut dialogue = dialogue(2);
-        dialogue.subscribe(secs(0));
-        dialogue.subscribed(secs(1), true);
-        let mut now = secs(1);
-        let asked = loop {
-            now = dialogue.next().max(now);
-            match dialogue.due(now) {
-                Due::Subscribe => break now,
-                Due::Ping => {
-                    dialogue.received(now);
-                    dialogue.pong();
-                }
-                due => assert_eq!(due, Due::Nothing),
-            }
-        };
-        assert_eq!(asked, secs(1) + SUBSCRIBE_AGAIN);
-        dialogue.subscribe(asked);
-        dialogue.subscribed(asked, false);
-        assert_ne!(dialogue.due(asked + SUBSCRIBE_AGAIN), Due::Subscribe);
-    }
-
     proptest! {
         #[test]
         fn no_two_open_messages_share_a_number_and_each_comes_back_once(

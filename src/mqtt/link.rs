@@ -35,7 +35,7 @@ const EARLY: &str = "before the session began, as brokers do that refuse a certi
 /// How a port ends that speaks TLS where we do not.
 const WANTS_TLS: &str = "before the session began";
 
-/// How a port ends that speaks no TLS where we do.
+/// How a port ends that speaks no TLS where we do, and with TLS 1.2 a broker that refuses a certificate.
 const WANTS_NO_TLS: &str = "during the TLS handshake";
 
 /// A byte stream in both directions.
@@ -62,6 +62,9 @@ pub(super) enum LinkError {
     /// Whoever answers there does not speak TLS.
     #[error("no TLS is spoken there: {0}")]
     NoTls(String),
+    /// What is spoken there is too old.
+    #[error("the broker does not speak TLS 1.2 or 1.3 as we do: {0}")]
+    OldTls(String),
     /// The broker does not accept our certificate.
     #[error(
         "the broker does not accept this node's certificate: {0}; see `solarnode-agent identity check`"
@@ -117,7 +120,7 @@ impl LinkError {
             Self::Unreachable(_) | Self::Closed(_) | Self::Ended(_) => "unreachable",
             Self::Late(_) | Self::Silent(_) => "silent",
             Self::Dates(_) => "certificate_dates",
-            Self::Untrusted(_) | Self::NoTls(_) => "untrusted",
+            Self::Untrusted(_) | Self::NoTls(_) | Self::OldTls(_) => "untrusted",
             Self::Certificate(_) => "certificate_refused",
             Self::Refused(_) | Self::Forbidden => "refused",
             Self::TakenOver => "taken_over",
@@ -138,7 +141,7 @@ impl LinkError {
                 "{self}: look at `{section}.url`, which begins with mqtts:// where TLS is spoken"
             ),
             Self::Closed(how) if *how == WANTS_NO_TLS => format!(
-                "{self}: look at `{section}.url`, which begins with mqtt:// where no TLS is spoken"
+                "{self}: either the broker refuses this node's certificate, see `solarnode-agent identity check`, or no TLS is spoken there, and `{section}.url` has to begin with mqtt://"
             ),
             error => error.to_string(),
         }
@@ -150,6 +153,7 @@ impl LinkError {
         match self {
             Self::Untrusted(_)
             | Self::NoTls(_)
+            | Self::OldTls(_)
             | Self::Certificate(_)
             | Self::Refused(Refusal::NotAuthorized | Refusal::Identity(_) | Refusal::Version)
             | Self::Forbidden
@@ -403,8 +407,10 @@ fn of_io(error: &io::Error) -> LinkError {
             | AlertDescription::AccessDenied => {
                 LinkError::Certificate(format!("TLS alert {alert:?}"))
             }
+            AlertDescription::ProtocolVersion => LinkError::OldTls(format!("TLS alert {alert:?}")),
             alert => LinkError::Untrusted(format!("it sent the TLS alert {alert:?}")),
         },
+        rustls::Error::PeerIncompatible(why) => LinkError::OldTls(format!("{why:?}")),
         rustls::Error::InvalidMessage(invalid) => LinkError::NoTls(format!("{invalid:?}")),
         error if is_about_dates(error) => LinkError::Dates(error.to_string()),
         error => LinkError::Untrusted(error.to_string()),
@@ -425,6 +431,14 @@ mod tests {
         assert!(text(Refusal::NotAuthorized).ends_with("that of this node?"));
         let busy = Refusal::Other("server busy".to_owned());
         assert_eq!(text(busy), "the broker refused the session: server busy");
+    }
+
+    #[test]
+    fn a_broker_with_an_old_tls_is_not_called_one_that_is_not_trusted() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::ProtocolVersion);
+        let error = of_io(&io::Error::other(alert));
+        assert_eq!(error, LinkError::OldTls("TLS alert ProtocolVersion".to_owned()));
+        assert!(!error.in_section("mqtt").contains("ca_file"), "{error}");
     }
 
     #[test]

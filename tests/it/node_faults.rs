@@ -1,7 +1,7 @@
 //! A node with its certificate under faults: readings and instructions at the same time, by MQTT and by HTTPS, while
 //! links break and are slow, certificates are wrong, messages come twice or are too large, and the program is killed.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
