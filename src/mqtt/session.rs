@@ -303,7 +303,7 @@ impl<S: Surroundings> Session<S> {
         dialogue.received(self.now());
         match packet {
             Incoming::Acknowledged { id, refused } => {
-                let Some(tag) = dialogue.acknowledged(id) else { return Ok(()) };
+                let Some(tag) = dialogue.acknowledged(self.now(), id) else { return Ok(()) };
                 if refused.is_none() {
                     self.reconnect.useful();
                     self.report.published();
