@@ -3,12 +3,15 @@
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     task::JoinHandle,
-    time::timeout,
+    time::{advance, timeout},
 };
 
 use super::*;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// How long there had been no connection before.
+const TROUBLE: Duration = Duration::from_secs(320);
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(3600);
@@ -35,14 +38,14 @@ impl Deliver for Takes {
 
 /// A session that has begun, and the broker's end of its line.
 struct Bench {
-    _handle: Handle,
+    handle: Handle,
     status: watch::Receiver<Status>,
-    serving: JoinHandle<Result<End, LinkError>>,
+    serving: JoinHandle<(Session<Nobody>, Result<End, LinkError>)>,
     broker: DuplexStream,
 }
 
 impl Bench {
-    fn begin(terms: Terms) -> Self {
+    async fn begin(terms: Terms) -> Self {
         let clock = Clock::system();
         let client = Client {
             link: "mqtt",
@@ -60,11 +63,16 @@ impl Bench {
             Session::new(client, tls, Nobody, clock, status, (&Pulse::unheard(), &stop));
         let topic = "node/123/instr".to_owned();
         let mut session = session.listening(Subscription { topic, deliver: Box::new(Takes) });
+        session.reconnect.lost(session.now(), "unreachable", false, 0.5);
+        advance(TROUBLE).await;
         let (ours, broker) = duplex(1024);
         let link = Link::over(Box::new(ours));
         let url = "mqtt://broker".parse().expect("an address");
-        let serving = tokio::spawn(async move { session.serve(&url, link, terms).await });
-        Self { _handle: handle, status: seen, serving, broker }
+        let serving = tokio::spawn(async move {
+            let ended = session.serve(&url, link, terms).await;
+            (session, ended)
+        });
+        Self { handle, status: seen, serving, broker }
     }
 
     /// The next packet of a kind; pings are answered meanwhile.
@@ -87,15 +95,16 @@ impl Bench {
     }
 
     async fn end(self) -> Option<LinkError> {
-        timeout(LONG, self.serving).await.expect("an end").expect("no panic").err()
+        timeout(LONG, self.serving).await.expect("an end").expect("no panic").1.err()
     }
 }
 
+const PUBLISH: u8 = 3;
 const SUBSCRIBE: u8 = 8;
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_wants_fewer_pings_is_left_as_soon_when_it_falls_silent() {
-    let bench = Bench::begin(Terms { keep_alive_secs: Some(65_535), ..TERMS });
+    let bench = Bench::begin(Terms { keep_alive_secs: Some(65_535), ..TERMS }).await;
     let begun = Instant::now();
     assert_eq!(bench.end().await, Some(LinkError::Silent("the subscription")));
     assert!(begun.elapsed() < KEEP_ALIVE * 2, "{:?}", begun.elapsed());
@@ -103,7 +112,7 @@ async fn a_broker_that_wants_fewer_pings_is_left_as_soon_when_it_falls_silent() 
 
 #[tokio::test(start_paused = true)]
 async fn a_subscription_that_was_refused_is_asked_for_again_on_the_same_connection() {
-    let mut bench = Bench::begin(TERMS);
+    let mut bench = Bench::begin(TERMS).await;
     bench.next(SUBSCRIBE).await;
     bench.say(b"\x90\x04\x00\x01\x00\x87").await;
     let error =
@@ -118,7 +127,7 @@ async fn a_subscription_that_was_refused_is_asked_for_again_on_the_same_connecti
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_sends_and_does_not_read_costs_bounded_memory() {
-    let mut bench = Bench::begin(TERMS);
+    let mut bench = Bench::begin(TERMS).await;
     let messages = b"\x32\x06\x00\x01t\x00\x07\x00".repeat(1000);
     let mut sent = 0;
     while bench.broker.write_all(&messages).await.is_ok() {
@@ -127,4 +136,23 @@ async fn a_broker_that_sends_and_does_not_read_costs_bounded_memory() {
     }
     let error = bench.end().await;
     assert!(matches!(error, Some(LinkError::Garbled(_))), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_message_that_was_taken_ends_the_trouble() {
+    for (reason, wait) in [(0x87, TROUBLE / 16), (0, Duration::from_secs(1))] {
+        let mut bench = Bench::begin(TERMS).await;
+        let handle = bench.handle.clone();
+        let publishing = tokio::spawn(async move { handle.publish("x".into()).await });
+        bench.next(PUBLISH).await;
+        // What was never sent, and what was.
+        bench.say(b"\x40\x02\x00\x63").await;
+        bench.say(&[0x40, 3, 0, 2, reason]).await;
+        assert_eq!(publishing.await.expect("no panic").is_ok(), reason == 0);
+        drop(bench.broker);
+        let (mut session, ended) = bench.serving.await.expect("no panic");
+        assert!(matches!(ended, Err(LinkError::Closed(_))), "{ended:?}");
+        let lost = session.reconnect.lost(session.now(), "unreachable", false, 0.5);
+        assert_eq!(lost.wait.as_secs(), wait.as_secs());
+    }
 }
