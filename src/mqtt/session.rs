@@ -41,7 +41,7 @@ const UNSENT: usize = 64 * 1024;
 
 /// Bytes waiting for the network after which the broker is left. Only answers to messages that it sends without
 /// reading on come to so many.
-const UNREAD: usize = 1024 * 1024;
+const UNREAD: usize = 512 * 1024;
 
 /// Between two looks for the broker's address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(60);
