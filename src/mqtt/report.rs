@@ -93,7 +93,7 @@ impl Report {
         } else {
             debug!(link, broker = %url, "connected to the broker again");
         }
-        let now = self.clock.trusted_now();
+        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             status.state = "connected";
             status.since = now;
@@ -108,7 +108,7 @@ impl Report {
         if there_is_one {
             info!(event = "mqtt.certificate_changed", link, "connecting with another certificate");
         }
-        let now = self.clock.trusted_now();
+        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             status.state = "connecting";
             status.since = now;
@@ -142,7 +142,7 @@ impl Report {
                 "no connection to the broker"
             );
         }
-        let now = self.clock.trusted_now();
+        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             if status.state == "connected" || status.since.is_none() {
                 status.since = now;
