@@ -25,7 +25,7 @@ use super::{
     server::{Server, Told, Viewed},
     services::Services,
     state::{Ending, Event, State},
-    task::{ACT_LIMIT, Actuator, Results, Seen, Time, Trouble, Worker},
+    task::{ACT_LIMIT, Actuator, Aside, Results, Seen, Time, Trouble, Worker},
     topic::{self, CANCEL, PARENT},
 };
 use crate::{
@@ -36,6 +36,11 @@ use crate::{
 
 /// Longest time between two attempts to get an outcome onto a disk that does not take it.
 const SLOWEST_SAVE: Duration = Duration::from_secs(30);
+
+/// Between two trials of the broker with a word that it does not take: at first, and at most. Where a connection is
+/// lost over that very word, it must not be lost with every poll.
+const BROKER_AGAIN: (Duration, Duration) =
+    (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
 /// What is said when the server no longer knows an instruction that waited here.
 const GONE: &str = "the server does not have it any more";
@@ -561,11 +566,14 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         self.report(id).await?;
         let Some(record) = self.journal.get(id).filter(|r| !r.acknowledged) else { return Ok(()) };
         let mut record = record.clone();
-        if self.aside.contains(&id) {
+        let is_connected = self.server.is_connected();
+        let mut waited = Duration::ZERO;
+        if let Some(aside) = self.aside.get(&id) {
             // The server has it. Only the broker is left.
-            if !self.server.is_connected() {
+            if !is_connected || Instant::now() < aside.at {
                 return Ok(());
             }
+            waited = aside.waited;
         } else {
             let is_fresh = |seen: &Seen| seen.at.elapsed() <= FRESH;
             if !self.seen.get(&id).is_some_and(is_fresh) && !self.look(id).await? {
@@ -578,7 +586,11 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Worker<S, A, R, T
         }
         let ended = record.ended.unwrap_or_default();
         if self.tell(&mut record, ended).await? == Told::Aside && record.published {
-            self.aside.insert(id);
+            if is_connected {
+                let (first, most) = BROKER_AGAIN;
+                waited = (waited * 2).clamp(first, most);
+            }
+            self.aside.insert(id, Aside { at: Instant::now() + waited, waited });
             return Ok(());
         }
         self.aside.remove(&id);

@@ -163,7 +163,7 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, 
             seen: BTreeMap::new(),
             outdated: BTreeMap::new(),
             polled: None,
-            aside: BTreeSet::new(),
+            aside: BTreeMap::new(),
             put_off: BTreeSet::new(),
             skipped: VecDeque::new(),
             trouble: None,
@@ -179,6 +179,14 @@ impl<S: Server, A: Actuator, R: Results, T: Time, V: Services> Instructor<S, A, 
 pub(super) struct Seen {
     pub(super) instruction: Instruction,
     pub(super) at: Instant,
+}
+
+/// When the broker is tried again with a word that it did not take.
+#[derive(Debug)]
+pub(super) struct Aside {
+    pub(super) at: Instant,
+    /// What had been waited for until then.
+    pub(super) waited: Duration,
 }
 
 /// Why a step could not be finished. It is taken again later.
@@ -237,7 +245,7 @@ pub(super) struct Worker<S, A, R, T, V> {
     /// When the last poll was answered.
     polled: Option<Instant>,
     /// What ended and was told over HTTPS, while the broker may have an older word: it gets the end, too.
-    pub(super) aside: BTreeSet<InstructionId>,
+    pub(super) aside: BTreeMap<InstructionId, Aside>,
     /// What met trouble of its own waits for the next poll: the answer to its own word is a message, too.
     put_off: BTreeSet<InstructionId>,
     /// Elements that were complained about lately, at most [`COMPLAINTS`].

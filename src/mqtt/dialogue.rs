@@ -2,18 +2,25 @@
 //!
 //! * At most as many messages are without acknowledgement as we want and the broker allows.
 //! * A broker that owes an answer (to a message, a subscription, a ping) for longer than the keep-alive is
-//!   taken for gone: on a connection that died without a word nothing else would ever say so.
+//!   taken for gone: on a connection that died without a word nothing else would ever say so. Messages are answered
+//!   in their order: the time of one begins when the one before it was answered, so that a slow line is not taken
+//!   for a silent one however many are on it.
 //! * A ping is sent when nothing came or nothing went for half the keep-alive.
+//! * A subscription that was refused is asked for again now and then: the broker's rules may change while the
+//!   connection stands.
 //!
-//! Acknowledgements may come in any order. `T` is whatever the owner wants back with a message's.
+//! Acknowledgements are taken in any order. `T` is whatever the owner wants back with a message's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
 /// The number of the only subscription. Messages are numbered from the next one on.
 pub(super) const SUBSCRIPTION: u16 = 1;
 
 /// Looks at what is owed within one keep-alive, while something is.
 const LOOKS: u32 = 4;
+
+/// Until a subscription that was refused is asked for again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(300);
 
 /// One connection's debts.
 #[derive(Debug)]
@@ -22,7 +29,10 @@ pub(super) struct Dialogue<T> {
     in_flight: usize,
     open: BTreeMap<u16, (Duration, T)>,
     last_id: u16,
+    /// When the oldest open message was answered last.
+    answered_at: Duration,
     subscribed_at: Option<Duration>,
+    subscribe_again: Option<Duration>,
     pinged_at: Option<Duration>,
     last_sent: Duration,
     last_received: Duration,
@@ -36,6 +46,8 @@ pub(super) enum Due {
     Nothing,
     /// A ping, which is taken for sent.
     Ping,
+    /// The subscription, once more.
+    Subscribe,
     /// The end: the broker owes an answer for too long.
     Silent(&'static str),
 }
@@ -49,7 +61,9 @@ impl<T> Dialogue<T> {
             in_flight,
             open: BTreeMap::new(),
             last_id: SUBSCRIPTION,
+            answered_at: now,
             subscribed_at: None,
+            subscribe_again: None,
             pinged_at: None,
             last_sent: now,
             last_received: now,
@@ -78,20 +92,32 @@ impl<T> Dialogue<T> {
     }
 
     /// A message was answered. `None`: there is no such message.
-    pub(super) fn acknowledged(&mut self, id: u16) -> Option<T> {
+    pub(super) fn acknowledged(&mut self, now: Duration, id: u16) -> Option<T> {
+        if self.oldest().is_some_and(|(oldest, _)| oldest == id) {
+            self.answered_at = now;
+        }
         self.open.remove(&id).map(|(_, tag)| tag)
+    }
+
+    /// The number of the oldest open message, and when it was sent.
+    fn oldest(&self) -> Option<(u16, Duration)> {
+        // Numbers begin anew after the last one.
+        let before = self.open.range((Bound::Excluded(self.last_id), Bound::Unbounded)).next();
+        let oldest = before.or_else(|| self.open.first_key_value());
+        oldest.map(|(id, (sent, _))| (*id, *sent))
     }
 
     /// Sends the subscription.
     pub(super) fn subscribe(&mut self, now: Duration) -> u16 {
-        self.subscribed_at = Some(now);
+        (self.subscribed_at, self.subscribe_again) = (Some(now), None);
         self.last_sent = now;
         SUBSCRIPTION
     }
 
     /// The subscription was answered.
-    pub(super) fn subscribed(&mut self) {
+    pub(super) fn subscribed(&mut self, now: Duration, refused: bool) {
         self.subscribed_at = None;
+        self.subscribe_again = refused.then(|| now + SUBSCRIBE_AGAIN);
     }
 
     /// Something else was sent.
@@ -113,11 +139,12 @@ impl<T> Dialogue<T> {
     #[must_use]
     pub(super) fn next(&self) -> Duration {
         let owed = !self.open.is_empty() || self.subscribed_at.is_some();
-        match self.pinged_at {
+        let next = match self.pinged_at {
             None if !owed => self.ping_at(),
             None => self.ping_at().min(self.next_look),
             Some(_) => self.next_look,
-        }
+        };
+        self.subscribe_again.map_or(next, |at| at.min(next))
     }
 
     /// What is due.
@@ -126,11 +153,14 @@ impl<T> Dialogue<T> {
         if self.subscribed_at.is_some_and(late) {
             return Due::Silent("the subscription");
         }
-        if self.open.values().any(|(since, _)| late(*since)) {
+        if self.oldest().is_some_and(|(_, sent)| late(sent.max(self.answered_at))) {
             return Due::Silent("a message");
         }
         if self.pinged_at.is_some_and(late) {
             return Due::Silent("a ping");
+        }
+        if self.subscribe_again.is_some_and(|at| at <= now) {
+            return Due::Subscribe;
         }
         self.next_look = now + self.keep_alive / LOOKS;
         if self.pinged_at.is_none() && now >= self.ping_at() {
@@ -168,10 +198,10 @@ mod tests {
         let first = dialogue.publish(secs(0), 10);
         let second = dialogue.publish(secs(0), 11);
         assert_eq!(dialogue.room(), 0);
-        assert_eq!(dialogue.acknowledged(second), Some(11));
+        assert_eq!(dialogue.acknowledged(secs(0), second), Some(11));
         assert_eq!(dialogue.room(), 1);
-        assert_eq!(dialogue.acknowledged(second), None);
-        assert_eq!(dialogue.acknowledged(first), Some(10));
+        assert_eq!(dialogue.acknowledged(secs(0), second), None);
+        assert_eq!(dialogue.acknowledged(secs(0), first), Some(10));
     }
 
     #[test]
@@ -214,12 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_line_is_not_taken_for_a_silent_one_and_one_left_out_is_missed() {
+        for left_out in [None, Some(3)] {
+            let mut dialogue = dialogue(20);
+            // The numbers begin anew in the middle.
+            dialogue.last_id = u16::MAX - 10;
+            let ids: Vec<u16> = (0..20).map(|tag| dialogue.publish(secs(0), tag)).collect();
+            let mut silent = None;
+            for (at, id) in (5..).step_by(5).zip(&ids) {
+                dialogue.received(secs(at));
+                dialogue.pong();
+                if matches!(dialogue.due(secs(at)), Due::Silent(_)) {
+                    silent.get_or_insert(at);
+                }
+                if left_out.is_none_or(|left_out| ids[left_out] != *id) {
+                    dialogue.acknowledged(secs(at), *id);
+                }
+            }
+            assert_eq!(silent, left_out.map(|_| 15 + 65));
+        }
+    }
+
+    #[test]
     fn a_subscription_without_answer_ends_the_connection() {
         let mut dialogue = dialogue(2);
         assert_eq!(dialogue.subscribe(secs(0)), SUBSCRIPTION);
         dialogue.pong();
         assert_eq!(dialogue.due(secs(61)), Due::Silent("the subscription"));
-        dialogue.subscribed();
+        dialogue.subscribed(secs(61), false);
         assert_eq!(dialogue.due(secs(61)), Due::Ping);
     }
 
@@ -240,7 +292,7 @@ mod tests {
                     tag += 1;
                 }
                 let id = *open.keys().nth(answer.index(open.len())).expect("seven are open");
-                prop_assert_eq!(dialogue.acknowledged(id), open.remove(&id));
+                prop_assert_eq!(dialogue.acknowledged(secs(0), id), open.remove(&id));
             }
         }
     }

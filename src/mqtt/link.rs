@@ -2,16 +2,17 @@
 //!
 //! Each phase of opening has [`PHASE`] of its own. After a failure nothing of the connection is left.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use rustls::{AlertDescription, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tracing::debug;
 
 use super::packet::{self, Incoming, Malformed, Outgoing, Refusal, Terms};
 use crate::{
@@ -22,6 +23,9 @@ use crate::{
 /// How long each phase of opening a connection may take.
 const PHASE: Duration = Duration::from_secs(10);
 
+/// Addresses of a host that are tried, at most.
+const ADDRESSES: usize = 8;
+
 /// What is read at a time.
 const READ: usize = 4096;
 
@@ -31,7 +35,7 @@ const EARLY: &str = "before the session began, as brokers do that refuse a certi
 /// How a port ends that speaks TLS where we do not.
 const WANTS_TLS: &str = "before the session began";
 
-/// How a port ends that speaks no TLS where we do.
+/// How a port ends that speaks no TLS where we do, and with TLS 1.2 a broker that refuses a certificate.
 const WANTS_NO_TLS: &str = "during the TLS handshake";
 
 /// A byte stream in both directions.
@@ -58,13 +62,16 @@ pub(super) enum LinkError {
     /// Whoever answers there does not speak TLS.
     #[error("no TLS is spoken there: {0}")]
     NoTls(String),
+    /// What is spoken there is too old.
+    #[error("the broker does not speak TLS 1.2 or 1.3 as we do: {0}")]
+    OldTls(String),
     /// The broker does not accept our certificate.
     #[error(
         "the broker does not accept this node's certificate: {0}; see `solarnode-agent identity check`"
     )]
     Certificate(String),
     /// The broker does not let us in.
-    #[error("the broker refused the session: {0}; is the certificate that of this node?")]
+    #[error("the broker refused the session: {0}{hint}", hint = is_it_ours(.0))]
     Refused(Refusal),
     /// Another client has come with our ID.
     #[error(
@@ -79,6 +86,11 @@ pub(super) enum LinkError {
     /// The broker ended the session with a word.
     #[error("the broker ended the session: {0}")]
     Ended(Refusal),
+    /// The broker ended the session over what its rules forbid.
+    #[error(
+        "the broker ended the session: not authorized; its rules must let this node write and read its topics"
+    )]
+    Forbidden,
     /// It was closed without a word.
     #[error("the connection was closed {0}")]
     Closed(&'static str),
@@ -91,6 +103,16 @@ pub(super) enum LinkError {
 }
 
 impl LinkError {
+    /// The broker ended the session with this word.
+    #[must_use]
+    pub(super) fn ended(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::TakenOver => Self::TakenOver,
+            Refusal::NotAuthorized => Self::Forbidden,
+            refusal => Self::Ended(refusal),
+        }
+    }
+
     /// One of a fixed set of words.
     #[must_use]
     pub(super) fn kind(&self) -> &'static str {
@@ -98,9 +120,9 @@ impl LinkError {
             Self::Unreachable(_) | Self::Closed(_) | Self::Ended(_) => "unreachable",
             Self::Late(_) | Self::Silent(_) => "silent",
             Self::Dates(_) => "certificate_dates",
-            Self::Untrusted(_) | Self::NoTls(_) => "untrusted",
+            Self::Untrusted(_) | Self::NoTls(_) | Self::OldTls(_) => "untrusted",
             Self::Certificate(_) => "certificate_refused",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Forbidden => "refused",
             Self::TakenOver => "taken_over",
             Self::Rival => "rival",
             Self::Garbled(_) => "garbled",
@@ -119,7 +141,7 @@ impl LinkError {
                 "{self}: look at `{section}.url`, which begins with mqtts:// where TLS is spoken"
             ),
             Self::Closed(how) if *how == WANTS_NO_TLS => format!(
-                "{self}: look at `{section}.url`, which begins with mqtt:// where no TLS is spoken"
+                "{self}: either the broker refuses this node's certificate, see `solarnode-agent identity check`, or no TLS is spoken there, and `{section}.url` has to begin with mqtt://"
             ),
             error => error.to_string(),
         }
@@ -131,8 +153,10 @@ impl LinkError {
         match self {
             Self::Untrusted(_)
             | Self::NoTls(_)
+            | Self::OldTls(_)
             | Self::Certificate(_)
             | Self::Refused(Refusal::NotAuthorized | Refusal::Identity(_) | Refusal::Version)
+            | Self::Forbidden
             | Self::TakenOver => true,
             Self::Unreachable(_)
             | Self::Late(_)
@@ -144,6 +168,14 @@ impl LinkError {
             | Self::Silent(_)
             | Self::Garbled(_) => false,
         }
+    }
+}
+
+/// What to look at where a session was refused for who we are.
+fn is_it_ours(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotAuthorized | Refusal::Identity(_) => "; is the certificate that of this node?",
+        Refusal::TakenOver | Refusal::Version | Refusal::Unheard | Refusal::Other(_) => "",
     }
 }
 
@@ -186,9 +218,10 @@ impl Link {
     /// Whatever keeps it from that.
     pub(super) async fn open(whom: &Whom, tls: &Tls) -> Result<(Self, Terms), LinkError> {
         let BrokerUrl { host, port, secure } = &whom.url;
-        let connected = timeout(PHASE, TcpStream::connect((host.as_str(), *port)));
-        let tcp = connected.await.map_err(|_| LinkError::Late("TCP connection"))?;
-        let tcp = tcp.map_err(|error| LinkError::Unreachable(error.to_string()))?;
+        let found = timeout(PHASE, lookup_host((host.as_str(), *port))).await;
+        let found = found.map_err(|_| LinkError::Late("name lookup"))?;
+        let found = found.map_err(|error| LinkError::Unreachable(error.to_string()))?;
+        let tcp = connect(found.take(ADDRESSES), PHASE).await?;
         // Packets are small and complete.
         tcp.set_nodelay(true).map_err(|error| LinkError::Unreachable(error.to_string()))?;
         let stream: Box<dyn Stream> = if *secure {
@@ -199,16 +232,26 @@ impl Link {
             let connector = TlsConnector::from(Arc::new(tls.config()));
             let shaken = timeout(PHASE, connector.connect(name, tcp));
             let shaken = shaken.await.map_err(|_| LinkError::Late("TLS handshake"))?;
-            Box::new(shaken.map_err(|error| closed(of_io(&error), WANTS_NO_TLS))?)
+            let shaken = shaken.map_err(|error| closed(of_io(&error), WANTS_NO_TLS))?;
+            let tls = shaken.get_ref().1;
+            let version = tls.protocol_version().and_then(|version| version.as_str());
+            let suite = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+            debug!(broker = %whom.url, version, suite, "TLS agreed on");
+            Box::new(shaken)
         } else {
             Box::new(tcp)
         };
-        let (reader, writer) = tokio::io::split(stream);
-        let (received, out) = (BytesMut::with_capacity(READ), BytesMut::new());
-        let mut link = Self { reader, writer, received, out, unflushed: false };
+        let mut link = Self::over(stream);
         let terms = timeout(PHASE, link.begin(whom));
         let terms = terms.await.map_err(|_| LinkError::Late("MQTT connection"))??;
         Ok((link, terms))
+    }
+
+    /// Over this line, on which nothing was said yet.
+    pub(super) fn over(stream: Box<dyn Stream>) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        let (received, out) = (BytesMut::with_capacity(READ), BytesMut::new());
+        Self { reader, writer, received, out, unflushed: false }
     }
 
     async fn begin(&mut self, whom: &Whom) -> Result<Terms, LinkError> {
@@ -290,6 +333,23 @@ impl Link {
     }
 }
 
+/// Connects to the first of a host's addresses that answers. Each has its own time: one that leads nowhere, as that
+/// of IPv6 often does, must not hide the others.
+async fn connect(
+    addresses: impl Iterator<Item = SocketAddr>,
+    each: Duration,
+) -> Result<TcpStream, LinkError> {
+    let mut failed = LinkError::Unreachable("its name has no address".to_owned());
+    for address in addresses {
+        failed = match timeout(each, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => LinkError::Unreachable(error.to_string()),
+            Err(_) => LinkError::Late("TCP connection"),
+        };
+    }
+    Err(failed)
+}
+
 async fn read(
     reader: &mut ReadHalf<Box<dyn Stream>>,
     received: &mut BytesMut,
@@ -329,9 +389,9 @@ fn of_io(error: &io::Error) -> LinkError {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let Some(tls) = tls else {
         return match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-                LinkError::Closed("without a word")
-            }
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => LinkError::Closed("without a word"),
             _ => LinkError::Unreachable(error.to_string()),
         };
     };
@@ -347,10 +407,68 @@ fn of_io(error: &io::Error) -> LinkError {
             | AlertDescription::AccessDenied => {
                 LinkError::Certificate(format!("TLS alert {alert:?}"))
             }
+            AlertDescription::ProtocolVersion => LinkError::OldTls(format!("TLS alert {alert:?}")),
             alert => LinkError::Untrusted(format!("it sent the TLS alert {alert:?}")),
         },
+        rustls::Error::PeerIncompatible(why) => LinkError::OldTls(format!("{why:?}")),
         rustls::Error::InvalidMessage(invalid) => LinkError::NoTls(format!("{invalid:?}")),
         error if is_about_dates(error) => LinkError::Dates(error.to_string()),
         error => LinkError::Untrusted(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_asks_for_the_certificate_only_where_it_may_be_to_blame() {
+        let text = |refusal| LinkError::Refused(refusal).to_string();
+        assert!(text(Refusal::NotAuthorized).ends_with("that of this node?"));
+        let busy = Refusal::Other("server busy".to_owned());
+        assert_eq!(text(busy), "the broker refused the session: server busy");
+    }
+
+    #[test]
+    fn a_broker_with_an_old_tls_is_not_called_one_that_is_not_trusted() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::ProtocolVersion);
+        let error = of_io(&io::Error::other(alert));
+        assert_eq!(error, LinkError::OldTls("TLS alert ProtocolVersion".to_owned()));
+        assert!(!error.in_section("mqtt").contains("ca_file"), "{error}");
+    }
+
+    #[test]
+    fn a_broker_that_ends_the_session_over_its_rules_needs_a_person() {
+        let forbidden = LinkError::ended(Refusal::NotAuthorized);
+        assert!(forbidden.needs_a_person() && forbidden.to_string().contains("its rules"));
+        let down = LinkError::ended(Refusal::Other("server shutting down".to_owned()));
+        assert!(!down.needs_a_person());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_leads_nowhere_does_not_hide_the_next_one() {
+        let here = (Ipv4Addr::LOCALHOST, 0).into();
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(here).expect("a port");
+        // Whoever comes when its queue is full hears nothing.
+        let full = socket.listen(0).expect("a listener");
+        let nowhere = full.local_addr().expect("an address");
+        let mut queue = Vec::new();
+        while let Ok(Ok(tcp)) =
+            timeout(Duration::from_millis(500), TcpStream::connect(nowhere)).await
+        {
+            queue.push(tcp);
+        }
+        let good = TcpListener::bind(here).await.expect("a listener");
+        let addresses = [nowhere, good.local_addr().expect("an address")];
+        let each = Duration::from_secs(2);
+        let tcp = connect(addresses.into_iter(), each).await.expect("a connection");
+        assert_eq!(tcp.peer_addr().expect("an address"), addresses[1]);
+        let late = connect([nowhere].into_iter(), each).await.err();
+        assert_eq!(late, Some(LinkError::Late("TCP connection")));
     }
 }

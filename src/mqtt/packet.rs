@@ -10,6 +10,8 @@
 //!
 //! [`decode`] takes any bytes whatsoever and waits for no more than [`MAX_INCOMING`] of them.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::{
     Error, QoS,
@@ -116,6 +118,16 @@ pub struct Terms {
     pub max_packet: Option<u32>,
     /// The longest silence in seconds, where it wants another than ours.
     pub keep_alive_secs: Option<u16>,
+}
+
+impl Terms {
+    /// The longest silence, where we want it to be `ours`: a broker that wants none, or a longer one, may be pinged
+    /// as often all the same.
+    #[must_use]
+    pub(super) fn keep_alive(&self, ours: Duration) -> Duration {
+        let asked = self.keep_alive_secs.filter(|secs| *secs > 0);
+        asked.map_or(ours, |secs| ours.min(Duration::from_secs(secs.into())))
+    }
 }
 
 /// Why the broker does not want something.
@@ -228,8 +240,8 @@ pub fn decode(received: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
     let packet = Packet::read(&mut frame, None).map_err(|error| Malformed(error.to_string()))?;
     match of_packet(packet) {
         // The protocol forbids it, and nothing could ever be sent.
-        Incoming::Connected(Terms { in_flight: 0, .. }) => {
-            Err(Malformed("a Receive Maximum of 0".to_owned()))
+        Incoming::Connected(Terms { in_flight: 0, .. } | Terms { max_packet: Some(0), .. }) => {
+            Err(Malformed("a Receive Maximum or Maximum Packet Size of 0".to_owned()))
         }
         incoming => Ok(Some(incoming)),
     }
@@ -370,8 +382,18 @@ mod tests {
         assert_eq!(decoded(b"\x20\x03\x00\x00\x00"), Ok(Some(Incoming::Connected(terms))));
         assert_eq!(decoded(b"\x20\x02\x00\x01"), Ok(Some(Incoming::Refused(Refusal::Version))));
         assert!(decoded(b"\x20\x06\x00\x00\x03\x21\x00\x00").is_err(), "no message at all");
+        assert!(decoded(b"\x20\x08\x00\x00\x05\x27\x00\x00\x00\x00").is_err(), "no byte of any");
         let bad_id = Refusal::Identity("client identifier not valid".into());
         assert_eq!(decoded(b"\x20\x03\x00\x85\x00"), Ok(Some(Incoming::Refused(bad_id))));
+    }
+
+    #[test]
+    fn the_shorter_keep_alive_counts_and_none_counts_as_ours() {
+        let ours = Duration::from_secs(60);
+        for (asked, secs) in [(None, 60), (Some(0), 60), (Some(30), 30), (Some(u16::MAX), 60)] {
+            let terms = Terms { in_flight: 1, max_packet: None, keep_alive_secs: asked };
+            assert_eq!(terms.keep_alive(ours).as_secs(), secs);
+        }
     }
 
     #[test]

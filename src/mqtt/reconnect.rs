@@ -2,7 +2,7 @@
 //!
 //! * A wait is a sixteenth of how long the trouble has lasted, at least a second and at most five minutes,
 //!   with jitter. A short outage is noticed to be over soon after, a long one costs little.
-//! * What ends a trouble is useful work: an acknowledged message, a received one, or a connection that
+//! * What ends a trouble is useful work: a message that was taken, a received one, or a connection that
 //!   stood for [`SETTLED`]. A broker that lets everybody in and throws everybody out is asked less and less.
 //! * After another client with our ID took the session over, the wait is a minute at least: two that throw
 //!   each other out all the time would both get nothing done.
@@ -66,10 +66,9 @@ impl Reconnect {
     /// The broker closed it without a word. Says whether that happens again and again: to a broker that does not
     /// say so, that is how two clients with one ID look.
     pub(super) fn closed(&mut self, now: Duration) -> bool {
-        if let Some(since) = self.connected_at {
-            let settled = now.saturating_sub(since) >= SETTLED;
-            self.cut_short = if settled { 0 } else { self.cut_short.saturating_add(1) };
-        }
+        let Some(since) = self.connected_at else { return false };
+        let settled = now.saturating_sub(since) >= SETTLED;
+        self.cut_short = if settled { 0 } else { self.cut_short.saturating_add(1) };
         self.cut_short >= SUSPECT
     }
 
@@ -162,6 +161,7 @@ mod tests {
             assert_eq!(reconnect.closed(secs(now + 5)), suspected, "{now}");
             wait(&mut reconnect, now + 5);
         }
+        assert!(!reconnect.closed(secs(48)), "nobody was let in");
         reconnect.connected(secs(50));
         assert!(!reconnect.closed(secs(50) + SETTLED));
     }

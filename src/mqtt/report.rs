@@ -93,7 +93,7 @@ impl Report {
         } else {
             debug!(link, broker = %url, "connected to the broker again");
         }
-        let now = self.clock.trusted_now();
+        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             status.state = "connected";
             status.since = now;
@@ -108,7 +108,7 @@ impl Report {
         if there_is_one {
             info!(event = "mqtt.certificate_changed", link, "connecting with another certificate");
         }
-        let now = self.clock.trusted_now();
+        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             status.state = "connecting";
             status.since = now;
@@ -142,7 +142,7 @@ impl Report {
                 "no connection to the broker"
             );
         }
-        let now = self.clock.trusted_now();
+        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             if status.state == "connected" || status.since.is_none() {
                 status.since = now;
@@ -154,15 +154,18 @@ impl Report {
 
     /// The broker answered the subscription. Publishing goes on without it.
     pub(super) fn subscribed(&mut self, topic: &str, refused: Option<Refusal>) {
+        let link = self.link;
         let Some(refusal) = refused else {
-            self.unsubscribed_told = false;
+            if std::mem::replace(&mut self.unsubscribed_told, false) {
+                info!(event = "mqtt.subscribed", link, topic, "instructions come over the broker");
+                self.status.send_modify(|status| status.last_error = None);
+            }
             return;
         };
         let reason = format!(
             "the broker refused the subscription to {topic}: {refusal}; its rules must let this node read it"
         );
         if !std::mem::replace(&mut self.unsubscribed_told, true) {
-            let link = self.link;
             error!(
                 event = "mqtt.subscription_refused",
                 link, topic, reason, "instructions do not come over the broker"

@@ -39,6 +39,10 @@ use crate::{
 /// Bytes waiting for the network before no more messages are taken.
 const UNSENT: usize = 64 * 1024;
 
+/// Bytes waiting for the network after which the broker is left. Only answers to messages that it sends without
+/// reading on come to so many.
+const UNREAD: usize = 512 * 1024;
+
 /// Between two looks for the broker's address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(60);
 
@@ -110,6 +114,7 @@ pub struct Session<S> {
 }
 
 /// How serving ended.
+#[derive(Debug)]
 enum End {
     Stopped,
     NewCertificate,
@@ -233,15 +238,10 @@ impl<S: Surroundings> Session<S> {
         mut link: Link,
         terms: Terms,
     ) -> Result<End, LinkError> {
-        let asked = terms.keep_alive_secs.map(|secs| Duration::from_secs(secs.into()));
-        // A broker that wants no keep-alive at all is pinged all the same.
-        let keep_alive = asked.filter(|asked| !asked.is_zero()).unwrap_or(self.client.keep_alive);
+        let keep_alive = terms.keep_alive(self.client.keep_alive);
         let in_flight = self.client.in_flight.min(terms.in_flight);
         let mut dialogue = Dialogue::new(self.now(), keep_alive, in_flight.into());
-        if let Some(subscription) = &self.subscription {
-            let id = dialogue.subscribe(self.now());
-            link.push(Outgoing::Subscribe { id, topic: subscription.topic.clone() })?;
-        }
+        self.subscribe(&mut link, &mut dialogue)?;
         self.report.connected(url, self.reconnect.connected(self.now()));
         self.connected.send_replace(true);
         let mut requests = Vec::new();
@@ -250,6 +250,11 @@ impl<S: Surroundings> Session<S> {
         loop {
             while let Some(packet) = link.next()? {
                 self.take(packet, &mut link, &mut dialogue)?;
+            }
+            if link.unsent() > UNREAD {
+                return Err(LinkError::Garbled(
+                    "messages without end, and it reads no answer".into(),
+                ));
             }
             let left = dialogue.next().saturating_sub(self.now());
             let room = if link.unsent() < UNSENT { dialogue.room() } else { 0 };
@@ -274,12 +279,19 @@ impl<S: Surroundings> Session<S> {
                 }
                 () = sleep(left) => match dialogue.due(self.began.elapsed()) {
                     Due::Ping => link.push(Outgoing::Ping)?,
+                    Due::Subscribe => self.subscribe(&mut link, &mut dialogue)?,
                     Due::Silent(what) => return Err(LinkError::Silent(what)),
                     Due::Nothing => {}
                 },
             }
             drop(waiting);
         }
+    }
+
+    fn subscribe(&self, link: &mut Link, dialogue: &mut Dialogue<Tag>) -> Result<(), LinkError> {
+        let Some(Subscription { topic, .. }) = &self.subscription else { return Ok(()) };
+        let id = dialogue.subscribe(self.now());
+        link.push(Outgoing::Subscribe { id, topic: topic.clone() })
     }
 
     fn take(
@@ -291,9 +303,9 @@ impl<S: Surroundings> Session<S> {
         dialogue.received(self.now());
         match packet {
             Incoming::Acknowledged { id, refused } => {
-                let Some(tag) = dialogue.acknowledged(id) else { return Ok(()) };
-                self.reconnect.useful();
+                let Some(tag) = dialogue.acknowledged(self.now(), id) else { return Ok(()) };
                 if refused.is_none() {
+                    self.reconnect.useful();
                     self.report.published();
                 }
                 tag.answer(refused);
@@ -310,14 +322,13 @@ impl<S: Surroundings> Session<S> {
                 }
             }
             Incoming::Subscribed { refused, .. } => {
-                dialogue.subscribed();
+                dialogue.subscribed(self.now(), refused.is_some());
                 if let Some(Subscription { topic, .. }) = &self.subscription {
                     self.report.subscribed(topic, refused);
                 }
             }
             Incoming::Pong => dialogue.pong(),
-            Incoming::Disconnected(packet::Refusal::TakenOver) => return Err(LinkError::TakenOver),
-            Incoming::Disconnected(refusal) => return Err(LinkError::Ended(refusal)),
+            Incoming::Disconnected(refusal) => return Err(LinkError::ended(refusal)),
             Incoming::Connected(_) | Incoming::Refused(_) | Incoming::Unexpected => {
                 return Err(LinkError::Garbled("a packet out of place".into()));
             }
@@ -410,3 +421,7 @@ async fn changed(certificate: &mut Option<watch::Receiver<u64>>) {
     }
     pending().await
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

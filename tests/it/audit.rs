@@ -155,7 +155,7 @@ fn lost(report: &Value) -> u64 {
 #[test]
 fn what_a_broker_acknowledged_and_the_server_lost_is_a_gap_also_after_a_kill() {
     let bench = mqtt::Bench::with_certificate(AUDIT);
-    import_audit(&bench.agent, &bench.sim, &json!({}));
+    import_audit(&bench.agent, &bench.network.sim, &json!({}));
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     assert!(daemon.stop().success());
@@ -177,10 +177,10 @@ fn what_a_broker_acknowledged_and_the_server_lost_is_a_gap_also_after_a_kill() {
     assert_eq!(verdict, "uncertain", "some may not have been counted: {report}");
 
     let fresh = mqtt::Bench::with_certificate(AUDIT);
-    import_audit(&fresh.agent, &fresh.sim, &json!({}));
+    import_audit(&fresh.agent, &fresh.network.sim, &json!({}));
     let daemon = fresh.agent.start();
     fresh.fresh_readings_arrive();
-    fresh.broker.lose(3);
+    fresh.network.broker().lose(3);
     fresh.fresh_readings_arrive();
     fresh.site.set_fault(1, Some(Fault::Silent));
     fresh.agent.until_nothing_waits();

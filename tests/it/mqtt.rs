@@ -1,18 +1,11 @@
 //! Uploads over MQTT and the live feed: the real daemon against a real mosquitto with TLS, client certificates and
 //! rules for each node, and the server's collector behind it.
 
-use std::{
-    fs,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use solarnet_sim::{
-    Authority, Broker, Certificate, NodeCertificate, NodeIdentity, Sim, Site, SolarIn, Unit,
-};
+use solarnet_sim::{Authority, Broker, Certificate, NodeCertificate, Site, Unit, Versions};
 use solarnode_agent::{
     clock::Clock,
     config::settings,
@@ -23,8 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter, seed, solarnet},
+    agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter},
     ledger::{Ledger, committed},
+    network::Network,
     orders::{self, order},
     wire::{Way, Wire},
 };
@@ -33,11 +27,8 @@ pub(crate) const SOURCE: &str = "/site/meter";
 
 /// A node with its server, its broker, and a link to the broker that can be cut.
 pub(crate) struct Bench {
-    pub(crate) sim: Sim,
+    pub(crate) network: Network,
     pub(crate) site: Site,
-    authority: Authority,
-    _solarin: SolarIn,
-    pub(crate) broker: Broker,
     wire: Wire,
     pub(crate) agent: Agent,
     pub(crate) config: String,
@@ -46,62 +37,38 @@ pub(crate) struct Bench {
 impl Bench {
     /// With more configuration. The meter is read five times a second.
     fn new(more: &str) -> Self {
-        let sim = Sim::start(seed()).expect("a simulator");
+        let network = Network::with_broker();
         let site = Site::start(vec![Unit::meter(1)]).expect("a site");
-        let authority = Authority::new().expect("an authority");
-        let solarin = SolarIn::start(&sim, &authority).expect("SolarIn");
-        let broker = Broker::start(&sim, &authority).expect("a broker");
-        let wire = Wire::to(broker.address());
-        let reach = format!("[solarnet]\nca_file = \"ca.pem\"\nin_url = \"{}\"", solarin.url());
-        let upload = "[upload]\nvia = \"mqtt\"\nfallback_after = \"never\"";
+        let wire = Wire::to(network.broker().address());
+        let upload = "[upload]\nfallback_after = \"never\"";
         let mqtt = format!("\n[mqtt]\nurl = \"mqtts://{}\"\nkeep_alive = \"5s\"\n", wire.address());
-        let config = solarnet(&sim).replace("[solarnet]", &reach).replace("[upload]", upload);
-        let meter = link(&site) + &meter(1, SOURCE, "200ms");
-        let agent = Agent::new(&(config.clone() + &mqtt + &meter + more));
-        fs::write(agent.path("ca.pem"), authority.pem()).expect("written");
-        let config = config + &mqtt + &meter;
-        Self { sim, site, authority, _solarin: solarin, broker, wire, agent, config }
+        let config = network.config("mqtt").replace("[upload]", upload) + &mqtt;
+        let config = config + &link(&site) + &meter(1, SOURCE, "200ms");
+        let agent = Agent::new(&(config.clone() + more));
+        Self { network, site, wire, agent, config }
     }
 
     /// The same with the node's certificate stored.
     pub(crate) fn with_certificate(more: &str) -> Self {
         let bench = Self::new(more);
-        let node = bench.issue(&NodeCertificate::around(NODE, Utc::now()));
-        bench.import(&node);
+        bench.network.give_certificate(&bench.agent);
         bench
     }
 
-    fn issue(&self, wanted: &NodeCertificate) -> NodeIdentity {
-        self.authority.issue_node(wanted).expect("a certificate")
-    }
-
-    fn import(&self, node: &NodeIdentity) {
-        let text = node.chain_pem() + &node.key_pem();
-        let file = self.agent.private_file("node.pem", &text);
-        self.agent.ask(&["identity", "import", file.to_str().expect("text")]);
-    }
-
-    /// Puts a certificate where `identity import` would not.
-    fn smuggle(&self, node: &NodeIdentity) {
-        let folder = credentials(&self.agent);
-        self.agent.private_file("smuggled", &(node.key_pem() + &node.chain_pem()));
-        fs::rename(self.agent.path("smuggled"), folder.join("node.pem")).expect("moved");
-    }
-
     fn arrived(&self) -> usize {
-        Ledger::of(&self.sim).readings(SOURCE).len()
+        Ledger::of(&self.network.sim).readings(SOURCE).len()
     }
 
     pub(crate) fn fresh_readings_arrive(&self) {
         let read = self.site.readings(1);
         eventually("a fresh reading arrives", || {
-            Ledger::of(&self.sim).readings(SOURCE).iter().any(|number| *number > read + 1)
+            Ledger::of(&self.network.sim).readings(SOURCE).iter().any(|number| *number > read + 1)
         });
     }
 
     /// By which way the newest reading came.
     fn newest_came_by(&self) -> Option<String> {
-        let rows = self.sim.ledger();
+        let rows = self.network.sim.ledger();
         let newest =
             rows.iter().filter(|(key, _)| key.source == SOURCE).max_by_key(|(key, _)| key.ms);
         newest.map(|(_, entry)| entry.last_job.clone())
@@ -122,22 +89,15 @@ impl Bench {
     pub(crate) fn everything_arrived(&self, daemon: Daemon) {
         self.drain(daemon);
         let read = self.site.readings(1);
-        let ledger = Ledger::of(&self.sim);
+        let ledger = Ledger::of(&self.network.sim);
         ledger.assert_has_all(committed(&self.agent).values());
         ledger.assert_only_readings(SOURCE, self.site.readings(1));
         ledger.assert_unchanged();
         let arrived = ledger.readings(SOURCE);
         let missing: Vec<u32> = (1..=read).filter(|number| !arrived.contains(number)).collect();
         assert!(missing.is_empty(), "{missing:?} of {read}");
-        assert_eq!(self.sim.dropped(), []);
+        assert_eq!(self.network.sim.dropped(), []);
     }
-}
-
-/// The folder of the store, as the agent makes it.
-fn credentials(agent: &Agent) -> PathBuf {
-    let folder = agent.state_dir().join("credentials");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).expect("a folder");
-    folder
 }
 
 fn error_of(status: &Value) -> &str {
@@ -153,7 +113,7 @@ fn readings_leave_as_they_are_stored_and_come_as_they_were_read() {
     let status = bench.agent.status_when("it is connected", |s| s["mqtt"]["state"] == "connected");
     assert_eq!(status["upload"]["state"], "ok");
     assert!(status["mqtt"]["published"].as_u64() >= Some(1), "{status}");
-    let sessions = bench.broker.sessions();
+    let sessions = bench.network.broker().sessions();
     let [session] = &sessions[..] else { panic!("{sessions:?}") };
     assert_eq!((session.client.as_str(), session.version), ("123", 5));
     assert!(session.clean && session.keep_alive == 5, "{session:?}");
@@ -167,22 +127,22 @@ fn a_broker_that_was_away_gets_everything_that_was_read_meanwhile() {
     let bench = Bench::with_certificate("");
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
-    bench.broker.stop();
+    bench.network.broker().stop();
     let status = bench.agent.status_when("it waits", |s| s["upload"]["state"] == "waiting");
     assert_eq!(status["upload"]["waits_for"], "there is no connection to the broker");
     let read = bench.site.readings(1);
     eventually("readings go on", || bench.site.readings(1) > read + 10);
-    bench.broker.start_again().expect("a broker");
+    bench.network.broker().start_again().expect("a broker");
     bench.fresh_readings_arrive();
     // Killed, it may lose what it had acknowledged, which is why that is not called stored.
-    bench.broker.kill();
+    bench.network.broker().kill();
     bench.agent.status_when("it waits again", |s| s["upload"]["state"] == "waiting");
-    bench.broker.start_again().expect("a broker");
+    bench.network.broker().start_again().expect("a broker");
     bench.fresh_readings_arrive();
     assert_eq!(daemon.events("mqtt.disconnected").len(), 1, "told once, as it comes and goes");
     assert_eq!(daemon.events("mqtt.connected").len(), 2);
     bench.drain(daemon);
-    Ledger::of(&bench.sim).assert_only_readings(SOURCE, bench.site.readings(1));
+    Ledger::of(&bench.network.sim).assert_only_readings(SOURCE, bench.site.readings(1));
 }
 
 /// In the middle of the TCP connection, of the TLS handshake, of CONNECT, of SUBSCRIBE, and between a message
@@ -252,8 +212,8 @@ fn a_certificate_that_the_broker_refuses_is_named_and_the_next_one_taken_up_at_o
     let early = NodeCertificate::between(NODE, now + TimeDelta::days(1), now + TimeDelta::days(9));
     let stranger = Authority::new().expect("an authority");
     let of_a_stranger = stranger.issue_node(&NodeCertificate::around(NODE, now)).expect("one");
-    for node in [bench.issue(&expired), bench.issue(&early), of_a_stranger] {
-        bench.smuggle(&node);
+    for node in [bench.network.issue(&expired), bench.network.issue(&early), of_a_stranger] {
+        bench.network.smuggle(&bench.agent, &node);
         let daemon = bench.agent.start();
         let status = bench.agent.status_when("it is refused", |s| !error_of(s).is_empty());
         let error = error_of(&status);
@@ -264,10 +224,12 @@ fn a_certificate_that_the_broker_refuses_is_named_and_the_next_one_taken_up_at_o
     let daemon = bench.agent.start();
     bench.agent.status_when("there is none", |s| !error_of(s).is_empty());
     assert_eq!(bench.arrived(), 0);
-    bench.import(&bench.issue(&NodeCertificate::around(NODE, now)));
+    bench.network.give_certificate(&bench.agent);
     bench.fresh_readings_arrive();
     let connections = bench.wire.connections();
-    bench.import(&bench.issue(&NodeCertificate::around(NODE, now).rsa()));
+    bench
+        .network
+        .import(&bench.agent, &bench.network.issue(&NodeCertificate::around(NODE, now).rsa()));
     eventually("it connects with the other one", || bench.wire.connections() > connections);
     eventually("and says so", || !daemon.events("mqtt.certificate_changed").is_empty());
     bench.fresh_readings_arrive();
@@ -289,7 +251,7 @@ fn a_forgotten_certificate_ends_the_session_and_status_says_since_when() {
     assert!(since(&status) > since(&connected), "{status}");
     assert_eq!(daemon.events("mqtt.no_certificate").len(), 1);
     assert_eq!(daemon.events("mqtt.certificate_changed"), [""; 0], "there is no other one");
-    bench.import(&bench.issue(&NodeCertificate::around(NODE, Utc::now())));
+    bench.network.give_certificate(&bench.agent);
     bench.fresh_readings_arrive();
     bench.everything_arrived(daemon);
 }
@@ -317,7 +279,7 @@ fn a_broker_of_another_authority_or_name_is_not_trusted_and_gets_nothing() {
     };
     bench.is_not_trusted(with("ca_file = \"other.pem\""));
     bench.is_not_trusted(with("server_name = \"queue.example\""));
-    assert_eq!(bench.broker.sessions(), []);
+    assert_eq!(bench.network.broker().sessions(), []);
     let named = with("server_name = \"localhost\"");
     bench.agent.configure(&named(&bench.config));
     let daemon = bench.agent.start();
@@ -326,14 +288,42 @@ fn a_broker_of_another_authority_or_name_is_not_trusted_and_gets_nothing() {
 }
 
 #[test]
+fn either_version_of_tls_alone_carries_everything_and_lets_no_one_else_in() {
+    for (versions, name) in [(Versions::Tls12, "TLSv1_2"), (Versions::Tls13, "TLSv1_3")] {
+        let bench = Bench::with_certificate("");
+        bench.network.broker().speak(versions).expect("written");
+        bench.network.broker().stop();
+        bench.network.broker().start_again().expect("a broker");
+        bench.is_not_trusted(|config| {
+            config.replace("[mqtt]", "[mqtt]\nserver_name = \"queue.example\"")
+        });
+        bench.agent.configure(&bench.config);
+        let stranger = Authority::new().expect("an authority");
+        let stranger = stranger.issue_node(&NodeCertificate::around(NODE, Utc::now()));
+        bench.network.smuggle(&bench.agent, &stranger.expect("a certificate"));
+        let daemon = bench.agent.start();
+        let status = bench.agent.status_when("it is refused", |s| !error_of(s).is_empty());
+        assert!(error_of(&status).contains("certificate"), "{}", error_of(&status));
+        assert!(daemon.stop().success());
+        assert_eq!(bench.network.broker().sessions(), []);
+        bench.network.smuggle(&bench.agent, &bench.network.certificate());
+        let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "debug"]));
+        bench.fresh_readings_arrive();
+        let agreed = daemon.lines_with(&["TLS agreed on"]);
+        assert!(agreed.iter().all(|line| line.contains(name)) && agreed.len() == 1, "{agreed:?}");
+        bench.everything_arrived(daemon);
+    }
+}
+
+#[test]
 fn an_expired_certificate_of_the_broker_is_named_and_a_renewed_one_is_found() {
     let bench = Bench::with_certificate("");
     let now = Utc::now();
     let show = |until| {
-        bench.broker.stop();
+        bench.network.broker().stop();
         let wanted = Certificate::between(now - TimeDelta::days(9), until);
-        bench.broker.show(&bench.authority, &wanted).expect("a certificate");
-        bench.broker.start_again().expect("a broker");
+        bench.network.broker().show(&bench.network.authority, &wanted).expect("a certificate");
+        bench.network.broker().start_again().expect("a broker");
     };
     show(now - TimeDelta::days(1));
     let daemon = bench.agent.start();
@@ -343,7 +333,7 @@ fn an_expired_certificate_of_the_broker_is_named_and_a_renewed_one_is_found() {
     assert!(error.contains("check the clock of this machine"), "{error}");
     let told = ["event=\"mqtt.disconnected\"", "error_kind=\"certificate_dates\""];
     assert_eq!(daemon.lines_with(&told).len(), 1);
-    assert_eq!(bench.broker.sessions(), []);
+    assert_eq!(bench.network.broker().sessions(), []);
     show(now + TimeDelta::days(9));
     bench.fresh_readings_arrive();
     bench.everything_arrived(daemon);
@@ -355,7 +345,9 @@ fn a_node_without_rights_at_the_broker_stops_and_keeps_everything() {
     // The broker has rules for the nodes that the server knows.
     let config = bench.config.replace("id = 123", "id = 124");
     bench.agent.configure(&config);
-    bench.import(&bench.issue(&NodeCertificate::around(124, Utc::now())));
+    bench
+        .network
+        .import(&bench.agent, &bench.network.issue(&NodeCertificate::around(124, Utc::now())));
     let daemon = bench.agent.start();
     let status = bench.agent.status_when("it stops", |s| s["upload"]["state"] == "stopped");
     let error = status["upload"]["last_error"].as_str().expect("an error");
@@ -367,14 +359,14 @@ fn a_node_without_rights_at_the_broker_stops_and_keeps_everything() {
     assert!(daemon.stop().success());
     let kept = committed(&bench.agent).len();
     assert!(kept + 1 >= bench.site.readings(1) as usize, "{kept}");
-    assert_eq!(bench.sim.ledger_count().datum, 0);
+    assert_eq!(bench.network.sim.ledger_count().datum, 0);
 }
 
 /// The live feed's broker, where nobody reads what is meant for SolarNetwork's queue.
 #[test]
 fn at_a_broker_that_the_server_does_not_read_uploads_wait_and_say_so() {
     let bench = Bench::with_certificate("");
-    let other = Broker::start_flux(&bench.sim, &bench.authority).expect("a broker");
+    let other = Broker::start_flux(&bench.network.sim, &bench.network.authority).expect("a broker");
     let url = format!("mqtts://{}", bench.wire.address());
     bench.agent.configure(&bench.config.replace(&url, &other.plain_url()));
     let daemon = bench.agent.start();
@@ -398,17 +390,17 @@ fn what_is_no_instruction_is_told_once_and_ends_nothing() {
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     for garbage in [&b"garbage"[..], b"", &[0x9f; 300_000], &[0xff; 40]] {
-        assert!(bench.broker.publish("node/123/instr", garbage));
+        assert!(bench.network.broker().publish("node/123/instr", garbage));
     }
     eventually("it is told", || !daemon.events("mqtt.message_garbled").is_empty());
     // The other way is not taken before that.
-    bench.sim.set_instruction_queuing(TimeDelta::seconds(20));
+    bench.network.sim.set_instruction_queuing(TimeDelta::seconds(20));
     // Longer than we said that we take.
-    assert!(bench.broker.publish("node/123/instr", &vec![0; 2 << 20]));
+    assert!(bench.network.broker().publish("node/123/instr", &vec![0; 2 << 20]));
     bench.fresh_readings_arrive();
     // An instruction still comes.
-    let id = bench.sim.add_instruction(order("NoSuchTopic", &[]));
-    orders::ended(&bench.sim, id);
+    let id = bench.network.sim.add_instruction(order("NoSuchTopic", &[]));
+    orders::ended(&bench.network.sim, id);
     assert_eq!(daemon.events("mqtt.message_garbled").len(), 1);
     assert_eq!(daemon.events("mqtt.disconnected"), [""; 0]);
     bench.everything_arrived(daemon);
@@ -416,14 +408,13 @@ fn what_is_no_instruction_is_told_once_and_ends_nothing() {
 
 #[test]
 fn two_programs_with_one_certificate_are_told_of_each_other() {
-    let bench = Bench::with_certificate("");
+    let bench = Bench::new("");
+    let node = bench.network.certificate();
+    bench.network.import(&bench.agent, &node);
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     let other = Agent::new(&bench.config);
-    fs::write(other.path("ca.pem"), bench.authority.pem()).expect("written");
-    let folder = credentials(&other);
-    let stored = bench.agent.state_dir().join("credentials/node.pem");
-    fs::copy(stored, folder.join("node.pem")).expect("copied");
+    bench.network.import(&other, &node);
     let _second = other.start();
     eventually("it is told", || {
         // This broker does not say why; others do.
@@ -441,10 +432,10 @@ fn a_silent_broker_is_gone_round_and_come_back_to_without_loss() {
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     assert_eq!(bench.newest_came_by().as_deref(), Some("mqtt"));
-    bench.broker.stop();
+    bench.network.broker().stop();
     eventually("readings come another way", || bench.newest_came_by().as_deref() == Some("bulk"));
     assert_eq!(daemon.events("upload.fallback").len(), 1);
-    bench.broker.start_again().expect("a broker");
+    bench.network.broker().start_again().expect("a broker");
     eventually("they come over the broker again", || {
         bench.newest_came_by().as_deref() == Some("mqtt")
     });
@@ -469,7 +460,7 @@ fn the_broker_is_found_through_the_network_identity_document() {
 fn a_live_feed_with_the_broker_of_readings_leaves_it_to_them_and_says_so() {
     let bench = Bench::with_certificate("");
     let url = format!("url = \"mqtts://{}\"\n", bench.wire.address());
-    let flux = format!("\n[flux]\nurl = \"{}\"\n", bench.broker.url());
+    let flux = format!("\n[flux]\nurl = \"{}\"\n", bench.network.broker().url());
     bench.agent.configure(&(bench.config.replace(&url, "") + &flux));
     let daemon = bench.agent.start();
     eventually("it is told", || {
@@ -485,7 +476,7 @@ fn a_live_feed_with_the_broker_of_readings_leaves_it_to_them_and_says_so() {
 fn a_broker_without_tls_needs_no_certificate() {
     let bench = Bench::new("");
     let url = format!("mqtts://{}", bench.wire.address());
-    bench.agent.configure(&bench.config.replace(&url, &bench.broker.plain_url()));
+    bench.agent.configure(&bench.config.replace(&url, &bench.network.broker().plain_url()));
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     bench.everything_arrived(daemon);
@@ -534,7 +525,8 @@ fn a_long_backlog_drains_through_the_window_in_bounded_memory() {
     let without_meter = bench.config.split("[[modbus]]").next().expect("a part");
     let wider = without_meter.replace("fallback_after", "in_flight = 200\nfallback_after");
     // The link would cost as much as the agent.
-    let (link, broker) = (bench.wire.address().to_string(), bench.broker.address().to_string());
+    let (link, broker) =
+        (bench.wire.address().to_string(), bench.network.broker().address().to_string());
     bench.agent.configure(&wider.replace(&link, &broker));
     fill(&bench.agent.state_dir(), backlog_of(SOURCE, BACKLOG));
     let daemon = bench.agent.start();
@@ -542,14 +534,14 @@ fn a_long_backlog_drains_through_the_window_in_bounded_memory() {
     let (begun, mut most) = (std::time::Instant::now(), 0);
     eventually_within(Duration::from_secs(300), "the backlog is drained", || {
         most = most.max(daemon.resident_kib());
-        i64::try_from(bench.sim.ledger_count().datum).expect("a count") >= BACKLOG
+        i64::try_from(bench.network.sim.ledger_count().datum).expect("a count") >= BACKLOG
     });
     println!("{BACKLOG} in {:?}, {idle} KiB at first, {most} at most", begun.elapsed());
     // The queue maps nothing and the window is small: what grows is the allocator's slack.
     assert!(most < idle + 16 * 1024, "{idle} KiB became {most}");
     bench.agent.until_nothing_waits();
     assert!(daemon.stop().success());
-    assert_eq!(bench.sim.dropped(), []);
+    assert_eq!(bench.network.sim.dropped(), []);
 }
 
 /// A proxy ends each connection on which a certain word is said.
@@ -557,7 +549,7 @@ fn a_long_backlog_drains_through_the_window_in_bounded_memory() {
 fn readings_over_which_the_connection_is_lost_hold_up_no_others_and_go_another_way() {
     const LOADED: &str = "/site/loaded";
     let bench = Bench::with_certificate("");
-    let plain = bench.broker.plain_url();
+    let plain = bench.network.broker().plain_url();
     let proxy = Wire::to(plain["mqtt://".len()..].parse().expect("an address"));
     proxy.censor(Some("DROP TABLE"));
     let tls = format!("mqtts://{}", bench.wire.address());
@@ -572,7 +564,7 @@ fn readings_over_which_the_connection_is_lost_hold_up_no_others_and_go_another_w
     fill(&bench.agent.state_dir(), one.chain(backlog_of(LOADED, 40).map(say)));
     let daemon = bench.agent.start();
     let arrived = |source: &str| {
-        let rows = bench.sim.ledger();
+        let rows = bench.network.sim.ledger();
         rows.iter().filter(|(key, _)| key.source == source).count()
     };
     eventually("the others of that source arrive", || arrived("/site/one") == 59);
@@ -649,17 +641,17 @@ fn kills_lose_nothing(seed: u64) {
     bench.fresh_readings_arrive();
     bench.drain(daemon);
     kept.extend(committed(&bench.agent));
-    let ledger = Ledger::of(&bench.sim);
+    let ledger = Ledger::of(&bench.network.sim);
     ledger.assert_has_all(kept.values());
     ledger.assert_only_readings(SOURCE, bench.site.readings(1));
     ledger.assert_unchanged();
-    assert_eq!(bench.sim.dropped(), []);
+    assert_eq!(bench.network.sim.dropped(), []);
 }
 
 #[test]
 fn the_live_feed_shows_each_reading_and_costs_the_main_path_nothing() {
     let bench = Bench::with_certificate("");
-    let flux = Broker::start_flux(&bench.sim, &bench.authority).expect("a broker");
+    let flux = Broker::start_flux(&bench.network.sim, &bench.network.authority).expect("a broker");
     bench.agent.configure(&(bench.config.clone() + "\n[flux]\nretain = true\n"));
     let daemon = bench.agent.start();
     eventually("readings are shown", || flux.flux().len() >= 3);
@@ -669,7 +661,7 @@ fn the_live_feed_shows_each_reading_and_costs_the_main_path_nothing() {
     let created = message.content["created"].as_i64().expect("a number");
     assert_eq!(message.content["sourceId"], SOURCE);
     assert_eq!(message.content["_v"], 2);
-    let stored = || bench.sim.entry(NODE, SOURCE, created);
+    let stored = || bench.network.sim.entry(NODE, SOURCE, created);
     eventually("it is stored as well", || stored().is_some());
     let stored = stored().expect("just seen").datum.to_json();
     assert_eq!(stored["i"]["watts"].to_string(), message.content["watts"].to_string());

@@ -1,13 +1,13 @@
 //! A node with its certificate under faults: readings and instructions at the same time, by MQTT and by HTTPS, while
 //! links break and are slow, certificates are wrong, messages come twice or are too large, and the program is killed.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use solarnet_sim::{
     Act, Authority, Broker, Certificate, Fault, Instruction, InstructionState as State,
-    Misbehaviour, NodeCertificate, NodeIdentity, Site, Table, Unit,
+    Misbehaviour, NodeCertificate, Site, Table, Unit,
 };
 
 use crate::support::{
@@ -78,17 +78,6 @@ allow = {{ min = 0, max = 1000, every = "0s" }}
     /// The link that readings and instructions go over.
     fn wire(&self) -> &Wire {
         self.to_broker.as_ref().unwrap_or(&self.to_solarin)
-    }
-
-    fn issue(&self, wanted: &NodeCertificate) -> NodeIdentity {
-        self.network.authority.issue_node(wanted).expect("a certificate")
-    }
-
-    /// Puts a certificate where `identity import` would not.
-    fn smuggle(&self, node: &NodeIdentity) {
-        let text = node.key_pem() + &node.chain_pem();
-        let file = self.agent.private_file("smuggled", &text);
-        fs::rename(file, self.agent.state_dir().join("credentials/node.pem")).expect("moved");
     }
 
     fn set(&self, value: u16) -> i64 {
@@ -443,10 +432,10 @@ fn over_https_a_certificate_that_solarin_does_not_accept_stops_all_until_another
     let expired = NodeCertificate::between(NODE, now - day * 9, now - day);
     let stranger = Authority::new().expect("an authority");
     let of_a_stranger = stranger.issue_node(&NodeCertificate::around(NODE, now)).expect("issued");
-    let wrong = [bench.issue(&early), bench.issue(&expired), of_a_stranger];
+    let wrong = [bench.network.issue(&early), bench.network.issue(&expired), of_a_stranger];
     for (at_handshake, node) in [(false, 0), (true, 1), (false, 2), (true, 2)] {
         bench.network.solarin.refuse_at_handshake(at_handshake);
-        bench.smuggle(&wrong[node]);
+        bench.network.smuggle(&bench.agent, &wrong[node]);
         let daemon = bench.agent.start();
         let status = bench
             .agent

@@ -226,8 +226,8 @@ fn what_a_broker_acknowledged_and_the_server_lost_is_sent_again_and_not_deleted_
     let bench = mqtt::Bench::with_certificate("");
     let config = bench.config.replace("via = \"mqtt\"", "via = \"mqtt\"\nproof = \"query\"");
     bench.agent.configure(&(config + "[audit]\ntoken = \"audit\"\nsettle = \"250ms\"\n"));
-    import_audit(&bench.agent, &bench.sim, &json!({ "nodeIds": [NODE] }));
-    bench.broker.lose(usize::MAX);
+    import_audit(&bench.agent, &bench.network.sim, &json!({ "nodeIds": [NODE] }));
+    bench.network.broker().lose(usize::MAX);
     let daemon = bench.agent.start();
     bench.agent.status_when("the broker took some", |status| {
         status["mqtt"]["published"].as_u64() >= Some(5)
@@ -236,14 +236,14 @@ fn what_a_broker_acknowledged_and_the_server_lost_is_sent_again_and_not_deleted_
     eventually("it is told", || daemon.events("proof.unseen").len() == 1);
     let here = committed(&bench.agent);
     assert!(here.len() >= 5, "{here:?}");
-    assert_eq!(bench.sim.ledger_count().datum, 0);
+    assert_eq!(bench.network.sim.ledger_count().datum, 0);
     let text = bench.agent.ask(&["status"]);
     assert!(text.contains("handed over since the start, last"), "{text}");
-    bench.broker.lose(0);
+    bench.network.broker().lose(0);
     let status = bench.agent.until_nothing_waits();
     assert!(proof(&status, "sent_again").as_u64() >= Some(5), "{status}");
     assert!(daemon.stop().success());
-    Ledger::of(&bench.sim).assert_has_all(here.values());
+    Ledger::of(&bench.network.sim).assert_has_all(here.values());
 }
 
 #[test]

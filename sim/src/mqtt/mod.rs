@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 use crate::http::{Shared, lock};
 use crate::sim::Sim;
-use crate::tls::{Authority, Certificate, TlsError};
+use crate::tls::{Authority, Certificate, TlsError, Versions};
 use crate::world::World;
 pub use collector::FluxMessage;
 use collector::{Collector, Role};
@@ -115,6 +115,7 @@ impl Broker {
         let file = |name: &str, text: String| fs::write(folder.path().join(name), text);
         file("ca.pem", authority.pem())?;
         certify(folder.path(), authority, &Certificate::around(Utc::now()))?;
+        file("openssl.cnf", versions_of(Versions::Both))?;
         let nodes: Vec<i64> = lock(&world).nodes.keys().copied().collect();
         file("acl", nodes.into_iter().map(|node| rules(node, role)).collect())?;
         // Someone else may take a free port before the broker does.
@@ -181,6 +182,15 @@ impl Broker {
     /// When it cannot be made.
     pub fn show(&self, authority: &Authority, wanted: &Certificate) -> Result<(), BrokerError> {
         certify(self.folder.path(), authority, wanted)
+    }
+
+    /// The versions of TLS that it speaks from its next start on.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be written down.
+    pub fn speak(&self, versions: Versions) -> io::Result<()> {
+        fs::write(self.folder.path().join("openssl.cnf"), versions_of(versions))
     }
 
     /// Publishes anything on any topic, as the server; false when the broker is not there.
@@ -288,6 +298,7 @@ fn serve(folder: &std::path::Path, plain: SocketAddr) -> Result<Child, BrokerErr
     let run = |program: &str| {
         let mut command = Command::new(program);
         command.arg("-c").arg(folder.join("mosquitto.conf")).stdin(Stdio::null());
+        command.env("OPENSSL_CONF", folder.join("openssl.cnf"));
         command.stdout(Stdio::null()).stderr(log.try_clone()?).spawn()
     };
     // It is not on the path of ordinary users.
@@ -306,6 +317,19 @@ fn serve(folder: &std::path::Path, plain: SocketAddr) -> Result<Child, BrokerErr
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// OpenSSL's own configuration: mosquitto's has a least version of TLS and no latest one.
+fn versions_of(versions: Versions) -> String {
+    let (least, most) = match versions {
+        Versions::Both => ("TLSv1.2", "TLSv1.3"),
+        Versions::Tls12 => ("TLSv1.2", "TLSv1.2"),
+        Versions::Tls13 => ("TLSv1.3", "TLSv1.3"),
+    };
+    format!(
+        "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = default\n\
+         [default]\nMinProtocol = {least}\nMaxProtocol = {most}\n"
+    )
 }
 
 /// Two ports that nobody has at the moment.

@@ -310,6 +310,30 @@ async fn an_older_state_that_the_broker_kept_does_not_undo_the_end() {
     }
 }
 
+/// A proxy does not like what it says.
+#[tokio::test(start_paused = true)]
+async fn an_end_over_which_the_connection_is_lost_is_told_over_https_and_loses_it_ever_more_rarely()
+{
+    let (world, _dir) = world();
+    world.lock().cuts_ends = true;
+    let running = world.start();
+    sleep(secs(1)).await;
+    world.set(7, "3");
+    sleep(secs(1)).await;
+    assert_eq!(world.state(7), Some(InstructionState::Completed));
+    assert_eq!(results(&world, 7)["after"], 3);
+    sleep(secs(6 * 3600)).await;
+    let cuts = world.lock().cuts;
+    assert!((5..12).contains(&cuts), "{cuts} in six hours: {:?}", world.log());
+    assert!(!world.record(7).expect("a record").is_settled());
+    world.lock().cuts_ends = false;
+    sleep(secs(86_400)).await;
+    running.stop().await;
+    assert!(world.record(7).expect("a record").is_settled());
+    assert_eq!(finals(&world, 7), 2);
+    assert_eq!(world.lock().writes.len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_no_instructions_of_this_node_do_nothing_and_harm_nothing() {
     let (world, _dir) = world();

@@ -126,6 +126,11 @@ impl Broker for World {
         if !self.lock().broker_up {
             return Err("not connected".to_owned());
         }
+        let word = cbor::decode(&message).expect("CBOR");
+        if self.lock().cuts_ends && word.get("resultParameters").is_some() {
+            self.lock().cuts += 1;
+            return Err("the connection was lost".to_owned());
+        }
         self.lock().at_broker.push(message);
         self.collect();
         self.pass().await;

@@ -78,6 +78,9 @@ pub(super) struct Inner {
     /// Where the broker pushes to.
     pub(super) push: Option<mpsc::Sender<(Instant, Value)>>,
     pub(super) broker_up: bool,
+    /// Whether the connection is lost over each end that is told; how often it was.
+    pub(super) cuts_ends: bool,
+    pub(super) cuts: usize,
     /// Whether the server takes what the broker has; what it has not taken yet, in order.
     pub(super) collector_up: bool,
     pub(super) at_broker: Vec<Bytes>,
@@ -199,6 +202,8 @@ impl World {
                 via: Via::Token,
                 push: None,
                 broker_up: true,
+                cuts_ends: false,
+                cuts: 0,
                 collector_up: true,
                 at_broker: Vec::new(),
                 invisible: Duration::ZERO,

@@ -6,7 +6,12 @@
 //! network.give_certificate(&agent);
 //! ```
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs::{self, DirBuilder},
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+};
 
 use chrono::Utc;
 use solarnet_sim::{Authority, Broker, NodeCertificate, NodeIdentity, Sim, SolarIn};
@@ -110,5 +115,15 @@ result_source = "/site/instructions"
         let file = agent.private_file("node.pem", &pem);
         agent.ask(&["identity", "import", file.to_str().expect("text")]);
         fs::remove_file(file).expect("the certificate is removed");
+    }
+    /// Puts a certificate where `identity import` would not.
+    pub(crate) fn smuggle(&self, agent: &Agent, identity: &NodeIdentity) {
+        let folder = agent.state_dir().join("credentials");
+        // As the agent makes it.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.expect("a folder");
+        let text = identity.key_pem() + &identity.chain_pem();
+        let file = agent.private_file("smuggled", &text);
+        fs::rename(file, folder.join("node.pem")).expect("moved");
     }
 }
