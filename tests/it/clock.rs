@@ -61,6 +61,7 @@ impl Bench {
             r#"
 [[control]]
 id = "{SWITCH}"
+timeout = "30s"
 write = {{ modbus = "cabinet", unit = {RELAY}, table = "coil", address = 0 }}
 allow = {{ min = 0, max = 1, every = "0s" }}
 "#

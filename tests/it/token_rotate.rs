@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use solarnet_sim::{
     Act, ImportDelays, IssuedToken, Misbehaviour, Sim, Site, TokenKind, Unit, signing_key_hex,
@@ -253,6 +254,8 @@ fn a_second_rotation_is_kept_away_and_one_that_an_import_has_overtaken_is_given_
     bench.sim.misbehave(Misbehaviour::new(&generate, Act::Slow { ms: 1500 }).times(1));
     let mut first = bench.start(&["rotate", "--yes"], TOKEN, SECRET);
     eventually("the first has begun", || bench.record());
+    // It gets no further.
+    kill_process(Pid::from_child(&first), Signal::STOP).expect("a signal");
     bench.rotate(&[]).fails(69, "is being rotated by another command");
     first.kill().expect("killed");
     first.wait().expect("it ends");
