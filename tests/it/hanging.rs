@@ -33,7 +33,7 @@ impl Bench {
         let sim = Sim::start(seed()).expect("a simulator");
         let site = Site::start(vec![Unit::meter(1), Unit::relay(RELAY, 8)]).expect("a site");
         let config = solarnet(&sim) + &link(&site) + &meter(1, "/site/meter", "200ms");
-        let agent = Agent::new(&(config + &relay("cabinet", "/site/relay") + more));
+        let agent = Agent::new(&(config + &relay("cabinet", "/site/relay", "30s") + more));
         agent.import_token();
         Self { sim, site, agent }
     }
@@ -48,12 +48,12 @@ impl Bench {
 }
 
 /// A control on a bus.
-fn relay(bus: &str, id: &str) -> String {
+fn relay(bus: &str, id: &str, timeout: &str) -> String {
     format!(
         r#"
 [[control]]
 id = "{id}"
-timeout = "5s"
+timeout = "{timeout}"
 write = {{ modbus = "{bus}", unit = {RELAY}, table = "coil", address = 0 }}
 allow = {{ min = 0, max = 1, every = "0s" }}
 "#
@@ -95,8 +95,9 @@ fn a_device_that_takes_connections_and_never_answers_delays_no_other() {
     let deaf = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = deaf.local_addr().expect("an address");
     let bus = format!("\n[[modbus]]\nname = \"deaf\"\ntcp = \"{address}\"\n");
-    let bench =
-        Bench::new(&(bus + &meter(1, "/deaf/meter", "200ms") + &relay("deaf", "/deaf/relay")));
+    let bench = Bench::new(
+        &(bus + &meter(1, "/deaf/meter", "200ms") + &relay("deaf", "/deaf/relay", "1s")),
+    );
     let daemon = bench.agent.start();
     eventually("it is known to be silent", || !daemon.events("source.down").is_empty());
 
