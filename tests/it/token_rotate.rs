@@ -162,7 +162,7 @@ impl Bench {
 #[test]
 fn the_running_daemon_goes_over_to_the_successor_and_jobs_of_the_old_token_end_before_it_does() {
     let bench = Bench::new(&[]);
-    bench.sim.set_import_delays(ImportDelays { queued_ms: 2500, ..ImportDelays::default() });
+    bench.sim.set_import_delays(ImportDelays { queued_ms: 8000, ..ImportDelays::default() });
     let daemon = bench.agent.start();
     let open = || bench.sim.jobs().iter().any(|job| job["jobState"] != "Completed");
     eventually("a job is under way", open);
