@@ -42,6 +42,7 @@ mod misbehave;
 mod mqtt;
 mod number;
 mod policy;
+mod port;
 mod random;
 mod rate;
 mod reading;

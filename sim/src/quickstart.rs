@@ -41,7 +41,7 @@ const MANAGER_SECRET: &str = "not-a-real-secret-manager1";
 const KEY_AGE_DAYS: i64 = 5;
 
 /// How long anything may take before the quickstart says that it does not happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the agent may do with its token, and nothing else.
 const POLICY: &str = r#"{"nodeIds":[123],"sourceIds":["/site/**"],"refreshAllowed":true,"apiPaths":["/user/import/**","/instr/**","/auth-tokens/refresh/v2"]}"#;

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// How long to wait before asking again for a port that someone else has taken.
+use crate::port::Port;
+
+/// How long to wait before asking again for a port that cannot be listened on.
 const BIND_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a server did not start.
@@ -63,7 +65,7 @@ impl Orders {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    address: SocketAddr,
+    port: Port,
     orders: Orders,
     thread: Option<JoinHandle<()>>,
 }
@@ -83,9 +85,10 @@ impl Server {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
+        let port = Port::reserve(address).map_err(bind)?;
+        let address = port.address();
         let listener = std::net::TcpListener::bind(address).map_err(bind)?;
         listener.set_nonblocking(true).map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
         let listener = {
             let _inside = runtime.enter();
             TcpListener::from_std(listener).map_err(bind)?
@@ -101,11 +104,11 @@ impl Server {
                 }));
             })
             .map_err(StartError::Thread)?;
-        Ok(Self { address, orders, thread: Some(thread) })
+        Ok(Self { port, orders, thread: Some(thread) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// Refuses and cuts all connections.
@@ -114,7 +117,7 @@ impl Server {
         drop(self.order(Order::Down));
     }
 
-    /// Listens again on the same port, which someone else may have taken.
+    /// Listens again on the same port.
     pub(crate) fn come_back(&self) -> std::io::Result<()> {
         self.order(Order::Up)
     }

@@ -391,7 +391,7 @@ impl Sim {
     ///
     /// # Errors
     ///
-    /// When someone else has taken the port.
+    /// When the port cannot be listened on.
     pub fn come_back(&self) -> std::io::Result<()> {
         self.server.come_back()
     }

@@ -8,7 +8,10 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{link::LinkError, packet::Refusal};
-use crate::{clock::Clock, domain::BrokerUrl};
+use crate::{
+    clock::Clock,
+    domain::{BrokerUrl, Stamp},
+};
 
 /// The state of a session that has no certificate to show.
 pub(super) const NO_CERTIFICATE: &str = "no_certificate";
@@ -21,8 +24,10 @@ pub struct Status {
     pub state: &'static str,
     /// The broker, where it is known.
     pub broker: Option<String>,
-    /// Since when it has been connected, or not.
+    /// Since when it has been connected, or not. A connection may be made before the time is known.
     pub since: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    began: Option<Stamp>,
     /// Connections that were made since the daemon started.
     pub connections: u64,
     /// Messages since the daemon started that the broker took, or that were sent and want no acknowledgement.
@@ -31,6 +36,21 @@ pub struct Status {
     pub received: u64,
     /// Why there is no connection, or what was refused on it.
     pub last_error: Option<String>,
+}
+
+impl Status {
+    fn begin(&mut self, clock: &Clock) {
+        self.began = Some(clock.stamp());
+        self.since = None;
+        self.place(clock);
+    }
+
+    fn place(&mut self, clock: &Clock) {
+        if self.since.is_none() {
+            let unix_ms = self.began.and_then(|began| clock.place(began));
+            self.since = unix_ms.and_then(DateTime::from_timestamp_millis);
+        }
+    }
 }
 
 /// Tells it.
@@ -93,10 +113,9 @@ impl Report {
         } else {
             debug!(link, broker = %url, "connected to the broker again");
         }
-        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             status.state = "connected";
-            status.since = now;
+            status.begin(&self.clock);
             status.connections += 1;
             status.last_error = None;
         });
@@ -108,10 +127,9 @@ impl Report {
         if there_is_one {
             info!(event = "mqtt.certificate_changed", link, "connecting with another certificate");
         }
-        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
             status.state = "connecting";
-            status.since = now;
+            status.begin(&self.clock);
         });
     }
 
@@ -142,11 +160,11 @@ impl Report {
                 "no connection to the broker"
             );
         }
-        let now = Some(self.clock.signing_now());
         self.status.send_modify(|status| {
-            if status.state == "connected" || status.since.is_none() {
-                status.since = now;
+            if status.state == "connected" || status.began.is_none() {
+                status.begin(&self.clock);
             }
+            status.place(&self.clock);
             status.state = if needs_a_person { "stopped" } else { "waiting" };
             status.last_error = Some(error);
         });
@@ -176,7 +194,10 @@ impl Report {
 
     /// A message came, and was understood or not.
     pub(super) fn received(&mut self, topic: &str, bytes: usize, understood: Result<(), String>) {
-        self.status.send_modify(|status| status.received += 1);
+        self.status.send_modify(|status| {
+            status.received += 1;
+            status.place(&self.clock);
+        });
         let Err(reason) = understood else {
             self.garbled_told = false;
             return;
@@ -192,7 +213,10 @@ impl Report {
 
     /// The broker took a message, or it was sent and wants no acknowledgement.
     pub(super) fn published(&self) {
-        self.status.send_modify(|status| status.published += 1);
+        self.status.send_modify(|status| {
+            status.published += 1;
+            status.place(&self.clock);
+        });
     }
 
     /// There is none, and there will be none.
@@ -201,5 +225,24 @@ impl Report {
             status.state = "stopped";
             status.broker = None;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_when_it_is_connected_is_known_as_soon_as_the_time_is() {
+        let (clock, (sender, status)) = (Clock::untold(), watch::channel(Status::default()));
+        let report = Report::new("mqtt", clock.clone(), sender);
+        report.connected(&"mqtt://localhost".parse().expect("an address"), None);
+        report.published();
+        assert_eq!(status.borrow().since, None);
+        let began = Utc::now();
+        clock.learn_server(began);
+        report.published();
+        let off = status.borrow().since.expect("a time") - began;
+        assert!(off.num_seconds().abs() < 60, "{off}");
     }
 }

@@ -44,10 +44,10 @@ impl Running {
 
     async fn until(&self, what: &str, test: impl FnMut(&QueueStat) -> bool) -> QueueStat {
         let mut stat = self.queue.stat();
-        if let Ok(found) = timeout(Duration::from_secs(20), stat.wait_for(test)).await {
+        if let Ok(found) = timeout(Duration::from_secs(120), stat.wait_for(test)).await {
             return *found.expect("the queue runs");
         }
-        panic!("{what} within 20 s, not {:?}", self.queue.stat().borrow())
+        panic!("{what} within two minutes, not {:?}", self.queue.stat().borrow())
     }
 }
 

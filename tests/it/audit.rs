@@ -52,7 +52,9 @@ impl Bench {
         let site = site.expect("a site");
         let units: String =
             meters.iter().map(|(unit, source)| meter(*unit, source, every)).collect();
-        let agent = Agent::new(&(solarnet(&sim) + AUDIT + &link(&site) + &units));
+        // Lists are long, and who audits does not ask twice.
+        let patient = solarnet(&sim).replace("timeout = \"2s\"", "timeout = \"60s\"");
+        let agent = Agent::new(&(patient + AUDIT + &link(&site) + &units));
         agent.import_token();
         import_audit(&agent, &sim, policy);
         Self { sim, agent, site, units: meters.iter().map(|(unit, _)| *unit).collect() }

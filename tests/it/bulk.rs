@@ -10,15 +10,20 @@ use solarnet_sim::{
     NodeIdentity, Site, Table, Unit,
 };
 
-use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter},
-    ledger::{Committed, Ledger, committed},
-    network::Network,
-    orders::order,
+use crate::{
+    mqtt,
+    support::{
+        agent::{Agent, Daemon, NODE, eventually, link, meter},
+        ledger::{Committed, Ledger, committed},
+        network::Network,
+        orders::order,
+    },
 };
 
 const BULK: &str = "/solarin/bulkCollector.do";
 const METERS: [u8; 4] = [1, 2, 3, 4];
+/// A source whose readings were all taken before.
+const EARLIER: &str = "/site/earlier";
 const RELAY: u8 = 9;
 
 fn source(unit: u8) -> String {
@@ -115,6 +120,7 @@ fn config(network: &Network, site: &Site, every: &str) -> String {
         r#"
 [[control]]
 id = "/site/relay"
+timeout = "30s"
 write = {{ modbus = "cabinet", unit = {RELAY}, table = "holding", address = 0, type = "u16" }}
 allow = {{ min = 0, max = 1000, every = "0s" }}
 "#
@@ -178,38 +184,35 @@ fn whatever_happens_to_batches_no_reading_is_lost_or_changed() {
 
 #[test]
 fn a_backlog_drains_back_to_back() {
-    let bench = Bench::new("100ms");
-    bench.solarin.go_down();
+    const BACKLOG: usize = 2000;
+    let bench = Bench::new("1s");
+    bench.silence();
+    mqtt::fill(&bench.agent.state_dir(), mqtt::backlog_of(EARLIER, BACKLOG as i64));
     let daemon = bench.agent.start();
-    let waiting = |status: &Value| status["queue"]["records"].as_u64().is_some_and(|n| n >= 700);
-    eventually_within(Duration::from_secs(60), "a backlog", || {
-        bench.agent.status().is_some_and(|s| waiting(&s))
-    });
-    bench.solarin.come_back().expect("the port is still free");
-    bench.everything_arrived_but(0);
+    bench.agent.until_nothing_waits();
+    assert_eq!(bench.arrived(), BACKLOG);
     let batches = bench.batches();
-    assert!(batches <= 20, "{batches} requests for some 700 datum");
+    assert!(batches <= 40, "{batches} requests for {BACKLOG} datum");
     assert!(daemon.stop().success());
 }
 
 #[test]
 fn a_datum_that_fails_its_batch_is_found_among_many_and_only_it_is_given_up() {
-    let bench = Bench::new("100ms");
-    bench.solarin.go_down();
-    let texts = vec!["\"sourceId\":\"/site/meter/3\"".into(), "\"reading\":40,".into()];
+    const BACKLOG: usize = 500;
+    let bench = Bench::new("200ms");
+    let texts = vec![format!("\"sourceId\":\"{EARLIER}\""), "\"number\":140".into()];
     bench.sim.misbehave(Misbehaviour::new(BULK, Act::BatchFailsOver { texts }));
+    mqtt::fill(&bench.agent.state_dir(), mqtt::backlog_of(EARLIER, BACKLOG as i64));
     let daemon = bench.agent.start();
-    let waiting = |status: &Value| status["queue"]["records"].as_u64().is_some_and(|n| n >= 500);
-    eventually_within(Duration::from_secs(60), "a backlog", || {
-        bench.agent.status().is_some_and(|s| waiting(&s))
-    });
-    bench.solarin.come_back().expect("the port is still free");
-    eventually_within(Duration::from_secs(60), "it is given up", || {
-        daemon.events("upload.given_up").len() == 1
-    });
-    bench.everything_arrived_but(1);
-    let readings = Ledger::of(&bench.sim).readings("/site/meter/3");
-    assert!(!readings.contains(&40) && readings.contains(&39) && readings.contains(&41));
+    eventually("it is given up", || daemon.events("upload.given_up").len() == 1);
+    bench.silence();
+    let status = bench.agent.until_nothing_waits();
+    assert_eq!(status["queue"]["rejected"], 1, "{status}");
+    let ledger = bench.sim.ledger();
+    let earlier = ledger.iter().filter(|(key, _)| key.source == EARLIER);
+    let numbers: Vec<_> = earlier.filter_map(|(_, entry)| entry.datum.decimal("number")).collect();
+    assert_eq!(numbers.len(), BACKLOG - 1);
+    assert!(!numbers.contains(&140.into()), "it is the one that was given up");
     assert!(daemon.stop().success());
 }
 

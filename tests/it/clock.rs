@@ -30,8 +30,8 @@ const EVERY: TimeDelta = TimeDelta::milliseconds(200);
 /// How far a stamp may lie from the truth: `Date` has whole seconds, and readings take their time.
 const EXACT: TimeDelta = TimeDelta::milliseconds(1500);
 
-/// How long answers are held back where readings are wanted from before the time is known.
-const HELD_MS: u64 = 1500;
+/// How late the first answer comes: what it says of the time is old by then.
+const LATE_MS: u64 = 1500;
 
 /// An authority, a server that shows a certificate of it, a meter and a relay, and an agent for them.
 struct Bench {
@@ -61,6 +61,7 @@ impl Bench {
             r#"
 [[control]]
 id = "{SWITCH}"
+timeout = "30s"
 write = {{ modbus = "cabinet", unit = {RELAY}, table = "coil", address = 0 }}
 allow = {{ min = 0, max = 1, every = "0s" }}
 "#
@@ -194,17 +195,18 @@ fn long() -> Certificate {
     Certificate::between(Utc::now() - decades, Utc::now() + decades)
 }
 
-/// A box starts with a clock that is off. Its first answers come late, so that readings wait for them.
+/// A box starts with a clock that is off, and with nobody to ask, so that readings wait for the time.
 fn starts_with(clock: &WallClock, certificate: &Certificate, probes: usize) {
     let bench = Bench::showing(certificate);
-    bench.sim.misbehave(bench.misbehave(Act::Slow { ms: HELD_MS }));
+    bench.sim.go_down();
     let instruction = bench.give_instruction();
     let daemon = bench.start(clock);
     eventually("readings wait for the time", || {
         bench.site.readings(METER) >= 3 && bench.clock()["trust"] == "unknown"
     });
     assert_eq!((bench.sim.ledger_count().datum, bench.site.writes(RELAY).len()), (0, 0));
-    bench.sim.behave();
+    bench.sim.misbehave(bench.misbehave(Act::Slow { ms: LATE_MS }).times(1));
+    bench.sim.come_back().expect("the same port");
 
     eventually("the instruction is carried out", || bench.is_completed(instruction));
     bench.readings_go_on();

@@ -1,11 +1,11 @@
 //! Syncs that fail below the running daemon: strace answers some of its `fdatasync` with an error.
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{collections::BTreeSet, process::Command};
 
 use solarnet_sim::{Sim, Site, Unit};
 
 use crate::support::{
-    agent::{Agent, Daemon, eventually_within, link, meter, seed, solarnet},
+    agent::{Agent, Daemon, eventually, link, meter, seed, solarnet},
     ledger::{Ledger, committed},
 };
 
@@ -35,7 +35,7 @@ fn after_failed_syncs_the_queue_is_opened_again_and_no_reading_is_lost() {
     sim.go_down();
 
     let daemon = start(&agent);
-    eventually_within(Duration::from_secs(60), "the queue was opened again three times", || {
+    eventually("the queue was opened again three times", || {
         daemon.events("queue.reopened").len() >= 3
     });
     assert!(!daemon.events("queue.room").is_empty(), "it stores again");
@@ -48,9 +48,7 @@ fn after_failed_syncs_the_queue_is_opened_again_and_no_reading_is_lost() {
 
     sim.come_back().expect("the port is still free");
     let daemon = agent.start();
-    eventually_within(Duration::from_secs(60), "all arrived", || {
-        Ledger::of(&sim).readings(METER).is_superset(&numbers)
-    });
+    eventually("all arrived", || Ledger::of(&sim).readings(METER).is_superset(&numbers));
     assert!(daemon.stop().success());
     let ledger = Ledger::of(&sim);
     ledger.assert_has_all(kept.values());

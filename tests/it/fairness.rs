@@ -1,14 +1,11 @@
 //! Fairness on one bus of the real program: eight units, one silent, one slow, one that answers with garbage.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use serde_json::Value;
 use solarnet_sim::{Fault, Sim, Site, Unit};
 
-use crate::support::agent::{Agent, eventually, meter, seed, solarnet};
+use crate::support::agent::{Agent, eventually, live_through, meter, seed, solarnet};
 
 const UNITS: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 const BAD: [(u8, Fault); 3] = [(1, Fault::Silent), (2, Fault::Slow(400)), (3, Fault::Garbage)];
@@ -37,10 +34,8 @@ fn neighbours_keep_their_schedule(agent: &Agent, sim: &Sim, site: &Site, link: &
     for (unit, fault) in BAD {
         site.set_fault(unit, Some(fault));
     }
-    sleep(GRACE);
-    let (before, started) = (sources(), Instant::now());
-    sleep(WINDOW);
-    let (after, took) = (sources(), started.elapsed());
+    live_through(GRACE);
+    let (before, took, after) = (sources(), live_through(WINDOW), sources());
     assert!(all_are(&[(1, "down"), (2, "up"), (3, "down")]), "{after}");
     let due = took.as_secs_f64();
     for unit in UNITS.into_iter().filter(|unit| BAD.iter().all(|(bad, _)| bad != unit)) {

@@ -395,7 +395,7 @@ fn a_new_node_takes_up_its_invitation_even_if_it_is_killed_on_the_way() {
     fs::write(agent.config(), config.replace("/solarin\"", "/nowhere\"")).expect("written");
     assert_fails(&run(agent, &associate, b""), 77, "(404): Not found; is `solarnet.in_url` right?");
     fs::write(agent.config(), config).expect("written");
-    bench.sim.set_issuing_delay(TimeDelta::seconds(2));
+    bench.sim.set_issuing_delay(TimeDelta::seconds(5));
     let mut child = agent
         .command(&[&associate[..], &["--yes"]].concat())
         .stderr(Stdio::null())
@@ -509,7 +509,8 @@ fn killed_at_each_step_of_a_renewal_it_goes_on_there_and_the_key_travels_once() 
     assert!(asked().expect("written before").contains("\"asked\":\""));
     daemon.kill();
 
-    bench.sim.misbehave(Misbehaviour::new(BULK, Act::Slow { ms: 1000 }));
+    // The agent's patience is 2 s.
+    bench.sim.misbehave(Misbehaviour::new(BULK, Act::Slow { ms: 1600 }));
     bench.sim.set_instruction_queuing(TimeDelta::zero());
     let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "debug"]));
     eventually("it is being proved", || bench.next().exists());

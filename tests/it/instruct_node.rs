@@ -38,6 +38,7 @@ impl Bench {
 [[control]]
 id = "{SWITCH}"
 settle = "500ms"
+timeout = "30s"
 write = {{ modbus = "cabinet", unit = {RELAY}, table = "coil", address = 0 }}
 allow = {{ min = 0, max = 1, every = "0s" }}
 {control}

@@ -30,6 +30,7 @@ impl Bench {
 [[control]]
 id = "{SETPOINT}"
 settle = "500ms"
+timeout = "30s"
 write = {{ modbus = "cabinet", unit = {RELAY}, table = "holding", address = 10 }}
 allow = {{ min = 0, max = 1000, every = "0s" }}
 "#

@@ -30,7 +30,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::modbus::{Pymodbus, Scripted};
 
-const SOON: Duration = Duration::from_secs(10);
+/// More than anything takes that happens at all, even on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+/// How long is waited for what does not come.
+const WAIT: Duration = Duration::from_millis(300);
+/// How long is waited where another one answers in its place, which does come.
+const FOREIGN: Duration = Duration::from_secs(2);
 
 fn register(table: Table, address: u16, encoding: Encoding) -> Register {
     let (word_order, byte_order) = (Order::Big, Order::Big);
@@ -56,7 +61,7 @@ fn unit(id: u8, properties: Vec<Property>) -> Unit {
         max_registers: 125,
         max_bits: 2000,
         max_gap: 8,
-        timeout: Duration::from_millis(300),
+        timeout: SOON,
         retries: 0,
         pause: Duration::ZERO,
         properties: properties.into(),
@@ -69,7 +74,7 @@ fn bus(port: u16, units: Vec<Unit>) -> Bus {
         name: "bus".to_owned(),
         link: Link::Tcp { host: "127.0.0.1".to_owned(), port },
         pause: Duration::ZERO,
-        connect_timeout: Duration::from_secs(2),
+        connect_timeout: SOON,
         units,
     }
 }
@@ -199,22 +204,18 @@ fn mbpoll_reads_the_same_values() {
 #[test]
 fn units_that_misbehave_are_named_and_end_with_69() {
     let server = Pymodbus::start();
-    for (id, want) in [
-        (2, "no answer within 300 ms (function 3, holding 0 (40001))"),
-        (
-            3,
-            "no answer within 300 ms, but unit 99 answered in its place (function 3, holding 0 (40001))",
-        ),
-        (
-            4,
-            "the unit answered with exception 4 (server device failure) (function 3, holding 0 (40001))",
-        ),
-        (5, "no answer within 300 ms (function 3, holding 0 (40001))"),
+    for (id, timeout, want) in [
+        (2, WAIT, "no answer within 300 ms"),
+        (3, FOREIGN, "no answer within 2000 ms, but unit 99 answered in its place"),
+        (4, SOON, "the unit answered with exception 4 (server device failure)"),
+        (5, WAIT, "no answer within 300 ms"),
     ] {
-        let (exit, datum) = read(server.port, unit(id, vec![holding("p", 0, Encoding::U16)]));
+        let unit = Unit { timeout, ..unit(id, vec![holding("p", 0, Encoding::U16)]) };
+        let (exit, datum) = read(server.port, unit);
+        let reason = format!("{want} (function 3, holding 0 (40001))");
         assert_eq!(
             (exit, &datum["failed"]),
-            (Exit::Unavailable, &json!([{"property": "p", "reason": want}]))
+            (Exit::Unavailable, &json!([{"property": "p", "reason": reason}]))
         );
     }
 }
@@ -313,7 +314,8 @@ fn control(id: &str, register: Register) -> Control {
 async fn neighbours_of_silent_and_foreign_units_are_read_on() {
     let server = Pymodbus::start();
     let one = || vec![holding("p", 0, Encoding::U16)];
-    let units = [1, 2, 3, 4, 6].map(|id| unit(id, one())).into();
+    let units = [(1, SOON), (2, WAIT), (3, WAIT), (4, SOON), (6, SOON)];
+    let units = units.map(|(id, timeout)| Unit { timeout, ..unit(id, one()) }).into();
     let mut running = Running::start(&bus(server.port, units), &[]);
     let mut seen = [0; 7];
     let started = Instant::now();
@@ -357,14 +359,17 @@ async fn what_is_written_is_seen_by_mbpoll() {
 }
 
 const READ: Request<'_> = Request::Read { table: Table::Holding, address: 0, count: 1 };
-const WAIT: Duration = Duration::from_millis(200);
 
 fn link(port: u16) -> TcpLink {
-    TcpLink::new("127.0.0.1", port, Duration::from_secs(1))
+    TcpLink::new("127.0.0.1", port, SOON)
 }
 
 async fn word(link: &mut TcpLink) -> Result<[u8; 2], CallError> {
-    match timeout(SOON, link.call(1, &READ, WAIT)).await.expect("in time")? {
+    word_within(link, SOON).await
+}
+
+async fn word_within(link: &mut TcpLink, wait: Duration) -> Result<[u8; 2], CallError> {
+    match link.call(1, &READ, wait).await? {
         Answer::Data(Data::Words(word)) => Ok(word.try_into().expect("one word")),
         other => panic!("{other:?}"),
     }
@@ -386,7 +391,7 @@ async fn a_late_answer_is_not_taken_for_the_next_one() {
     let client = async {
         let mut link = link(port);
         assert!(matches!(
-            word(&mut link).await,
+            word_within(&mut link, WAIT).await,
             Err(CallError::Request(RequestError::Silent { .. }))
         ));
         assert_eq!(word(&mut link).await, Ok([0, 2]));
@@ -418,8 +423,8 @@ async fn foreign_answers_are_discarded_and_waited_past() {
         assert_eq!(word(&mut link).await, Ok([0, 5]));
         let refused = word(&mut link).await.expect_err("a refusal");
         assert_eq!(refused.exception(), Some(Exception::ILLEGAL_ADDRESS));
-        let foreign = RequestError::Foreign { after: WAIT, discarded: Discarded::Unit(7) };
-        assert_eq!(word(&mut link).await, Err(foreign.into()));
+        let foreign = RequestError::Foreign { after: FOREIGN, discarded: Discarded::Unit(7) };
+        assert_eq!(word_within(&mut link, FOREIGN).await, Err(foreign.into()));
     };
     tokio::join!(server, client);
 }
@@ -482,10 +487,10 @@ async fn a_dead_peer_gets_a_new_connection_after_three_requests() {
     let (listener, port) = Scripted::listen().await;
     let mut link = link(port);
     let mute = Scripted::accept(&listener);
-    let (mute, first) = tokio::join!(mute, word(&mut link));
+    let (mute, first) = tokio::join!(mute, word_within(&mut link, WAIT));
     assert!(first.is_err());
     for _ in 0..2 {
-        assert!(word(&mut link).await.is_err());
+        assert!(word_within(&mut link, WAIT).await.is_err());
     }
     let server = async {
         let mut end = Scripted::accept(&listener).await;

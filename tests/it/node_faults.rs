@@ -58,6 +58,7 @@ impl Bench {
 [[control]]
 id = "{SETPOINT}"
 settle = "500ms"
+timeout = "30s"
 write = {{ modbus = "cabinet", unit = {RELAY}, table = "holding", address = 10 }}
 allow = {{ min = 0, max = 1000, every = "0s" }}
 "#
@@ -260,7 +261,7 @@ fn killed_between_executing_and_the_end_it_is_not_done_again_by_any_way() {
         for request in requests {
             let value = 100 + u16::try_from(request).expect("few");
             let daemon = bench.agent.start();
-            bench.site.set_fault(RELAY, Some(Fault::Slow(700)));
+            bench.site.set_fault(RELAY, Some(Fault::Slow(1500)));
             let before = bench.site.requests(RELAY);
             let id = bench.set(value);
             eventually("it is under way", || bench.site.requests(RELAY) >= before + request);

@@ -3,16 +3,12 @@
 //! Time passes for the agent alone ([`QuickTime`]), a hundred thousand times as fast while there is nobody to
 //! talk to and a thousand times while there is; the server's clock is taken along.
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use solarnet_sim::{Fault, Sim, Site, Unit};
 
 use crate::support::{
-    agent::{
-        Agent, Daemon, SECRET, TOKEN, eventually, eventually_within, link, meter, seed, solarnet,
-    },
+    agent::{Agent, Daemon, SECRET, TOKEN, eventually, link, meter, seed, solarnet},
     faketime::QuickTime,
     ledger::{Ledger, committed},
 };
@@ -48,7 +44,7 @@ impl Bench {
     /// Waits until it is so, while the server's clock follows the agent's.
     fn together(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
-        eventually_within(Duration::from_secs(60), what, || {
+        eventually(what, || {
             let Some(status) = self.agent.status() else { return false };
             if let Some(now) = status["clock"]["now"].as_str() {
                 let now: DateTime<Utc> = now.parse().expect("a date");

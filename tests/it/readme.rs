@@ -14,7 +14,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use chrono::Utc;
@@ -22,7 +21,7 @@ use document::{Shown, blocks, shown};
 use solarnet_sim::{Authority, NodeCertificate, Seed, Sim, Site, Unit};
 use solarnode_agent::config;
 
-use crate::support::agent::{Agent, Daemon, eventually_within};
+use crate::support::agent::{Agent, Daemon, eventually};
 
 /// Commands that are shown and not run here, by their beginning without `sudo`.
 const NOT_RUN: &[(&str, &str)] = &[
@@ -149,7 +148,7 @@ impl Place {
 
     /// Waits for what the documentation shows some seconds after the start.
     fn settle(&self) {
-        eventually_within(Duration::from_secs(40), "readings are proved", || {
+        eventually("readings are proved", || {
             self.agent.status().is_some_and(|status| {
                 status["upload"]["last_success"].is_string()
                     && status["instructions"]["last_poll"].is_string()

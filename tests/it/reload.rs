@@ -10,7 +10,7 @@ use solarnet_sim::{
 };
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, eventually_within, link, meter, seed, solarnet},
+    agent::{Agent, Daemon, NODE, eventually, link, meter, seed, solarnet},
     ledger::Ledger,
 };
 
@@ -101,6 +101,7 @@ impl Bench {
                 r#"
 [[control]]
 id = "/site/relay"
+timeout = "30s"
 write = {{ modbus = "{name}", unit = {RELAY}, table = "holding", address = 0, type = "u16" }}
 allow = {{ min = 0, max = {}, every = "0s" }}
 "#,
@@ -140,7 +141,7 @@ allow = {{ min = 0, max = {}, every = "0s" }}
         for site in [&self.cabinet, &self.roof] {
             site.set_fault(1, Some(Fault::Silent));
         }
-        eventually_within(Duration::from_secs(60), "every reading arrives", || {
+        eventually("every reading arrives", || {
             let ledger = Ledger::of(&self.sim);
             let has_all = |source: &str, site: &Site| {
                 ledger.readings(source).len() >= site.readings(1) as usize

@@ -25,7 +25,7 @@ const RELAY: u8 = 3;
 const JOBS: &str = "/solaruser/api/v1/sec/user/import/jobs";
 
 /// What a busy machine may add to a commit that is due.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(2);
 
 /// One device with its server, killed again and again.
 struct Life {
@@ -107,6 +107,7 @@ impl Life {
         }
         std::thread::sleep(until_kill.saturating_sub(until_trouble));
         daemon.kill();
+        self.site.until_all_have_left().expect("the site is there");
         self.readings_at_kill.push(METERS.map(|(unit, ..)| self.site.readings(unit)));
         // Killed before it had made a queue, there is nothing to look at.
         if self.agent.state_dir().join("queue").exists() {
@@ -243,12 +244,13 @@ fn config(sim: &Sim, at_risk: Duration, site: Option<&Site>) -> String {
         for (unit, source, every) in METERS {
             // A machine busy with other tests must not look like a silent meter.
             let unit = meter(unit, source, &format!("{every}ms"));
-            config += &unit.replace("timeout = \"300ms\"", "timeout = \"10s\"");
+            config += &unit.replace("timeout = \"2s\"", "timeout = \"10s\"");
         }
         config += &format!(
             r#"
 [[control]]
 id = "/site/relay"
+timeout = "30s"
 write = {{ modbus = "cabinet", unit = {RELAY}, table = "holding", address = 0, type = "u16" }}
 allow = {{ min = 0, max = 65535, every = "0s" }}
 "#

@@ -14,7 +14,7 @@ use solarnet_sim::{InstructionState as State, NewInstruction, Sim, Site, Unit};
 use solarnode_agent::observe::journal::message_id;
 
 use crate::support::{
-    agent::{NODE, SECRET, TOKEN, eventually_within, link, meter, seed, solarnet},
+    agent::{NODE, SECRET, TOKEN, eventually, link, meter, seed, solarnet},
     systemd::Box,
 };
 
@@ -80,9 +80,7 @@ impl Bench {
 
     fn readings_arrive(&self) {
         let before = self.sim.ledger_count().datum;
-        eventually_within(Duration::from_secs(60), "readings arrive", || {
-            self.sim.ledger_count().datum > before
-        });
+        eventually("readings arrive", || self.sim.ledger_count().datum > before);
     }
 
     /// Lines of the journal with this event.
@@ -181,9 +179,7 @@ fn systemd_starts_it_again_after_a_crash_or_a_hang_and_not_after_a_wrong_configu
 
     bench.configure("300ms");
     bench.systemd.ask("systemctl kill --kill-who=main --signal=HUP solarnode-agent");
-    eventually_within(Duration::from_secs(30), "the change is taken over", || {
-        !bench.events("config.reloaded").is_empty()
-    });
+    eventually("the change is taken over", || !bench.events("config.reloaded").is_empty());
     assert_eq!(bench.show("NRestarts"), "2");
 
     bench.configure("often");
@@ -235,11 +231,11 @@ fn instructions_restart_the_service_and_reach_the_unit_that_reboots() {
 
     // Nobody has enabled it yet.
     let id = ask("SystemReboot");
-    eventually_within(Duration::from_secs(30), "it is declined", || state(id) == State::Declined);
+    eventually("it is declined", || state(id) == State::Declined);
     bench.systemd.ask("systemctl enable --now solarnode-agent-reboot.path");
     assert!(!bench.systemd.run("test -e /root/rebooted").status.success());
     let id = ask("SystemReboot");
-    eventually_within(Duration::from_secs(30), "the unit is started", || {
+    eventually("the unit is started", || {
         bench.systemd.run("test -e /root/rebooted").status.success()
     });
     assert_eq!(state(id), State::Executing);

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use solarnet_sim::{
     Act, ImportDelays, IssuedToken, Misbehaviour, Sim, Site, TokenKind, Unit, signing_key_hex,
@@ -161,7 +162,7 @@ impl Bench {
 #[test]
 fn the_running_daemon_goes_over_to_the_successor_and_jobs_of_the_old_token_end_before_it_does() {
     let bench = Bench::new(&[]);
-    bench.sim.set_import_delays(ImportDelays { queued_ms: 2500, ..ImportDelays::default() });
+    bench.sim.set_import_delays(ImportDelays { queued_ms: 8000, ..ImportDelays::default() });
     let daemon = bench.agent.start();
     let open = || bench.sim.jobs().iter().any(|job| job["jobState"] != "Completed");
     eventually("a job is under way", open);
@@ -253,6 +254,8 @@ fn a_second_rotation_is_kept_away_and_one_that_an_import_has_overtaken_is_given_
     bench.sim.misbehave(Misbehaviour::new(&generate, Act::Slow { ms: 1500 }).times(1));
     let mut first = bench.start(&["rotate", "--yes"], TOKEN, SECRET);
     eventually("the first has begun", || bench.record());
+    // It gets no further.
+    kill_process(Pid::from_child(&first), Signal::STOP).expect("a signal");
     bench.rotate(&[]).fails(69, "is being rotated by another command");
     first.kill().expect("killed");
     first.wait().expect("it ends");

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use chrono::{TimeDelta, Utc};
@@ -16,9 +16,7 @@ use solarnet_sim::{
     Act, Fault, ImportDelays, MeterReading, Misbehaviour, RateLimit, Seed, Sim, Site, Unit,
 };
 
-use crate::support::agent::{
-    Agent, NODE, TOKEN, USER, eventually, eventually_within, link, meter, seed, solarnet,
-};
+use crate::support::agent::{Agent, NODE, TOKEN, USER, eventually, link, meter, seed, solarnet};
 
 const METER: u8 = 1;
 const SOURCE: &str = "/site/meter";
@@ -169,9 +167,7 @@ fn wrong_answers_about_jobs_prove_nothing_and_lose_nothing() {
     let count = acts.len();
     bench.misbehave("GET", JOBS, acts);
     let daemon = bench.agent.start();
-    eventually_within(Duration::from_secs(60), "every wrong answer was given", || {
-        bench.looks() > count
-    });
+    eventually("every wrong answer was given", || bench.looks() > count);
     bench.everything_arrived();
     assert!(daemon.stop().success());
 }
@@ -197,7 +193,7 @@ fn a_job_whose_receipt_was_lost_is_found_and_not_sent_again() {
         bench.sim.misbehave(lost(act));
     }
     let daemon = bench.agent.start();
-    eventually_within(Duration::from_secs(60), "every receipt was lost", || bench.posts() > count);
+    eventually("every receipt was lost", || bench.posts() > count);
     bench.everything_arrived();
     assert_eq!(bench.sim.ledger_count().repeated, 0);
     let jobs = bench.sim.jobs();
@@ -235,7 +231,7 @@ fn jobs_that_end_otherwise_than_well_are_no_proof() {
         ],
     );
     let daemon = bench.agent.start();
-    eventually_within(Duration::from_secs(60), "all of it happened", || bench.posts() > 5);
+    eventually("all of it happened", || bench.posts() > 5);
     let status = bench.everything_arrived();
     assert_eq!(status["upload"]["given_up"], 0);
     assert!(!daemon.events("upload.repeated").is_empty());
@@ -371,9 +367,7 @@ fn a_token_that_is_disabled_for_a_while_loses_nothing() {
     assert!(bench.posts() + bench.looks() <= requests + 1, "it waits for another key");
     assert!(bench.sim.set_token_active(TOKEN, true));
     // Without another key it looks again after 30 s, more or less.
-    eventually_within(Duration::from_secs(60), "uploads go on", || {
-        bench.sim.ledger_count().datum >= since as usize
-    });
+    eventually("uploads go on", || bench.sim.ledger_count().datum >= since as usize);
     bench.everything_arrived();
     assert_eq!(daemon.events("upload.stopped").len(), 1);
     assert!(daemon.stop().success());
@@ -457,9 +451,7 @@ fn a_source_outside_the_policy_is_the_operators_business_and_loses_nothing() {
         site.set_fault(unit, Some(Fault::Silent));
     }
     let readings = (site.readings(1) + site.readings(2)) as usize;
-    eventually_within(Duration::from_secs(90), "everything arrives", || {
-        sim.ledger_count().datum == readings
-    });
+    eventually("everything arrives", || sim.ledger_count().datum == readings);
     let status = agent.until_nothing_waits();
     assert_eq!(
         (&status["queue"]["rejected"], &status["upload"]["given_up"]),

@@ -17,7 +17,7 @@ mod packet;
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::{Shared, lock};
+use crate::port::Port;
 use crate::sim::Sim;
 use crate::tls::{Authority, Certificate, TlsError, Versions};
 use crate::world::World;
@@ -35,7 +36,7 @@ pub use collector::FluxMessage;
 use collector::{Collector, Role};
 
 /// How long the broker may take to listen, and to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Why there is no broker.
@@ -76,8 +77,8 @@ pub struct Broker {
     world: Shared,
     collector: Collector,
     process: Mutex<Option<Child>>,
-    tls: SocketAddr,
-    plain: SocketAddr,
+    tls: Port,
+    plain: Port,
     folder: TempDir,
 }
 
@@ -118,19 +119,10 @@ impl Broker {
         file("openssl.cnf", versions_of(Versions::Both))?;
         let nodes: Vec<i64> = lock(&world).nodes.keys().copied().collect();
         file("acl", nodes.into_iter().map(|node| rules(node, role)).collect())?;
-        // Someone else may take a free port before the broker does.
-        let mut tries = 0;
-        let (process, tls, plain) = loop {
-            let (tls, plain) = free_ports()?;
-            file("mosquitto.conf", configuration(folder.path(), tls, plain))?;
-            match serve(folder.path(), plain) {
-                Ok(process) => break (process, tls, plain),
-                Err(BrokerError::Silent(_)) if tries < 3 => tries += 1,
-                Err(error) => return Err(error),
-            }
-        };
-        let collector = Collector::start(world.clone(), plain, role)?;
-        let process = Mutex::new(Some(process));
+        let (tls, plain) = (Port::local()?, Port::local()?);
+        file("mosquitto.conf", configuration(folder.path(), tls.address(), plain.address()))?;
+        let process = Mutex::new(Some(serve(folder.path(), plain.address())?));
+        let collector = Collector::start(world.clone(), plain.address(), role)?;
         let broker = Self { world, collector, process, tls, plain, folder };
         broker.wait_for_the_collector()?;
         Ok(broker)
@@ -138,17 +130,17 @@ impl Broker {
 
     /// `mqtts://host:port`, where a node's certificate is needed.
     pub fn url(&self) -> String {
-        format!("mqtts://{}", self.tls)
+        format!("mqtts://{}", self.tls.address())
     }
 
     /// Where `url` listens.
     pub fn address(&self) -> SocketAddr {
-        self.tls
+        self.tls.address()
     }
 
     /// `mqtt://host:port`, where everyone may do everything.
     pub fn plain_url(&self) -> String {
-        format!("mqtt://{}", self.plain)
+        format!("mqtt://{}", self.plain.address())
     }
 
     /// Kills the broker. What it had not passed on is lost, but for what it saved in the second before.
@@ -165,11 +157,11 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// When someone else has taken them.
+    /// When it does not start.
     pub fn start_again(&self) -> Result<(), BrokerError> {
         let mut process = self.process();
         if process.is_none() {
-            *process = Some(serve(self.folder.path(), self.plain)?);
+            *process = Some(serve(self.folder.path(), self.plain.address())?);
         }
         drop(process);
         self.wait_for_the_collector()
@@ -229,7 +221,7 @@ impl Broker {
     /// When the broker is not there.
     pub fn retained(&self, filter: &str) -> io::Result<Vec<FluxMessage>> {
         // On a thread, because this may be called where there is a runtime already.
-        let (plain, filter) = (self.plain, filter.to_owned());
+        let (plain, filter) = (self.plain.address(), filter.to_owned());
         let asked = std::thread::spawn(move || collector::retained(plain, &filter)).join();
         asked.unwrap_or_else(|_| Err(io::Error::other("the asking thread ended")))
     }
@@ -330,15 +322,6 @@ fn versions_of(versions: Versions) -> String {
         "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = default\n\
          [default]\nMinProtocol = {least}\nMaxProtocol = {most}\n"
     )
-}
-
-/// Two ports that nobody has at the moment.
-fn free_ports() -> io::Result<(SocketAddr, SocketAddr)> {
-    let (one, other) = (
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
-    );
-    Ok((one.local_addr()?, other.local_addr()?))
 }
 
 /// What a node may do, by the subject of its certificate.

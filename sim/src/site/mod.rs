@@ -9,6 +9,7 @@
 pub(crate) mod line;
 pub(crate) mod unit;
 
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{
@@ -31,16 +32,42 @@ const NO_SUCH_UNIT: u8 = 11;
 /// Bytes of the header before the unit: transaction, protocol, length.
 const HEADER: usize = 6;
 
+/// How often to look whether something is over.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Longest PDU with its unit in front.
 const LONGEST: usize = 254;
 
 type Units = Arc<Mutex<Vec<Unit>>>;
 
+#[derive(Debug, Default)]
+struct Connections {
+    made: AtomicU64,
+    open: AtomicU64,
+}
+
+/// Counts as open until it is dropped.
+struct Open(Arc<Connections>);
+
+impl Open {
+    fn counted(connections: Arc<Connections>) -> Self {
+        connections.made.fetch_add(1, Ordering::Relaxed);
+        connections.open.fetch_add(1, Ordering::SeqCst);
+        Self(connections)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A running site. Dropping the handle stops it.
 #[derive(Debug)]
 pub struct Site {
     units: Units,
-    connections: Arc<AtomicU64>,
+    connections: Arc<Connections>,
     server: Server,
 }
 
@@ -62,11 +89,15 @@ impl Site {
     pub fn start_at(units: Vec<Unit>, address: SocketAddr) -> Result<Self, StartError> {
         let units: Units = Arc::new(Mutex::new(units));
         let served = units.clone();
-        let connections = Arc::new(AtomicU64::new(0));
+        let connections = Arc::new(Connections::default());
         let counted = connections.clone();
         let server = Server::start("modbus-site", address, move |stream, _| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            connection(stream, served.clone())
+            let open = Open::counted(counted.clone());
+            let served = served.clone();
+            async move {
+                connection(stream, served).await;
+                drop(open);
+            }
         })?;
         Ok(Self { units, connections, server })
     }
@@ -87,7 +118,25 @@ impl Site {
 
     /// How many connections were made since the start.
     pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
+        self.connections.made.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no connection is open. What a client asked before it was killed may be answered, and counted,
+    /// only after its end; after this it was.
+    ///
+    /// # Errors
+    ///
+    /// When the site is down.
+    pub fn until_all_have_left(&self) -> std::io::Result<()> {
+        // Served only after all who came before were let in.
+        let mut last = std::net::TcpStream::connect(self.address())?;
+        last.write_all(&frame(0, 0, &[0]))?;
+        last.read_exact(&mut [0; HEADER])?;
+        drop(last);
+        while self.connections.open.load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
     }
 
     /// How often the meter's whole block was read and properly answered. Zero for other units.
@@ -134,7 +183,7 @@ impl Site {
     ///
     /// # Errors
     ///
-    /// When someone else has taken the port.
+    /// When the port cannot be listened on.
     pub fn come_back(&self) -> std::io::Result<()> {
         self.server.come_back()
     }

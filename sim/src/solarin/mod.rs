@@ -145,7 +145,7 @@ impl SolarIn {
     ///
     /// # Errors
     ///
-    /// When someone else has taken the port.
+    /// When the port cannot be listened on.
     pub fn come_back(&self) -> std::io::Result<()> {
         self.server.come_back()
     }

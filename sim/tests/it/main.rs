@@ -27,11 +27,11 @@ fn client_of(sim: &Sim) -> Client {
     Client::new(sim.address(), TOKEN, SECRET)
 }
 
-/// Asks again until it is so, for ten seconds.
+/// Asks again until it is so, for longer than anything takes on a busy machine.
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !is_so() {
-        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        assert!(Instant::now() < deadline, "not within two minutes: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

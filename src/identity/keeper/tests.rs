@@ -108,7 +108,7 @@ impl Bench {
 
     async fn until(&mut self, what: &str, mut holds: impl FnMut(&Status) -> bool) {
         let waiting = self.status.wait_for(|status| holds(status));
-        let came = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        let came = tokio::time::timeout(Duration::from_secs(120), waiting).await;
         drop(came.expect(what).expect("the keeper runs"));
     }
 }
@@ -161,7 +161,7 @@ async fn an_import_while_a_renewed_certificate_is_proved_is_not_overwritten() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), waits).await.expect("it is being proved");
+    tokio::time::timeout(Duration::from_secs(120), waits).await.expect("it is being proved");
 
     let imported = of_node(&bench.authority, NODE);
     save(&bench.store, &imported);

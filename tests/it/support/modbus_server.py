@@ -7,7 +7,7 @@ Prints the port it listens on, 0 for a serial one, then serves until its standar
     unit 2   silent: never answers
     unit 3   answers as unit 99
     unit 4   answers every read with exception 4, whatever is asked
-    unit 5   slow: answers after half a second
+    unit 5   slow: answers after five seconds
     unit 6   well, but holding register 12 does not exist
 
 Holding registers of units 1, 5 and 6, and the same as input registers from 100 on:
@@ -55,7 +55,7 @@ async def fail(function, start, address, count, registers, values):
 
 
 async def dawdle(function, start, address, count, registers, values):
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(5)
     return None
 
 

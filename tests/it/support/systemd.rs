@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::agent::eventually_within;
+use super::agent::eventually;
 
 /// A running box; stopped when dropped.
 pub(crate) struct Box {
@@ -44,7 +44,7 @@ impl Box {
             .expect("systemd-nspawn is there: apt-get install systemd-container");
         let mut started = Self { nspawn, leader: 0 };
         let process = started.nspawn.id();
-        eventually_within(Duration::from_secs(60), "the box is up", || {
+        eventually("the box is up", || {
             // Its first child is a helper that soon ends; process 1 is the one that stays.
             let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
             let children = children.unwrap_or_default();
@@ -80,7 +80,7 @@ impl Box {
     pub(crate) fn until(&self, line: &str, printed: &str) {
         let mut last = String::new();
         let what = format!("`{line}` prints {printed}");
-        eventually_within(Duration::from_secs(60), &what, || {
+        eventually(&what, || {
             last = String::from_utf8_lossy(&self.run(line).stdout).trim().to_owned();
             last == printed
         });
