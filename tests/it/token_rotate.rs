@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use solarnet_sim::{
     Act, ImportDelays, IssuedToken, Misbehaviour, Sim, Site, TokenKind, Unit, signing_key_hex,
@@ -250,12 +249,14 @@ fn a_successor_whose_secret_got_lost_is_deleted_after_asking() {
 #[test]
 fn a_second_rotation_is_kept_away_and_one_that_an_import_has_overtaken_is_given_up() {
     let bench = Bench::new(&[]);
+    let config = std::fs::read_to_string(bench.agent.config()).expect("a configuration");
+    let patient = config.replacen("timeout = \"2s\"", "timeout = \"60s\"", 1);
+    std::fs::write(bench.agent.config(), patient).expect("written");
     let generate = format!("{TOKENS}/generate");
-    bench.sim.misbehave(Misbehaviour::new(&generate, Act::Slow { ms: 1500 }).times(1));
+    // It gets no further.
+    bench.sim.misbehave(Misbehaviour::new(&generate, Act::Slow { ms: 60_000 }).times(1));
     let mut first = bench.start(&["rotate", "--yes"], TOKEN, SECRET);
     eventually("the first has begun", || bench.record());
-    // It gets no further.
-    kill_process(Pid::from_child(&first), Signal::STOP).expect("a signal");
     bench.rotate(&[]).fails(69, "is being rotated by another command");
     first.kill().expect("killed");
     first.wait().expect("it ends");
