@@ -7,12 +7,12 @@
 //! | spread | since the task started, so a step of the wall clock moves nothing | made from the source ID |
 //! | aligned | UTC, so that reads lie at whole multiples of the period | 0 |
 //!
-//! A spread source is read once when the task starts and then on its grid, where its period is a second or
-//! more up to a stride of the timer later ([`runtime::STRIDE`]): sources that are due about the same time
-//! wake the processor once. An aligned one waits for its grid. Turns that were missed because the bus was busy or the queue full are skipped, not made
-//! up for (tokio's `MissedTickBehavior::Skip`): a burst of late readings would tell nothing about
-//! the time missed and would make the next turns late as well. No two reads are nearer than half a
-//! period.
+//! A spread source is read once when the task starts and then on its grid, where its period is a second
+//! or more up to a stride of the timer later ([`runtime::STRIDE`]): sources that are due about the same
+//! time wake the processor once. An aligned one waits for its grid. Turns that were missed because the bus
+//! was busy or the queue full are skipped, not made up for (tokio's `MissedTickBehavior::Skip`): a burst of
+//! late readings would tell nothing about the time missed and would make the next turns late as well. No
+//! two reads are nearer than half a period.
 
 use std::time::Duration;
 
