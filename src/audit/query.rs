@@ -39,6 +39,9 @@ pub const API_PATHS: [&str; 1] = ["/datum/list"];
 /// Rows of a page. SolarQuery gives no more, and fewer where it is configured so.
 pub const PAGE: u64 = 1000;
 
+/// Where an answer is too long to be read, the next page has so many times fewer rows.
+pub const SMALLER: u64 = 10;
+
 /// Sources of one call: their names fit into an address.
 pub const SOURCES: usize = 40;
 
@@ -257,9 +260,15 @@ impl Wanted<'_> {
     ) -> Result<(), CallError> {
         // Rows that arrive meanwhile push others onto the next page.
         let mut seen = HashSet::new();
-        let mut offset = 0;
+        let (mut offset, mut size) = (0, PAGE);
         loop {
-            let answer = calls.call_as(credential, self.page(slice, offset, PAGE)).await?;
+            let answer = match calls.call_as(credential, self.page(slice, offset, size)).await {
+                Err(error) if error.cause == Cause::AnswerTooLong && size > 1 => {
+                    size /= SMALLER;
+                    continue;
+                }
+                answer => answer?,
+            };
             let (results, total) = rows_of(&answer)?;
             let before = seen.len();
             for row in results {
@@ -349,7 +358,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::audit::{ledger::Entry, tally::Tally};
+    use crate::{
+        audit::{ledger::Entry, tally::Tally},
+        credential::SigningKey,
+    };
 
     fn book(entries: &[(&str, i64, u64)]) -> Book {
         let mut book = Book::default();
@@ -397,6 +409,42 @@ mod tests {
                 "max=1000",
             ]
         );
+    }
+
+    /// SolarQuery with 25 rows, of which more than ten are more than is read of an answer.
+    struct Long;
+
+    impl CallAs for Long {
+        fn server_time(&self) -> DateTime<Utc> {
+            DateTime::UNIX_EPOCH
+        }
+
+        async fn call_as(&self, _: &Credential, call: Call) -> Result<Answer, CallError> {
+            let number = |name: &str| {
+                let found = call.query.iter().find(|(member, _)| member == name);
+                found.and_then(|(_, value)| value.parse::<usize>().ok()).expect("a number")
+            };
+            if number("max") > 10 {
+                return Err(CallError { cause: Cause::AnswerTooLong, ..no_results(PATH) });
+            }
+            let page = (0..25).skip(number("offset")).take(number("max"));
+            let rows: Vec<Value> =
+                page.map(|ms| json!({ "sourceId": "/a", "created": ms })).collect();
+            Ok(Answer { data: json!({ "totalResults": 25, "results": rows }) })
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_that_are_too_long_are_asked_for_in_smaller_ones() {
+        let credential = Credential {
+            token_id: "abcdefghij0123456789".parse().expect("a token ID"),
+            key: SigningKey::new([0; 32]),
+            key_date: chrono::NaiveDate::MIN,
+            secret: None,
+        };
+        let book = book(&[("/a", 0, 25)]);
+        let shown = wanted(&book).ask(&Long, &credential, false).await.expect("an answer");
+        assert_eq!(shown.tallies["/a"][&0].count, 25);
     }
 
     #[test]

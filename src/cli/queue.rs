@@ -4,6 +4,7 @@
 //! they changed meanwhile. Records that are not committed yet are in the daemon's memory and not shown.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     path::Path,
 };
@@ -95,6 +96,19 @@ impl Queue {
 /// How many datum wait.
 pub(super) fn waiting(state_dir: &Path) -> Result<u64, Failure> {
     Ok(Look::open(state_dir)?.reader.stat().map_err(unread)?.records)
+}
+
+/// The sources of all datum that wait; of none where there is no queue yet.
+pub(super) fn sources(state_dir: &Path) -> Result<BTreeSet<SourceId>, Failure> {
+    let mut sources = BTreeSet::new();
+    if matches!(queue::folder(state_dir).try_exists(), Ok(false)) {
+        return Ok(sources);
+    }
+    Look::open(state_dir)?.each(0, |record| {
+        sources.extend(record::decode(&record.payload).map(|datum| datum.source));
+        Ok(true)
+    })?;
+    Ok(sources)
 }
 
 struct Look<'a> {
@@ -414,6 +428,16 @@ mod tests {
         let (exit, text) = run(&dir, &["check"]);
         assert_eq!(exit, Exit::Data);
         assert!(text.contains("record 4:"), "{text}");
+    }
+
+    #[test]
+    fn the_sources_of_what_waits_are_named_and_none_where_there_is_no_queue() {
+        let (dir, _writer) = queue();
+        let names = |dir: &Path| -> Vec<String> {
+            sources(dir).expect("sources").iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(names(dir.path()), ["/a", "/b"]);
+        assert_eq!(names(&dir.path().join("new")), [""; 0]);
     }
 
     #[test]

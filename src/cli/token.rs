@@ -215,6 +215,21 @@ impl TokenContext {
         })
     }
 
+    /// These needs, and the sources of the datum that wait in the queue: those of one that was taken out of the
+    /// configuration have to be sent, or seen, all the same.
+    fn with_waiting(&self, mut needs: Needs, err: &mut dyn Write) -> Result<Needs, Failure> {
+        match super::queue::sources(&self.state_dir) {
+            Ok(sources) => needs.sources.extend(sources),
+            Err(failure) => writeln!(
+                err,
+                "note: datum of sources that the configuration has no more may wait; if so, these sources are \
+                 left out here: {:#}",
+                failure.error
+            )?,
+        }
+        Ok(needs)
+    }
+
     /// What the configuration needs of the token of that name, if it is one of its own.
     fn needs_of(&self, name: &TokenName) -> Option<Needs> {
         let needs = self.needs.as_ref()?;

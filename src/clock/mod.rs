@@ -39,7 +39,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
+use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -48,6 +48,7 @@ pub use self::core::{Core, Now, Trust, build_date};
 use crate::domain::{BootId, Stamp, utc};
 use crate::file;
 use crate::pulse::{Bound, Pulse};
+use crate::runtime::off_thread;
 
 /// How often [`Clock::keep`] looks for NTP, and tries again to write what a disk did not take.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -229,11 +230,7 @@ impl Clock {
             anchors::render(shared.core.anchors())
         };
         let file = self.file.clone();
-        // Anything but a result is a runtime that goes down, and this task with it.
-        let Ok(written) = spawn_blocking(move || file::replace(&file, &anchors, 0o640)).await
-        else {
-            return;
-        };
+        let written = off_thread(move || file::replace(&file, &anchors, 0o640)).await;
         let mut shared = self.lock();
         match written {
             Ok(()) => shared.save_failed = false,

@@ -69,6 +69,7 @@ fn reason(error: &SendError) -> &str {
         | SendError::Tls(reason)
         | SendError::OwnCertificate(reason)
         | SendError::Unreachable(reason)
+        | SendError::TooLong(reason)
         | SendError::Content(reason) => reason,
     }
 }

@@ -23,7 +23,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -47,6 +47,7 @@ use crate::{
     domain::{Chain, Datum, Samples},
     net::{Net, SendError},
     pulse::{Bound, Pulse},
+    runtime::off_thread,
 };
 
 /// How long a journal that cannot be opened is left alone.
@@ -144,8 +145,7 @@ impl<R: Reports> FileUploader<R> {
         let path = of_daemon(&self.state_dir);
         loop {
             let path = path.clone();
-            let opened = spawn_blocking(move || Journal::open(path)).await;
-            match opened.expect("opening does not panic and is not aborted") {
+            match off_thread(move || Journal::open(path)).await {
                 Ok((journal, damaged)) => {
                     if damaged > 0 {
                         warn!(
@@ -267,11 +267,10 @@ impl<R: Reports> FileUploader<R> {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stuck> {
-        let done = spawn_blocking(work);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Stuck::Ended),
-            done = done => Ok(done.expect("such work does not panic and is not aborted")),
+            done = off_thread(work) => Ok(done),
         }
     }
 

@@ -156,6 +156,7 @@ pub(super) fn not_sent(url: &str, error: &SendError) -> Trouble {
         )),
         SendError::CertificateDates(reason)
         | SendError::Unreachable(reason)
+        | SendError::TooLong(reason)
         | SendError::Content(reason) => Trouble::Passing(format!("no answer from {url}: {reason}")),
     }
 }

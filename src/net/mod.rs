@@ -84,6 +84,8 @@ pub enum SendError {
     OwnCertificate(String),
     /// No connection, a break, or no complete answer in time.
     Unreachable(String),
+    /// The answer is longer than any that is read.
+    TooLong(String),
     /// What was to be sent could not be read.
     Content(String),
 }
@@ -329,7 +331,7 @@ async fn answer_of(mut response: reqwest::Response) -> Result<Incoming, SendErro
     while let Some(chunk) = response.chunk().await.map_err(|e| classify(&e))? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
             let limit = MAX_ANSWER_BYTES >> 20;
-            return Err(SendError::Unreachable(format!("the answer is longer than {limit} MiB")));
+            return Err(SendError::TooLong(format!("the answer is longer than {limit} MiB")));
         }
         body.extend_from_slice(&chunk);
     }

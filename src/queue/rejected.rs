@@ -42,12 +42,12 @@ impl Rejected {
     ///
     /// # Errors
     ///
-    /// If it could not be written down; it is counted nevertheless.
+    /// If it could not be written down; it is not counted then.
     pub(super) fn add(&mut self, mut datum: Value, reason: &str) -> io::Result<()> {
-        self.count += 1;
+        let count = self.count + 1;
         if let Some(members) = datum.as_object_mut() {
             members.insert("reason".to_owned(), reason.into());
-            members.insert("count".to_owned(), self.count.into());
+            members.insert("count".to_owned(), count.into());
         }
         if fs::metadata(&self.path).is_ok_and(|file| file.len() >= MAX_BYTES) {
             fs::rename(&self.path, &self.old)?;
@@ -58,6 +58,7 @@ impl Rejected {
         let is_new = file.metadata()?.len() == 0;
         file.write_all(format!("{ahead}{datum}\n").as_bytes())?;
         file.sync_all()?;
+        self.count = count;
         match self.path.parent() {
             Some(folder) if is_new => file::sync_folder(folder),
             Some(_) | None => Ok(()),

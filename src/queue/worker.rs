@@ -325,7 +325,15 @@ impl Worker {
                 self.claimed.extend(&found);
                 drop(reply.send(found));
             }
-            Ask::Read { seqs, reply } => drop(reply.send(self.rows(&seqs))),
+            Ask::Read { seqs: mut gone, reply } => {
+                let rows = self.rows(&gone);
+                // A claim of what is not there any more would hide a row that waits.
+                if let Some(rows) = rows.as_ref().filter(|rows| rows.len() as u64 != gone.count()) {
+                    rows.iter().for_each(|row| gone.remove(row.seq..=row.seq));
+                    self.release(&gone);
+                }
+                drop(reply.send(rows));
+            }
             Ask::Release(seqs) => self.release(&seqs),
             Ask::Reject { seq, reason } => self.reject(seq, &reason),
             Ask::ReleaseAll => {

@@ -428,6 +428,7 @@ impl From<&CallError> for Trouble {
             Cause::BadCredentials => Self::Rejected,
             Cause::NoKey
             | Cause::Unreachable
+            | Cause::AnswerTooLong
             | Cause::Tls
             | Cause::NotSolarNetwork
             | Cause::RateLimited

@@ -143,7 +143,7 @@ pub struct Received<'a> {
     pub status: u16,
     /// The body, whole.
     pub body: &'a [u8],
-    /// `Retry-After` in seconds, as text.
+    /// `Retry-After`, seconds or a date, as text.
     pub retry_after: Option<&'a str>,
     /// `X-SN-Rate-Limit-Retry-After`, milliseconds since the epoch, as text.
     pub rate_limit_retry_after: Option<&'a str>,

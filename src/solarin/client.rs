@@ -33,7 +33,6 @@ use rustls::client::ResolvesClientCert;
 use serde_json::Value;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    task::spawn_blocking,
     time::Instant,
 };
 
@@ -49,6 +48,7 @@ use crate::{
     domain::{Datum, InstructionId, NodeId},
     net::{Incoming, Net, NetError, Outgoing, SendError},
     pulse::{Bound, Pulse},
+    runtime::off_thread,
     solarnet::{Next, Priority, pace::Pace},
 };
 
@@ -304,7 +304,7 @@ impl SolarIn {
     async fn post(&self, json: String) -> Result<Heard, InError> {
         let shared = &self.shared;
         let net = self.net()?;
-        let request = request(shared.url.clone(), json).await?;
+        let request = request(shared.url.clone(), json).await;
         let longest = Bound::Within(shared.timeout * ATTEMPTS);
         let _calling = self.pulse.enter("calling the server", longest);
         let sent = match net.send(&request).await {
@@ -319,9 +319,9 @@ impl SolarIn {
                     (Cause::Tls, detail)
                 }
                 SendError::OwnCertificate(detail) => (Cause::Identity, detail),
-                SendError::Unreachable(detail) | SendError::Content(detail) => {
-                    (Cause::Unreachable, detail)
-                }
+                SendError::Unreachable(detail)
+                | SendError::TooLong(detail)
+                | SendError::Content(detail) => (Cause::Unreachable, detail),
             };
             InError::of(cause, detail)
         })?;
@@ -403,13 +403,11 @@ fn body(datum: &[(&Datum, i64)], acknowledgements: &[Acknowledgement]) -> String
 
 /// A long body is compressed beside the runtime, which reads the meters: a full batch takes a small processor a
 /// good part of a second.
-async fn request(url: String, json: String) -> Result<Outgoing, InError> {
+async fn request(url: String, json: String) -> Outgoing {
     if json.len() < COMPRESS_BESIDE {
-        return Ok(compressed(url, json));
+        return compressed(url, json);
     }
-    let compressing = spawn_blocking(move || compressed(url, json));
-    // It fails only if the runtime is being shut down.
-    compressing.await.map_err(|error| InError::of(Cause::Unreachable, error.to_string()))
+    off_thread(move || compressed(url, json)).await
 }
 
 fn compressed(url: String, json: String) -> Outgoing {

@@ -19,6 +19,8 @@ pub enum Cause {
     NoKey,
     /// No connection, or it broke before the answer was complete.
     Unreachable,
+    /// The answer is longer than any that is read.
+    AnswerTooLong,
     /// The server's certificate was not accepted.
     Tls,
     /// Something answered that is not SolarNetwork: a captive portal, a proxy's error page.
@@ -57,6 +59,7 @@ impl Cause {
         match self {
             Self::NoKey => "no_key",
             Self::Unreachable => "unreachable",
+            Self::AnswerTooLong => "answer_too_long",
             Self::Tls => "tls",
             Self::NotSolarNetwork => "not_solarnetwork",
             Self::RateLimited => "rate_limited",
@@ -106,6 +109,7 @@ impl Cause {
             ),
             Self::NoSuchCall => Some("check `solarnet.user_url` and `solarnet.query_url`"),
             Self::Unreachable
+            | Self::AnswerTooLong
             | Self::NotSolarNetwork
             | Self::RateLimited
             | Self::ServerTrouble
@@ -170,6 +174,7 @@ impl CallError {
     pub fn next(&self) -> Next {
         match self.cause {
             Cause::Unreachable
+            | Cause::AnswerTooLong
             | Cause::Tls
             | Cause::NotSolarNetwork
             | Cause::RateLimited
@@ -240,7 +245,7 @@ pub struct Received<'a> {
     pub error_message: Option<&'a str>,
     /// `X-SN-Rate-Limit-Retry-After`, milliseconds since the epoch, as text.
     pub rate_limit_retry_after: Option<&'a str>,
-    /// `Retry-After` in seconds, as proxies send it, as text.
+    /// `Retry-After`, seconds or a date, as proxies send it.
     pub retry_after: Option<&'a str>,
     /// When it arrived, by the server's clock.
     pub now: DateTime<Utc>,
@@ -323,18 +328,19 @@ fn denied(message: &str, authenticate: bool) -> Cause {
 /// When the server wants to be asked again, as its rate limit or a proxy says it.
 pub(crate) fn retry_after(
     rate_limit: Option<&str>,
-    secs: Option<&str>,
+    proxy: Option<&str>,
     now: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
     let absolute = rate_limit
         .and_then(|text| text.trim().parse().ok())
         .and_then(DateTime::from_timestamp_millis);
-    let relative = secs
-        .and_then(|text| text.trim().parse::<u32>().ok())
-        .map(|secs| now + chrono::TimeDelta::seconds(secs.into()));
+    let by_proxy = proxy.and_then(|text| match text.trim().parse::<u32>() {
+        Ok(secs) => Some(now + chrono::TimeDelta::seconds(secs.into())),
+        Err(_) => DateTime::parse_from_rfc2822(text.trim()).ok().map(|at| at.to_utc()),
+    });
     // Whoever asks for more than an hour is not waited for: the next try will tell again.
     let latest = now + chrono::TimeDelta::hours(1);
-    absolute.or(relative).map(|at| at.min(latest))
+    absolute.or(by_proxy).map(|at| at.min(latest))
 }
 
 /// Foreign text in our own messages: one line, of bounded length, without control characters.
@@ -417,6 +423,16 @@ mod tests {
         assert_eq!(at("9999999999999999"), None);
         assert_eq!(at("99999999999999"), Some(now() + chrono::TimeDelta::hours(1)));
         assert_eq!(at("soon"), None);
+    }
+
+    #[test]
+    fn a_proxy_says_when_to_come_back_in_seconds_or_as_a_date() {
+        let at = |text: &str| retry_after(None, Some(text), now());
+        let secs = |secs| Some(now() + chrono::TimeDelta::seconds(secs));
+        assert_eq!((at("30"), at(" 30 ")), (secs(30), secs(30)));
+        assert_eq!(at("Sun, 22 Nov 2026 10:02:00 GMT"), secs(120));
+        assert_eq!(at("Sun, 22 Nov 2026 23:00:00 GMT"), secs(3600));
+        assert_eq!((at("-5"), at("1e9"), at("later")), (None, None, None));
     }
 
     #[test]

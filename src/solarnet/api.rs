@@ -146,6 +146,7 @@ impl Api {
                 SendError::Unreachable(detail) | SendError::Content(detail) => {
                     (Cause::Unreachable, detail)
                 }
+                SendError::TooLong(detail) => (Cause::AnswerTooLong, detail),
             };
             failed(call, cause, Some(format!("{}: {detail}", endpoint.host)))
         })?;

@@ -101,7 +101,11 @@ impl Issue {
 pub fn may_have_happened(error: &CallError) -> bool {
     match error.cause {
         // TLS can fail at any time, also after the request was sent.
-        Cause::Unreachable | Cause::Tls | Cause::ServerTrouble | Cause::NotSolarNetwork => true,
+        Cause::Unreachable
+        | Cause::AnswerTooLong
+        | Cause::Tls
+        | Cause::ServerTrouble
+        | Cause::NotSolarNetwork => true,
         Cause::NoKey
         | Cause::RateLimited
         | Cause::BadCredentials

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::{proof::Proof, store, terms::Batch};
@@ -19,6 +19,7 @@ use crate::{
     clock::Clock,
     domain::NodeId,
     queue::{Queue, Ranges},
+    runtime::off_thread,
 };
 
 /// Why an uploader could not begin.
@@ -64,12 +65,11 @@ impl Book {
         let path = store::path(state_dir);
         let unreadable = |source| UploadError::State { path: path.clone(), source };
         // Beside the runtime, as it is read whenever another way is taken, also from a slow card.
-        let reading = spawn_blocking({
+        let reading = off_thread({
             let state_dir = state_dir.to_owned();
             move || read(&state_dir, node)
         });
-        let read = reading.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()));
-        let (open, mut ledger) = read.map_err(unreadable)?;
+        let (open, mut ledger) = reading.await.map_err(unreadable)?;
         let now = clock.signing_now().timestamp();
         ledger.forget_rows_after(queue.stat().borrow().durable_up_to);
         let mut accepted = ledger.counted().clone();
@@ -139,9 +139,12 @@ impl Book {
         self.save(open).await;
     }
 
-    /// Some of a batch's rows were accepted in a former life, as far as anybody knows: it is not counted as one.
-    pub(super) fn doubts(&mut self, id: &str) {
-        self.ledger.left_the_queue(id, true, self.clock.signing_now().timestamp());
+    /// The rows of a batch that was open will be counted one by one. Where some are not in the queue any more, they
+    /// were accepted in a former life, as far as anybody knows.
+    pub(super) fn apart(&mut self, batch: &Batch) {
+        if batch.seqs.count() < batch.rows {
+            self.ledger.left_the_queue(&batch.id, true, self.clock.signing_now().timestamp());
+        }
     }
 
     /// Without this file a restart sends rows twice, so a disk that does not take it must not keep
@@ -174,9 +177,7 @@ impl Book {
     /// Moves what the ledger counted into the files of its days.
     async fn fold(&mut self) {
         let (state_dir, ledger) = (self.state_dir.clone(), self.ledger.clone());
-        let folded = self.write(move || Ok(days::fold(&state_dir, &ledger))).await;
-        let (left, result) =
-            folded.unwrap_or_else(|error| (self.ledger.recent().clone(), Err(error)));
+        let (left, result) = self.write(move || days::fold(&state_dir, &ledger)).await;
         self.ledger.folded(left);
         if let Err(error) = result {
             self.tell_unsaved(&error);
@@ -185,16 +186,13 @@ impl Book {
 
     /// Writes beside the runtime. One write is finished before another begins, also where the task is
     /// stopped meanwhile.
-    async fn write<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
+    async fn write<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let writing = self.saving.clone().lock_owned().await;
-        let written = spawn_blocking(move || {
+        off_thread(move || {
             let _writing = writing;
             work()
-        });
-        written.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+        })
+        .await
     }
 
     fn tell_unsaved(&mut self, error: &io::Error) {
@@ -220,4 +218,62 @@ fn read(state_dir: &Path, node: NodeId) -> io::Result<(Vec<Batch>, Ledger)> {
     };
     let ledger = days::resume(state_dir, node.number(), contents.ledger, first)?;
     Ok((contents.open, ledger))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        audit::tally::{self, Content},
+        config::settings,
+        domain::{Datum, Samples, Stamp},
+    };
+
+    const HOUR: i64 = 5;
+
+    fn tallies(rows: i64) -> Tallies {
+        let mut tallies = Tallies::new();
+        let times = (0..rows).map(|row| HOUR * tally::HOUR_MS + row);
+        times.for_each(|ms| tally::add(&mut tallies, "/m", ms, &Content::default()));
+        tallies
+    }
+
+    #[tokio::test]
+    async fn only_a_batch_that_lost_rows_makes_its_hour_uncertain_when_another_way_takes_it() {
+        let (dir, clock) = (tempfile::tempdir().expect("a folder"), Clock::system());
+        let settings = settings::Queue { limit_bytes: 1 << 20, at_risk: Duration::from_secs(1) };
+        let (_, readings) = mpsc::channel(1);
+        let (queue, worker) =
+            Queue::open(dir.path(), &settings, clock.clone(), readings).expect("a queue");
+        let stop = CancellationToken::new();
+        let worker = tokio::spawn(worker.run(stop.clone()));
+        for unix_ms in 1..=3 {
+            let status = vec![("state".to_owned(), "on".to_owned())];
+            let samples = Samples { status, ..Samples::default() };
+            let (source, stamp) = ("/m".parse().expect("a source"), Stamp::Wall { unix_ms });
+            queue.store_durably(Datum { source, stamp, samples }).await.expect("room");
+        }
+        let (node, proof) = (123.try_into().expect("a node"), Proof::at_once(queue.clone()));
+        for (rows, uncertain) in [(3, false), (4, true)] {
+            let batch = Batch::new("1f".to_owned(), (1..=rows).collect(), false);
+            let mut ledger = Ledger::new(123, 1, true);
+            ledger.opened(&batch.id, batch.seqs.clone(), tallies(rows as i64), false);
+            let contents = store::Contents { open: vec![batch], ledger: Some(ledger) };
+            store::save(&store::path(dir.path()), &contents).expect("written");
+
+            let opened = Book::open(dir.path(), node, &queue, &proof, &clock).await;
+            let (mut book, left) = opened.expect("a book");
+            book.apart(&left[0]);
+            book.proved_rows(left[0].seqs.clone(), tallies(3), false);
+            let entry = book.ledger.recent()["/m"][&HOUR];
+            assert_eq!((entry.tally.count, entry.uncertain), (3, uncertain), "of {rows}");
+        }
+        stop.cancel();
+        worker.await.expect("no panic").expect("a clean end");
+    }
 }

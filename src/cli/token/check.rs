@@ -123,7 +123,10 @@ impl Check {
             Some(acting) => Some(acting.manager(streams, &calls)?),
             None => None,
         };
-        let needs = context.needs_of(name);
+        let needs = match context.needs_of(name) {
+            Some(needs) => Some(context.with_waiting(needs, streams.err)?),
+            None => None,
+        };
         let needs = needs.as_ref();
         let report = block_on(find_out(name, &stored, context, needs, &calls, manager))??;
         if self.json {

@@ -101,7 +101,7 @@ impl Create {
         context: &TokenContext,
         connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
     ) -> Result<Exit, Failure> {
-        let wanted = self.wanted(context)?;
+        let wanted = self.wanted(streams, context)?;
         let stored = context.store().load_stored(&wanted.name).or_store_exit()?;
         let begun = context.store().note(&wanted.name, Note::Issue).or_store_exit()?;
         let begun = begun.as_deref().and_then(Issue::from_bytes);
@@ -162,7 +162,7 @@ impl Create {
         })?
     }
 
-    fn wanted(&self, context: &TokenContext) -> Result<Wanted, Failure> {
+    fn wanted(&self, streams: &mut Streams<'_>, context: &TokenContext) -> Result<Wanted, Failure> {
         let usage = |message: &'static str| Err(Failure::new(Exit::Usage, message));
         let kind = match self.kind {
             Kind::User => TokenKind::User,
@@ -187,9 +187,9 @@ impl Create {
         let mut description = self.description.clone().filter(|text| !text.is_empty());
         let mut base = Policy::default();
         if self.for_config {
-            let needs = context.needs()?;
+            let needs = context.with_waiting(context.needs()?.clone(), streams.err)?;
             let (needs, what) = match kind {
-                TokenKind::User => (needs.clone(), "solarnode-agent"),
+                TokenKind::User => (needs, "solarnode-agent"),
                 TokenKind::Data => (needs.of_audit(), "audit of solarnode-agent"),
             };
             base = needs.policy();

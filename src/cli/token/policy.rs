@@ -95,8 +95,10 @@ impl PolicyCommand {
         connect: impl FnOnce(&TokenContext) -> Result<C, Failure>,
     ) -> Result<Exit, Failure> {
         let base = match self.for_config {
-            true if self.kind == Kind::Data => context.needs()?.of_audit().policy(),
-            true => context.needs()?.policy(),
+            true => {
+                let needs = context.with_waiting(context.needs()?.clone(), streams.err)?;
+                if self.kind == Kind::Data { needs.of_audit() } else { needs }.policy()
+            }
             false => Policy::default(),
         };
         let (Some(id), Some(acting)) = (&self.id, self.manager.given()) else {

@@ -6,11 +6,14 @@ use std::{
 };
 
 use clap::Parser;
+use spool::{Options, Spool};
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
     credential::signing_key,
+    domain::{Datum, Samples, Stamp},
+    queue,
     solarnet::{Answer, Call, CallError, Cause, Refusal},
 };
 
@@ -234,6 +237,44 @@ fn what_the_server_says_to_an_import_decides_what_is_stored() {
             assert!(outcome.err.contains("2126-11-29"), "the date it ends: {outcome:?}");
         }
     }
+}
+
+#[test]
+fn a_source_of_which_datum_wait_is_needed_though_it_is_configured_no_more() {
+    let (device, mut err) = (Device::new(), Vec::new());
+    let context = device.context();
+    let mut sources = || {
+        let needs = Needs {
+            node: 123.try_into().expect("a node"),
+            sources: ["/here".parse().expect("a source")].into(),
+            api_paths: Vec::new(),
+            audit_token: None,
+        };
+        err.clear();
+        let needs = context.with_waiting(needs, &mut err).expect("written");
+        let said = String::from_utf8(err.clone()).expect("text");
+        (needs.policy().source_ids, said)
+    };
+    assert_eq!(sources(), (vec!["/here".to_owned()], String::new()), "before the first start");
+
+    let folder = queue::folder(&device.dir.path().join("state"));
+    let (mut spool, _) = Spool::open(&folder, Options::new(1 << 20)).expect("a queue");
+    let datum = Datum {
+        source: "/gone".parse().expect("a source"),
+        stamp: Stamp::Wall { unix_ms: 1 },
+        samples: Samples::default(),
+    };
+    spool.append(&queue::record::encode(&datum)).expect("room");
+    spool.commit().expect("written");
+    let both = vec!["/gone".to_owned(), "/here".to_owned()];
+    assert_eq!(sources(), (both, String::new()), "also while the daemon runs");
+
+    drop(spool);
+    fs::remove_dir_all(&folder).expect("removed");
+    fs::write(&folder, "").expect("written");
+    let (named, said) = sources();
+    assert_eq!(named, ["/here"]);
+    assert!(said.starts_with("note: ") && said.contains("left out"), "{said}");
 }
 
 #[test]

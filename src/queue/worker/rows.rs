@@ -147,15 +147,21 @@ impl Worker {
     pub(super) fn reject(&mut self, seq: u64, reason: &str) {
         let only = Ranges::from_iter([seq]);
         let row = self.rows(&only).and_then(|mut rows| rows.pop());
-        if let Some((row, datum)) = row.and_then(|row| row.datum().ok().map(|datum| (row, datum))) {
-            self.set_aside(show::json(seq, &datum, Some(row.unix_ms)), reason);
+        let datum = row.and_then(|row| row.datum().ok().map(|datum| (row, datum)));
+        // What could not be written down stays claimed, and is tried again after the next restart.
+        if datum.is_none_or(|(row, datum)| {
+            self.set_aside(show::json(seq, &datum, Some(row.unix_ms)), reason)
+        }) {
+            self.acknowledge(&only);
         }
-        self.acknowledge(&only);
     }
 
-    fn set_aside(&mut self, shown: serde_json::Value, reason: &str) {
-        if let Err(error) = self.rejected.add(shown, reason) {
+    /// Whether it is written down.
+    fn set_aside(&mut self, shown: serde_json::Value, reason: &str) -> bool {
+        let added = self.rejected.add(shown, reason);
+        if let Err(error) = &added {
             warn!(event = "queue.rejected_not_kept", %error, "rejected datum not written down");
         }
+        added.is_ok()
     }
 }

@@ -105,6 +105,42 @@ async fn rows_whose_acknowledgement_a_failed_disk_lost_are_handed_out_again() {
     assert_eq!(worker.claim(10, 1 << 20).rows, [row]);
 }
 
+#[tokio::test]
+async fn what_is_given_up_and_cannot_be_written_down_stays_and_is_handed_out_to_nobody_else() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut worker = worker(dir.path(), mpsc::channel(1).1);
+    worker.take(datum(1), None);
+    let rows = worker.claim(10, 1 << 20).rows;
+    let seqs: Ranges = rows.iter().map(|row| row.seq).collect();
+    let in_the_way = dir.path().join("rejected.jsonl");
+    std::fs::create_dir(&in_the_way).expect("a folder");
+    worker.reject(rows[0].seq, "the server said so");
+    assert_eq!(worker.claim(10, 1 << 20).rows, []);
+    assert_eq!((worker.rejected.count(), worker.rows(&seqs)), (0, Some(rows.clone())));
+
+    std::fs::remove_dir(&in_the_way).expect("a folder");
+    worker.ask(Ask::ReleaseAll);
+    assert_eq!(worker.claim(10, 1 << 20).rows, rows, "tried again after a restart");
+    worker.reject(rows[0].seq, "the server said so");
+    assert_eq!((worker.rejected.count(), worker.rows(&seqs)), (1, Some(Vec::new())));
+}
+
+#[tokio::test]
+async fn a_claim_of_a_row_that_got_another_number_hides_no_row_that_waits() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut worker = worker(dir.path(), mpsc::channel(1).1);
+    worker.take(datum(1), None);
+    let claimed: Ranges = worker.claim(10, 1 << 20).rows.iter().map(|row| row.seq).collect();
+    // What was not committed is appended once more.
+    drop(worker.failed(spool::Error::Poisoned));
+    worker.reopen(Reopen::Failed);
+    let (reply, answer) = oneshot::channel();
+    worker.ask(Ask::Read { seqs: claimed, reply });
+    assert_eq!(answer.await.expect("an answer"), Some(Vec::new()), "it is not there any more");
+    worker.tick(Instant::now());
+    assert_eq!(worker.publish.borrow().waiting, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn claimed_rows_that_are_read_while_the_disk_has_failed_are_waited_for() {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -235,7 +235,10 @@ impl Machine {
         if !self.fresh_may_go() {
             return None;
         }
-        let others = self.held.as_ref().is_none_or(|held| held.times >= PATIENCE && self.held_last);
+        let others = self
+            .held
+            .as_ref()
+            .is_none_or(|held| held.times >= PATIENCE && self.held_last && !self.twin);
         if others {
             if !self.fresh.is_empty() {
                 self.trying = Some(Trying::Fresh);
@@ -430,11 +433,13 @@ impl Machine {
         let mut accepted = tried.seqs.clone();
         accepted.subtract(&left);
         let mut effects = self.well(now, |_| true);
+        // Those that are left may have one, of this request or of the one before.
+        let twin = twin || self.twin;
         effects.extend(self.proved(now, accepted, rows));
         if left.is_empty() {
             return effects;
         }
-        self.twin |= twin;
+        self.twin = twin;
         effects.extend(self.odd(&tried.seqs, || {
             format!("the answer names {rows} of {} datum", tried.seqs.count())
         }));

@@ -316,6 +316,29 @@ fn rows_behind_a_twin_wait_until_it_is_proved_or_stands_alone() {
 }
 
 #[test]
+fn rows_behind_a_twin_wait_also_where_that_one_is_left_out_once_more() {
+    let mut machine = with(1..=5);
+    sends(&mut machine, 1);
+    // The fourth row has the key of the first.
+    let sent = Sent { seqs: rows(1..=3), twin: true, ..Sent::default() };
+    machine.sent(secs(1), 0.5, sent, Ok(rows([3])));
+    assert_eq!(acknowledged(&named(&mut machine, 1, [2])), rows([2]));
+    assert_eq!(sends(&mut machine, 1), rows([1]), "not the fourth");
+}
+
+#[test]
+fn rows_behind_a_twin_wait_also_while_answers_name_nothing() {
+    let mut machine = with(1..=3);
+    // The third row has the key of the first.
+    for (now, seqs) in [(1, 1..=3), (10, 1..=2), (100, 1..=2)] {
+        assert_eq!(sends(&mut machine, now), rows(seqs), "at {now}");
+        let sent = Sent { seqs: rows(1..=2), twin: true, ..Sent::default() };
+        machine.sent(secs(now), 0.5, sent, Ok(rows([])));
+    }
+    assert_eq!(machine.next(secs(1000), 0.5, None).1, Step::Split(rows(1..=2)));
+}
+
+#[test]
 fn rows_that_left_the_queue_are_forgotten() {
     let mut machine = with(1..=3);
     sends(&mut machine, 1);

@@ -118,9 +118,7 @@ impl<E: Exchange> Run<E> {
         let mut claimed = Ranges::default();
         for lot in &lots {
             claimed.extend(&lot.seqs);
-            if lot.seqs.count() < lot.rows {
-                book.doubts(&lot.id);
-            }
+            book.apart(lot);
         }
         let limits = Limits { every: parts.settings.every, enough: MAX_ROWS as u64 };
         let stat = parts.queue.stat();

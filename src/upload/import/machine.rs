@@ -274,7 +274,11 @@ impl Machine {
     pub fn replaced(&mut self, id: &str, left: Option<Batch>) -> Vec<Effect> {
         let Some(at) = self.position(id) else { return Vec::new() };
         match left {
-            Some(batch) => self.open[at].batch = batch,
+            Some(batch) => {
+                let open = &mut self.open[at];
+                open.part.iter_mut().for_each(|part| part.seqs = batch.seqs.clone());
+                open.batch = batch;
+            }
             None => drop(self.open.remove(at)),
         }
         vec![Effect::Save]
@@ -305,10 +309,14 @@ impl Machine {
                 self.open[at].phase = Phase::Following { job, due, looks: 0, progress, moved: now };
                 self.well(None, now)
             }
-            // A success without a job ID: the list knows more.
+            // A success without a job ID: the list knows more. Where it does not, either, this must not go on
+            // without a pause.
             Ok(None) => {
                 self.open[at].phase = Phase::Unsure;
-                self.odd(at, "the receipt names no job")
+                let (next, text) = (Next::Retry { not_before: None }, "the receipt names no job");
+                let (cause, text) = (Cause::NotSolarNetwork, text.to_owned());
+                let failed = Failed { cause, next, not_before: None, text };
+                self.fails(Kind::Send, now, jitter, failed)
             }
             Err(failed) => match failed.next {
                 Next::Content => self.refused(at, now, jitter, &failed.text),
@@ -336,7 +344,10 @@ impl Machine {
     ) -> Vec<Effect> {
         let jobs = match result {
             Ok(jobs) => jobs,
-            Err(failed) if failed.next == Next::Gone => Vec::new(),
+            // Where it cannot be known what is there, all is sent again, which is harmless.
+            Err(failed) if failed.next == Next::Gone || failed.cause == Cause::AnswerTooLong => {
+                Vec::new()
+            }
             Err(failed) => return self.fails(Kind::Look, now, jitter, failed),
         };
         let mut effects = self.well(Some(Kind::Look), now);

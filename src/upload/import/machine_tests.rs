@@ -191,6 +191,34 @@ fn an_unanswered_batch_is_looked_for_before_it_is_sent_again() {
 }
 
 #[test]
+fn a_list_of_jobs_that_is_too_long_to_be_read_keeps_nothing_waiting() {
+    let mut machine = Machine::new(LIMITS, vec![batch("b", 1..=10)], false);
+    assert_eq!(machine.next(secs(1), 0.5, None).1, Step::Look);
+    machine.looked(secs(1), 0.5, Err(failed(Cause::AnswerTooLong)));
+    assert_eq!(machine.next(secs(1), 0.5, None).1, Step::Send(batch("b", 1..=10)));
+}
+
+#[test]
+fn a_server_that_names_no_job_is_sent_little() {
+    let mut machine = Machine::new(LIMITS, Vec::new(), false);
+    machine.opened(secs(0), Some(batch("b", 1..=10)), Ranges::default(), false);
+    let (mut now, mut sent) = (secs(0), 0);
+    while now < secs(3600) {
+        match machine.next(now, 0.5, None).1 {
+            Step::Wait(until) => now = until.expect("it goes on by itself"),
+            Step::Send(batch) => {
+                sent += 1;
+                machine.sent(&batch.id, now, 0.5, Ok(None));
+            }
+            Step::Look => drop(machine.looked(now, 0.5, Ok(Vec::new()))),
+            other => panic!("{other:?}"),
+        }
+        assert!(sent < 200, "{sent} times until {now:?}");
+    }
+    assert!(machine.waits_for().is_some());
+}
+
+#[test]
 fn after_a_restart_the_list_of_jobs_decides() {
     let named =
         |state, success, loaded| Job { name: Some("b 1-10".into()), ..job(state, success, loaded) };

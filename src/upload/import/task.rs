@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::{sync::watch, task::spawn_blocking, time::Instant};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -28,7 +28,7 @@ use crate::{
     domain::NodeId,
     pulse::{Bound, Pulse},
     queue::{Claimed, Queue, QueueStat, Ranges, Row},
-    runtime,
+    runtime::{self, off_thread},
     solarnet::{Answer, Call, CallError, Caller},
 };
 
@@ -207,16 +207,8 @@ impl<C: Caller, K> Run<C, K> {
 
     /// Makes a new batch of the rows, and says which had no room in it.
     async fn build(&mut self, rows: Vec<Row>) -> (Option<Batch>, Ranges) {
-        let mut left: Ranges = rows.iter().map(|row| row.seq).collect();
-        let Some(built) = self.compress(rows).await else { return (None, left) };
-        left.subtract(&built.seqs);
-        for (seq, _) in &built.unsendable {
-            left.remove(*seq..=*seq);
-        }
-        if built.rows == 0 {
-            return (None, left);
-        }
-        (Some(self.batch_of(built)), left)
+        let (built, left) = self.compress(rows).await;
+        ((built.rows > 0).then(|| self.batch_of(built)), left)
     }
 
     /// Gives what was built a name, and keeps its body until it is sent.
@@ -228,16 +220,19 @@ impl<C: Caller, K> Run<C, K> {
         batch
     }
 
-    /// Compresses beside the runtime: a full batch takes a small processor a good part of a second.
-    async fn compress(&mut self, rows: Vec<Row>) -> Option<batch::Built> {
+    /// Compresses beside the runtime: a full batch takes a small processor a good part of a second. Says as well
+    /// which rows had no room.
+    async fn compress(&mut self, rows: Vec<Row>) -> (batch::Built, Ranges) {
         let node = self.parts.node;
+        let mut left: Ranges = rows.iter().map(|row| row.seq).collect();
         let work = move || batch::build(node, &rows, batch::MAX_ROWS, batch::MAX_BYTES);
-        // It fails only if the runtime is being shut down.
-        let built = spawn_blocking(work).await.ok()?;
+        let built = off_thread(work).await;
+        left.subtract(&built.seqs);
         for (seq, reason) in &built.unsendable {
+            left.remove(*seq..=*seq);
             self.status.give_up(&self.parts.queue, *seq, reason.clone()).await;
         }
-        Some(built)
+        (built, left)
     }
 
     async fn split(&mut self, seqs: Ranges) -> Vec<Effect> {
@@ -252,10 +247,12 @@ impl<C: Caller, K> Run<C, K> {
             Some(csv_gz) => csv_gz,
             None => {
                 let rows = self.parts.queue.read(batch.seqs.clone()).await;
-                let Some(built) = self.compress(rows).await else { return Vec::new() };
+                let (built, left) = self.compress(rows).await;
                 if built.rows != batch.rows {
-                    let left = (built.rows > 0).then(|| self.batch_of(built));
-                    return self.machine.replaced(&batch.id, left);
+                    // Of a batch that another way made, some rows may not go together.
+                    self.parts.queue.release(left).await;
+                    let rest = (built.rows > 0).then(|| self.batch_of(built));
+                    return self.machine.replaced(&batch.id, rest);
                 }
                 built.csv_gz
             }
@@ -332,3 +329,6 @@ mod outage_tests;
 #[cfg(test)]
 #[path = "task_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "ways_tests.rs"]
+mod ways_tests;

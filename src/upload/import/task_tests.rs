@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::*;
+use super::{super::super::store, *};
 use crate::{
     domain::{Datum, Samples, Stamp},
     queue::READINGS,
@@ -255,6 +255,25 @@ async fn after_a_restart_the_job_is_found_and_nothing_is_sent_twice() {
         assert_eq!((server.posts, server.lists), (1, 1));
         assert_eq!(server.ledger.len(), 10);
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_another_way_left_and_that_is_no_job_as_it_is_arrives_whole() {
+    let node = Node::new();
+    let running = node.start().await;
+    // The second one replaces the first, so both cannot be in one job.
+    for at in [5, 5, 6] {
+        running.queue.store_durably(datum("/m", at)).await.expect("room");
+    }
+    running.stop().await;
+    let open = vec![Batch::new("1f".into(), Ranges::from_iter([1, 2, 3]), false)];
+    let left = store::Contents { open, ledger: None };
+    store::save(&store::path(node.dir.path()), &left).expect("written");
+
+    let running = node.start().await;
+    running.until_empty().await;
+    running.stop().await;
+    node.server.with(|server| assert_eq!((server.posts, server.ledger.len()), (2, 2)));
 }
 
 #[tokio::test(start_paused = true)]

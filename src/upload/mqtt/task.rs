@@ -185,7 +185,7 @@ impl<'a, S: Spare> Run<'a, S> {
         let (mut book, left) = Book::open(state_dir, *node, queue, proof, clock).await?;
         // What another way had sent without hearing the answer goes this way.
         for batch in left {
-            book.doubts(&batch.id);
+            book.apart(&batch);
             queue.release(batch.seqs).await;
         }
         Ok(Self {

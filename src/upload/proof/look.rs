@@ -59,10 +59,15 @@ pub async fn look<C: Caller>(
     let mut seen = Seen::of(rows);
     let mut windows = Window::of(rows);
     while let Some(window) = windows.pop() {
-        let (mut offset, mut first) = (0, None);
+        let (mut offset, mut first, mut size) = (0, None, PAGE);
         loop {
-            let answer = match calls.call(window.page(node, offset, PAGE)).await {
+            let answer = match calls.call(window.page(node, offset, size)).await {
                 Ok(answer) => answer,
+                // Rows of many properties.
+                Err(error) if error.cause == Cause::AnswerTooLong && size > 1 => {
+                    size /= query::SMALLER;
+                    continue;
+                }
                 Err(error) if error.cause == Cause::AccessDenied => {
                     seen.hide(&window);
                     break;

@@ -15,6 +15,8 @@ struct Server {
     hidden: Vec<&'static str>,
     /// Rows of a page, at most; none is what is asked for.
     page: Option<usize>,
+    /// More rows than these are more than is read of an answer.
+    readable: Option<usize>,
     /// Does not tell how many there are.
     uncounted: bool,
     /// Does not know of pages.
@@ -39,14 +41,12 @@ impl Caller for Server {
         let asked = value("sourceIds");
         let visible: Vec<&str> =
             asked.split(',').filter(|source| !self.hidden.contains(source)).collect();
+        let refused = |cause| {
+            let (method, path) = ("GET", call.path.clone());
+            Err(CallError { method, path, cause, refusal: None, detail: None })
+        };
         if visible.is_empty() {
-            return Err(CallError {
-                method: "GET",
-                path: call.path.clone(),
-                cause: Cause::AccessDenied,
-                refusal: None,
-                detail: None,
-            });
+            return refused(Cause::AccessDenied);
         }
         let within = minute("startDate")..minute("endDate");
         let all: Vec<Value> = (self.rows.iter())
@@ -67,6 +67,9 @@ impl Caller for Server {
         let offset = if self.first_page_only { 0 } else { number("offset") };
         let max = number("max").min(self.page.unwrap_or(usize::MAX));
         let page: Vec<&Value> = all.iter().skip(offset).take(max).collect();
+        if self.readable.is_some_and(|readable| page.len() > readable) {
+            return refused(Cause::AnswerTooLong);
+        }
         let mut data = json!({ "results": page });
         if !self.uncounted {
             data["totalResults"] = json!(all.len());
@@ -126,6 +129,18 @@ async fn a_server_that_does_not_know_of_pages_is_not_asked_for_ever() {
     let wanted: Vec<Held> = (0..1500).map(|n| held(n as u64, "/a", n)).collect();
     let found = server.look(&wanted, false).await.expect("an answer");
     assert_eq!((proved(&wanted, &found), server.calls()), (1000, 2));
+}
+
+#[tokio::test]
+async fn pages_that_are_too_long_are_asked_for_in_smaller_ones() {
+    let rows = (0..150).map(|n| ("/a", n)).collect();
+    let server = Server { rows, readable: Some(14), ..Server::default() };
+    let wanted: Vec<Held> = (0..150).map(|n| held(n as u64, "/a", n)).collect();
+    let found = server.look(&wanted, false).await.expect("an answer");
+    // Of 1000 rows, of 100, and fifteen of 10.
+    assert_eq!((proved(&wanted, &found), server.calls()), (150, 2 + 15));
+    let none = Server { readable: Some(0), rows: vec![("/a", 1)], ..Server::default() };
+    assert!(matches!(none.look(&wanted, false).await, Err(LookError::Call(_))));
 }
 
 #[tokio::test]

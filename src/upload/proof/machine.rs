@@ -195,7 +195,10 @@ impl Machine {
                 group.due = now + NOT_YET;
             }
         }
-        let Some(at) = self.groups.iter().position(|group| group.due <= now) else {
+        // All are read before the first is asked for, as a row of one may have replaced one of another.
+        let due = |group: &Group| group.due <= now;
+        let unread = self.groups.iter().position(|group| due(group) && group.rows.is_none());
+        let Some(at) = unread.or_else(|| self.groups.iter().position(due)) else {
             let due = self.groups.iter().chain(&self.gathering).map(|group| group.due);
             return Step::Wait(due.min());
         };
@@ -305,19 +308,16 @@ impl Machine {
 
     /// The rows that are there: those shown as they are here, and earlier ones that they replaced.
     fn seen(&self, rows: &[Held], found: &Found) -> Ranges {
+        let others = self.groups.iter().filter_map(|group| group.rows.as_deref());
+        let all = || others.clone().chain([rows]).flatten();
         let shown = |row: &&Held| found.shown.get(&row.key()) == Some(&row.contents);
         let mut latest = HashMap::<Key, u64>::new();
-        for row in rows.iter().filter(shown) {
+        for row in all().filter(shown) {
             let seq = latest.entry(row.key()).or_default();
             *seq = row.seq.max(*seq);
         }
-        if latest.is_empty() {
-            return Ranges::default();
-        }
-        let others = self.groups.iter().filter_map(|group| group.rows.as_ref());
-        let all = others.flat_map(|rows| rows.iter()).chain(rows);
         let is_seen = |row: &&Held| latest.get(&row.key()).is_some_and(|latest| row.seq <= *latest);
-        all.filter(is_seen).map(|row| row.seq).collect()
+        all().filter(is_seen).map(|row| row.seq).collect()
     }
 
     fn send_again(

@@ -219,6 +219,19 @@ fn a_later_row_of_the_same_key_proves_the_one_that_it_replaced_and_never_the_oth
 }
 
 #[test]
+fn after_a_restart_an_old_row_is_not_sent_over_the_one_that_replaced_it() {
+    let mut bench = Bench::new();
+    // Together they are more than one look asks for.
+    let (old, new) = (row(1, "/m", 5, 1), row(GROUP + 1, "/m", 5, 2));
+    bench.queue.insert(1, old);
+    bench.queue.insert(GROUP + 1, new.clone());
+    bench.store(&new);
+    bench.machine.known(bench.now, &(1..=GROUP + 1).collect());
+    bench.run_to(hours(9));
+    assert_eq!((bench.released.count(), bench.queue.len()), (0, 0));
+}
+
+#[test]
 fn a_source_that_is_hidden_is_kept_and_told_and_the_others_are_proved() {
     let mut bench = Bench::new();
     bench.hand_over(1..5);
