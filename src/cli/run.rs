@@ -2,7 +2,10 @@
 
 use std::{error::Error, io, path::Path};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 use tracing::{level_filters::LevelFilter, warn};
 
 use super::{Exit, Failure, OrExit};
@@ -11,6 +14,7 @@ use crate::{
     config::{self, ConfigError, Service},
     observe::{control::BindError, log},
     queue::QueueError,
+    runtime,
 };
 
 /// Run the daemon: read, keep, send, obey, until SIGTERM or SIGINT
@@ -36,6 +40,7 @@ impl Run {
     pub fn run(self, path: &Path) -> Result<Exit, Failure> {
         let service = Service::read();
         let levels = log::start(self.log, service.logs_to_journal);
+        runtime::timer_began(Instant::now());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // A hangup would end the process; from here on it is a reload, after the start at the earliest.
         let hangup = {

@@ -295,7 +295,7 @@ impl<W: Wire> Poller<W> {
     ///
     /// If nobody takes the datum any more.
     pub async fn run(mut self: Box<Self>) -> Result<(), PollError> {
-        self.epoch = Instant::now();
+        self.epoch = runtime::stride_of(Instant::now());
         let moment = self.moment();
         for turn in &mut self.turns {
             turn.due = turn.rhythm.first(moment);

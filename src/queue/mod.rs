@@ -29,6 +29,7 @@
 //! first to be dropped when the limit is reached. As soon as its boot has an anchor it is claimed as any
 //! other.
 
+mod proved;
 mod ranges;
 pub mod record;
 mod rejected;
@@ -55,6 +56,7 @@ use crate::{
     pulse::{Bound, Pulse},
 };
 
+use proved::Proved;
 pub use ranges::Ranges;
 pub use record::RecordError;
 pub use rejected::rejected_count;
@@ -194,7 +196,6 @@ enum Ask {
     Claim { rows: usize, bytes: usize, reply: oneshot::Sender<Claimed> },
     ClaimExactly(Ranges, oneshot::Sender<Ranges>),
     Read { seqs: Ranges, reply: oneshot::Sender<Option<Vec<Row>>> },
-    Acknowledge(Ranges),
     Release(Ranges),
     Reject { seq: u64, reason: String },
     ReleaseAll,
@@ -206,6 +207,7 @@ enum Ask {
 #[derive(Debug, Clone)]
 pub struct Queue {
     asks: mpsc::Sender<Ask>,
+    proved: Proved,
     stat: watch::Receiver<QueueStat>,
     pulse: Pulse,
 }
@@ -226,8 +228,10 @@ impl Queue {
     ) -> Result<(Self, Worker), QueueError> {
         let (asks, asked) = mpsc::channel(CALLS);
         let (publish, stat) = watch::channel(QueueStat::default());
-        let worker = Worker::open(state_dir, settings, clock, asked, readings, publish)?;
-        Ok((Self { asks, stat, pulse: Pulse::unheard() }, worker))
+        let proved = Proved::default();
+        let worker =
+            Worker::open(state_dir, settings, clock, asked, readings, proved.clone(), publish)?;
+        Ok((Self { asks, proved, stat, pulse: Pulse::unheard() }, worker))
     }
 
     /// The same for a task, whose pulse shows when it waits for the queue.
@@ -273,9 +277,10 @@ impl Queue {
         }
     }
 
-    /// The server has proved that it has these rows: their room is used again.
-    pub async fn acknowledge(&self, seqs: Ranges) {
-        self.tell(Ask::Acknowledge(seqs)).await;
+    /// The server has proved that it has these rows: their room is used again, before anything else is done that is
+    /// asked from now on.
+    pub fn acknowledge(&self, seqs: &Ranges) {
+        self.proved.tell(seqs);
     }
 
     /// These rows may be claimed again.

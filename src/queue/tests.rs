@@ -88,10 +88,11 @@ async fn a_row_is_claimed_once_until_it_is_released_and_never_after_its_acknowle
     let first = running.queue.claim(3, 1 << 20).await.rows;
     assert_eq!(times(&first), [1, 2, 3]);
     assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [4, 5]);
+    assert_eq!(running.queue.stat().borrow().waiting, 0, "known at once");
     assert!(running.queue.claim(10, 1 << 20).await.rows.is_empty());
     let seqs: Vec<u64> = first.iter().map(|row| row.seq).collect();
     running.queue.release(Ranges::from_iter([seqs[0], seqs[2]])).await;
-    running.queue.acknowledge(Ranges::from_iter([seqs[0]])).await;
+    running.queue.acknowledge(&Ranges::from_iter([seqs[0]]));
     assert_eq!(times(&running.queue.claim(10, 1 << 20).await.rows), [3]);
     let stat = running.until("four left", |stat| stat.records == 4).await;
     assert_eq!(stat.waiting, 0);
@@ -172,7 +173,7 @@ async fn rows_of_an_open_batch_are_claimed_again_by_their_numbers() {
     }
     let rows = running.queue.claim(3, 1 << 20).await.rows;
     let seqs: Ranges = rows.iter().map(|row| row.seq).collect();
-    running.queue.acknowledge(Ranges::from_iter([rows[1].seq])).await;
+    running.queue.acknowledge(&Ranges::from_iter([rows[1].seq]));
     running.stop().await;
 
     let running = node.start(Duration::ZERO);

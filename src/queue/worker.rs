@@ -24,13 +24,14 @@ use tracing::{error, warn};
 
 use self::disk::{AGAIN, PREPARE_EVERY, Reopen};
 use super::{
-    Ask, QueueError, QueueStat, Ranges, StoreError, Tap, folder, record, rejected::Rejected,
+    Ask, Proved, QueueError, QueueStat, Ranges, StoreError, Tap, folder, record, rejected::Rejected,
 };
 use crate::{
     clock::Clock,
     config::settings,
     domain::{BootId, Datum},
     pulse::{Bound, Pulse},
+    runtime,
 };
 
 /// Records that one look into the spool hands over.
@@ -41,7 +42,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// this long at most: then many cost the thread, and those who watch its status, one wake-up. The
 /// commit is due earlier by as much.
 const GATHER_PART: u32 = 2;
-const GATHER: Duration = Duration::from_millis(500);
+const GATHER: Duration = Duration::from_millis(250);
 
 /// What is taken from the channels before the next commit is looked at.
 const AT_ONCE: usize = 256;
@@ -68,6 +69,7 @@ pub struct Worker {
     clock: Clock,
     asks: mpsc::Receiver<Ask>,
     readings: mpsc::Receiver<Datum>,
+    proved: Proved,
     publish: watch::Sender<QueueStat>,
     tap: Option<Tap>,
     pulse: Pulse,
@@ -115,6 +117,7 @@ impl Worker {
         clock: Clock,
         asks: mpsc::Receiver<Ask>,
         readings: mpsc::Receiver<Datum>,
+        proved: Proved,
         publish: watch::Sender<QueueStat>,
     ) -> Result<Self, QueueError> {
         let folder = folder(state_dir);
@@ -139,6 +142,7 @@ impl Worker {
             clock,
             asks,
             readings,
+            proved,
             publish,
             tap: None,
             pulse: Pulse::unheard(),
@@ -185,9 +189,11 @@ impl Worker {
         stop: CancellationToken,
     ) -> Result<oneshot::Receiver<Result<(), QueueError>>, QueueError> {
         let (ended, end) = oneshot::channel();
+        let began = Instant::now();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(QueueError::Thread)?;
         let work = move || {
+            runtime::timer_began(began);
             let result = runtime.block_on(self.run(stop));
             // Nobody waits any more: then nobody wants to know.
             drop(ended.send(result));
@@ -204,30 +210,38 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), QueueError> {
         loop {
             let (wake, gathered) = (self.wake(), self.gathered);
-            let readings = async {
+            let arrived = async {
                 sleep_until(gathered).await;
-                self.readings.recv().await
+                tokio::select! {
+                    Some(datum) = self.readings.recv() => Some(datum),
+                    () = self.proved.told() => None,
+                }
             };
             let left = Bound::Within(wake.saturating_duration_since(Instant::now()));
             let waiting = self.pulse.enter("waiting for datum", left);
-            tokio::select! {
+            let first = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ask) = self.asks.recv() => self.ask(ask),
-                Some(datum) = readings => {
-                    self.take(datum, None);
-                    self.gathered = Instant::now() + self.gather();
+                Some(ask) = self.asks.recv() => {
+                    self.ask(ask);
+                    None
                 }
-                () = sleep_until(wake) => {}
-            }
+                first = arrived => first,
+                () = sleep_until(wake) => None,
+            };
             drop(waiting);
-            self.drain();
+            self.drain_asks();
+            if first.is_some() || self.gathered <= Instant::now() {
+                self.take_proved();
+                self.drain_readings(first);
+            }
             self.tick(Instant::now());
         }
         // Who could still send has stopped, so this comes to an end.
-        while self.drain() {
+        while self.drain_asks() | self.drain_readings(None) {
             self.tick(Instant::now());
         }
+        self.take_proved();
         if self.spool.is_none() {
             self.reopen(Reopen::Failed);
         }
@@ -239,20 +253,41 @@ impl Worker {
         }
     }
 
-    /// Takes what is ready, so that it shares a commit. Returns whether there was any.
-    fn drain(&mut self) -> bool {
+    /// Does what is asked for, so that it shares a commit. Returns whether there was anything.
+    fn drain_asks(&mut self) -> bool {
         let mut any = false;
         for _ in 0..AT_ONCE {
             let Ok(ask) = self.asks.try_recv() else { break };
             self.ask(ask);
             any = true;
         }
-        for _ in 0..AT_ONCE {
-            let Ok(datum) = self.readings.try_recv() else { break };
-            self.take(datum, None);
-            any = true;
-        }
         any
+    }
+
+    /// Takes the readings that are there, and lets others gather. Returns whether there was any.
+    fn drain_readings(&mut self, first: Option<Datum>) -> bool {
+        let (mut next, mut taken) = (first, 0);
+        while taken < AT_ONCE
+            && let Some(datum) = next.take().or_else(|| self.readings.try_recv().ok())
+        {
+            self.take(datum, None);
+            taken += 1;
+        }
+        // Where there may be more they are next.
+        if (1..AT_ONCE).contains(&taken) {
+            let now = Instant::now();
+            let longest = now + self.gather();
+            let gathered = runtime::stride_of(longest);
+            self.gathered = if gathered > now { gathered } else { longest };
+        }
+        taken > 0
+    }
+
+    fn take_proved(&mut self) {
+        let proved = self.proved.take();
+        if !proved.is_empty() {
+            self.acknowledge(&proved);
+        }
     }
 
     fn gather(&self) -> Duration {
@@ -271,11 +306,18 @@ impl Worker {
     }
 
     fn ask(&mut self, ask: Ask) {
+        // Whoever asks counts on what was proved before.
+        self.take_proved();
         // Whoever dropped the other end of an answer does not want it any more.
         match ask {
             Ask::Store(datum) => self.take(datum, None),
             Ask::StoreDurably(datum, reply) => self.take(datum, Some(reply)),
-            Ask::Claim { rows, bytes, reply } => drop(reply.send(self.claim(rows, bytes))),
+            Ask::Claim { rows, bytes, reply } => {
+                let claimed = self.claim(rows, bytes);
+                // First, else who claimed would still see them wait, and claim once more.
+                self.publish();
+                drop(reply.send(claimed));
+            }
             Ask::ClaimExactly(seqs, reply) => {
                 // Where nobody can tell they stay free, and are claimed again as any other.
                 let rows = self.rows(&seqs).unwrap_or_default();
@@ -292,7 +334,6 @@ impl Worker {
                 }
                 drop(reply.send(rows));
             }
-            Ask::Acknowledge(seqs) => self.acknowledge(&seqs),
             Ask::Release(seqs) => self.release(&seqs),
             Ask::Reject { seq, reason } => self.reject(seq, &reason),
             Ask::ReleaseAll => {

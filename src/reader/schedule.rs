@@ -7,15 +7,19 @@
 //! | spread | since the task started, so a step of the wall clock moves nothing | made from the source ID |
 //! | aligned | UTC, so that reads lie at whole multiples of the period | 0 |
 //!
-//! A spread source is read once when the task starts and then on its grid; an aligned one waits for
-//! its grid. Turns that were missed because the bus was busy or the queue full are skipped, not made
-//! up for (tokio's `MissedTickBehavior::Skip`): a burst of late readings would tell nothing about
-//! the time missed and would make the next turns late as well. No two reads are nearer than half a
-//! period.
+//! A spread source is read once when the task starts and then on its grid, where its period is a second
+//! or more up to a stride of the timer later ([`runtime::STRIDE`]): sources that are due about the same
+//! time wake the processor once. An aligned one waits for its grid. Turns that were missed because the bus
+//! was busy or the queue full are skipped, not made up for (tokio's `MissedTickBehavior::Skip`): a burst of
+//! late readings would tell nothing about the time missed and would make the next turns late as well. No
+//! two reads are nearer than half a period.
 
 use std::time::Duration;
 
-use crate::{config::settings::Phase, domain::SourceId};
+use crate::{config::settings::Phase, domain::SourceId, runtime};
+
+/// The shortest period of which a stride of the timer is too small a part to matter.
+const IN_STRIDES_FROM: Duration = Duration::from_secs(1);
 
 /// The grid of one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub struct Rhythm {
 /// One moment on the time lines that grids lie on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// Since the task started.
+    /// Since the task started, or the stride of the timer in which it did.
     pub running: Duration,
     /// UTC, in milliseconds since the epoch.
     pub unix_ms: i64,
@@ -67,7 +71,11 @@ impl Rhythm {
     #[must_use]
     pub fn next(&self, now: Moment, ago: Duration) -> Duration {
         let wait = self.until_grid(now);
-        if ago + wait < self.every / 2 { wait + self.every } else { wait }
+        let wait = if ago + wait < self.every / 2 { wait + self.every } else { wait };
+        if self.phase == Phase::Aligned || self.every < IN_STRIDES_FROM {
+            return wait;
+        }
+        wait + until_stride(now.running + wait)
     }
 
     /// How many due times have passed since the one `ago`, itself not counted.
@@ -86,6 +94,12 @@ impl Rhythm {
         let into = (line.as_nanos() + every - self.offset.as_nanos() % every) % every;
         Duration::from_nanos(u64::try_from(every - into).unwrap_or(u64::MAX))
     }
+}
+
+/// From a point of the time line to the next whole stride; zero where it is one.
+fn until_stride(at: Duration) -> Duration {
+    let (at, stride) = (at.as_nanos(), runtime::STRIDE.as_nanos());
+    Duration::from_nanos(u64::try_from(at.next_multiple_of(stride) - at).unwrap_or(0))
 }
 
 /// Where in its period a source lies, 0 to 1: the same in every run and on every machine.
@@ -133,9 +147,26 @@ mod tests {
         assert_eq!(rhythm.first(at(0, 0)), Duration::ZERO);
         let first = rhythm.next(at(0, 0), Duration::ZERO);
         assert!((5000 * MS..15_000 * MS).contains(&first), "{first:?}");
-        let due = first + 30 * MS;
-        let running = Moment { running: due, unix_ms: 0 };
-        assert_eq!(rhythm.next(running, 30 * MS), 9970 * MS);
+        let mut due = first;
+        for turn in 1..=1000 {
+            let running = Moment { running: due + 30 * MS, unix_ms: 0 };
+            due = running.running + rhythm.next(running, 30 * MS);
+            let place = first + 10_000 * turn * MS;
+            assert!(due.abs_diff(place) < runtime::STRIDE, "turn {turn}: {due:?}, {place:?}");
+        }
+    }
+
+    #[test]
+    fn spread_reads_of_a_second_and_more_share_the_strides_of_the_timer() {
+        let due = |every: Duration| {
+            let rhythm = Rhythm::new(every, Phase::Spread, &source("/m"));
+            let wait = rhythm.next(at(12_345, 0), Duration::ZERO);
+            (12_345 * MS + wait).as_nanos() % runtime::STRIDE.as_nanos()
+        };
+        for every in [1000, 1500, 60_000] {
+            assert_eq!(due(every * MS), 0, "{every}");
+        }
+        assert_ne!(due(999 * MS), 0, "a stride would be too much of it");
     }
 
     #[test]
@@ -166,7 +197,7 @@ mod tests {
             let every = every as u32 * MS;
             let ago = ago as u32 * MS;
             let wait = Rhythm::new(every, phase, &source("/m")).next(at(running.into(), unix), ago);
-            prop_assert!(wait > Duration::ZERO && wait < every * 3 / 2 + MS);
+            prop_assert!(wait > Duration::ZERO && wait < every * 3 / 2 + runtime::STRIDE);
             prop_assert!(ago + wait >= every / 2);
         }
     }

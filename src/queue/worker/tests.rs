@@ -7,7 +7,8 @@ fn worker(dir: &Path, readings: mpsc::Receiver<Datum>) -> Worker {
     let settings = settings::Queue { limit_bytes: 1 << 20, at_risk: Duration::from_secs(1) };
     let (_, asks) = mpsc::channel(1);
     let (publish, _) = watch::channel(QueueStat::default());
-    Worker::open(dir, &settings, Clock::system(), asks, readings, publish).expect("a queue")
+    let (clock, proved) = (Clock::system(), Proved::default());
+    Worker::open(dir, &settings, clock, asks, readings, proved, publish).expect("a queue")
 }
 
 fn datum(unix_ms: i64) -> Datum {
@@ -145,8 +146,8 @@ async fn claimed_rows_that_are_read_while_the_disk_has_failed_are_waited_for() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut worker = worker(dir.path(), mpsc::channel(1).1);
     let (asks, mut asked) = mpsc::channel(1);
-    let queue =
-        super::super::Queue { asks, stat: worker.publish.subscribe(), pulse: Pulse::unheard() };
+    let (stat, proved) = (worker.publish.subscribe(), Proved::default());
+    let queue = super::super::Queue { asks, proved, stat, pulse: Pulse::unheard() };
     worker.take(datum(1), None);
     worker.commit(false);
     let claimed = worker.claim(10, 1 << 20).rows;
@@ -183,6 +184,57 @@ async fn what_is_proved_before_its_commit_does_not_bring_forward_that_of_the_nex
     worker.take(datum(21), None);
     worker.acknowledge(&Ranges::from_iter([21]));
     assert!(worker.commit_due.is_some(), "one is not proved");
+}
+
+/// The worker at work, and its handle.
+async fn at_work(test: impl AsyncFnOnce(super::super::Queue, mpsc::Sender<Datum>)) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings::Queue { limit_bytes: 1 << 20, at_risk: Duration::from_secs(1) };
+    let (send, readings) = mpsc::channel(super::super::READINGS);
+    let opened = super::super::Queue::open(dir.path(), &settings, Clock::system(), readings);
+    let (queue, worker) = opened.expect("a queue");
+    let stop = CancellationToken::new();
+    let work = worker.run(stop.clone());
+    let (result, ()) = tokio::join!(work, async {
+        test(queue, send).await;
+        stop.cancel();
+    });
+    result.expect("a clean end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readings_gather_also_while_the_queue_is_asked_for_others() {
+    at_work(async |queue, readings| {
+        let times = async || {
+            let rows = queue.claim(1000, 1 << 20).await.rows;
+            rows.iter().map(|row| row.unix_ms).collect::<Vec<_>>()
+        };
+        readings.try_send(datum(1)).expect("room");
+        queue.stat().wait_for(|stat| stat.waiting == 1).await.expect("the worker");
+        readings.try_send(datum(2)).expect("room");
+        readings.try_send(datum(3)).expect("room");
+        assert_eq!(times().await, [1]);
+        let begun = Instant::now();
+        queue.stat().wait_for(|stat| stat.waiting > 0).await.expect("the worker");
+        assert!(begun.elapsed() > GATHER / 2, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() <= GATHER, "{:?}", begun.elapsed());
+        assert_eq!(times().await, [2, 3]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_readings_are_taken_at_once_though_nothing_is_asked() {
+    at_work(async |queue, readings| {
+        let begun = Instant::now();
+        for at in 0..super::super::READINGS as i64 {
+            readings.try_send(datum(at)).expect("room");
+        }
+        let all = super::super::READINGS as u64;
+        queue.stat().wait_for(|stat| stat.records == all).await.expect("the worker");
+        assert!(begun.elapsed() <= GATHER, "{:?}", begun.elapsed());
+    })
+    .await;
 }
 
 #[tokio::test]

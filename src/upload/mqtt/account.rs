@@ -37,7 +37,7 @@ pub struct Account {
     newest: BTreeMap<String, (i64, u64)>,
     /// Hours that are on disk.
     noted: BTreeSet<(String, i64)>,
-    /// Hours of rows that were claimed since that was written.
+    /// Hours of rows that were claimed since they were written.
     touched: BTreeSet<(String, i64)>,
     written_at: Duration,
 }
@@ -100,7 +100,7 @@ impl Account {
     /// It is written now; gives the hours that belong in it, without counts.
     pub fn write(&mut self, now: Duration, unix_ms: i64) -> Tallies {
         self.written_at = now;
-        self.noted = std::mem::take(&mut self.touched);
+        self.noted.append(&mut self.touched);
         self.noted.retain(|(_, hour)| *hour >= hour_of(unix_ms));
         self.noted.extend(self.rows.values().map(|row| row.hour.clone()));
         let mut hours = Tallies::new();
@@ -182,17 +182,32 @@ mod tests {
     }
 
     #[test]
+    fn sources_that_come_in_turns_cost_one_write_each_in_an_hour() {
+        let mut account = account();
+        let mut writes = 0;
+        for seq in 0..100 {
+            claim(&mut account, seq, ["a", "b", "c"][seq as usize % 3], seq as i64);
+            if account.must_be_written() {
+                account.write(Duration::ZERO, 0);
+                writes += 1;
+            }
+            account.taken(&Ranges::from_iter([seq]), &Ranges::default());
+        }
+        assert_eq!(writes, 3);
+    }
+
+    #[test]
     fn the_hour_of_a_row_that_is_not_answered_stays_and_one_that_is_over_goes() {
         let mut account = account();
         claim(&mut account, 1, "a", 5);
         claim(&mut account, 2, "b", 5);
         account.write(EVERY, 0);
         account.taken(&Ranges::from_iter([1]), &Ranges::default());
-        assert_eq!(account.write(EVERY, 0).into_keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(account.write(EVERY, HOUR_MS).into_keys().collect::<Vec<_>>(), ["b"]);
         account.released(&Ranges::from_iter([2]));
-        assert!(account.write(EVERY, 0).is_empty());
-        assert_eq!(account.write_at(EVERY, 0, true), Some(EVERY * 2));
-        assert_eq!(account.write_at(EVERY, 0, false), None);
+        assert!(account.write(EVERY, HOUR_MS).is_empty());
+        assert_eq!(account.write_at(EVERY, HOUR_MS, true), Some(EVERY * 2));
+        assert_eq!(account.write_at(EVERY, HOUR_MS, false), None);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Proof {
     /// The server took these rows, which the caller has claimed. They are the caller's no more.
     pub async fn handed_over(&self, seqs: Ranges) {
         match &self.asked {
-            None => self.queue.acknowledge(seqs).await,
+            None => self.queue.acknowledge(&seqs),
             Some(asked) => {
                 let _waiting = self.pulse.enter(WAITING, Bound::Open);
                 // As in `begin`; they stay claimed until the next uploader begins.

@@ -224,7 +224,7 @@ impl Run {
                     self.status.shown += seqs.count();
                     self.status.last_shown = Some(self.clock.signing_now());
                     debug!(event = "proof.shown", datum_count = seqs.count(), "datum proved");
-                    self.queue.acknowledge(seqs).await;
+                    self.queue.acknowledge(&seqs);
                 }
                 Effect::Release(seqs) => {
                     self.status.sent_again += seqs.count();
