@@ -178,8 +178,7 @@ impl Hearing {
     pub(super) fn judge(&mut self, unit: u8, request: &Request<'_>, now: Instant) -> Next {
         let over = now >= self.deadline;
         self.look_for_echo();
-        let due = self.is_echo_due() && !(over && self.is_read());
-        let found = if due || self.may_be_echo() && !over {
+        let found = if !over && (self.is_echo_due() || self.may_be_echo()) {
             Found::Nothing
         } else {
             rtu::find_answer(unit, request, &self.buffer[self.done..self.filled], over)
@@ -243,7 +242,7 @@ impl Hearing {
         matches!(self.sent.get(1), Some(5 | 6))
     }
 
-    /// Whether nothing counts before the echo was heard.
+    /// Whether nothing counts in time before the echo was heard. A copy is the echo then, and never the answer.
     fn is_echo_due(&self) -> bool {
         !self.echo && self.echoes.unwrap_or(!self.is_read())
     }
@@ -274,7 +273,7 @@ impl Hearing {
     /// What the bytes before an answer that begins at `begin` tell.
     fn learn_before(&mut self, begin: usize) {
         let late = self.hear_late(begin);
-        if self.echo || self.is_its_own_answer() {
+        if self.echo {
             return;
         }
         let before = &self.buffer[self.done..begin];

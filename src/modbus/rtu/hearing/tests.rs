@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::config::settings::Table;
 
-const UNIT: u8 = 3;
+const UNIT: u8 = 7;
 const WAIT: Duration = Duration::from_secs(1);
 /// How a line may be known that does what `true` says.
 const KNOWN: [Option<bool>; 3] = [None, Some(false), Some(true)];
@@ -184,7 +184,7 @@ proptest! {
     fn no_write_is_confirmed_without_the_units_own_answer(
         line in (any::<bool>(), prop::sample::select(&KNOWN[..]), pace()),
         read in (between(), between(), cuts(), prop_oneof![3 => 0..300_u16, 1 => 900..1000_u16]),
-        write in (0..4_usize, between(), damage(), between(), cuts()),
+        write in (0..4_usize, between(), damage(), between(), cuts(), prop_oneof![3 => Just(0_u16), 1 => 900..1000_u16]),
         answered in prop::option::of(0..1500_u16),
     ) {
         let ((echoes, known, pace), (noise, more, cuts, late)) = (line, read);
@@ -195,17 +195,17 @@ proptest! {
         prop_assume!(is_answer(&bench.listen(&READ).0));
         bench.make_ready();
 
-        let (which, noise, damage, more, cuts) = write;
+        let (which, noise, damage, more, cuts, after) = write;
         let request = WRITES[which];
         bench.send(&request);
         let begun = bench.now;
         let own = [noise, echo(&request, echoes, damage), more].concat();
-        bench.say(Duration::ZERO, &own, &cuts);
-        if let Some(after) = answered {
-            bench.say(ms(after), &answer(&request, 0), &[(256, 0)]);
+        bench.say(ms(after), &own, &cuts);
+        if let Some(answered) = answered {
+            bench.say(ms(answered), &answer(&request, 0), &[(256, 0)]);
         }
         if is_answer(&bench.listen(&request).0) {
-            prop_assert!(answered.is_some_and(|after| begun + ms(after) <= bench.now));
+            prop_assert!(answered.is_some_and(|answered| begun + ms(answered) <= bench.now));
         }
     }
 
@@ -354,6 +354,7 @@ fn a_port_that_was_opened_again_is_not_known_to_echo_or_not() {
         let write = WRITES[0];
         let copy = frame(&write);
         assert_eq!(bench.ask(&write, &copy, &[(256, 0)]), Heard::Nothing);
+        assert_eq!(bench.hearing.echoes, None, "it may have been the answer");
         assert!(is_answer(&bench.ask(&write, &copy.repeat(2), &[(256, 0)])));
     }
 }
@@ -376,18 +377,32 @@ fn a_unit_rests_unless_it_answered_or_its_late_answer_was_heard() {
         let mut bench = Bench::new(known, pace);
         assert_eq!(bench.ask(&READ, &bytes, &[(256, 0)]), heard, "{known:?} {bytes:x?}");
         assert_eq!((bench.now, rests(&bench)), (after, rest), "{known:?} {bytes:x?}");
+        bench.hearing.forget();
+        assert_eq!(bench.hearing.take_late(), None, "nothing else was heard");
     }
     // The echo of a write looks like its answer.
-    let mut bench = Bench::new(Some(true), pace);
-    assert_eq!(bench.ask(&WRITES[0], &frame(&WRITES[0]), &[(256, 0)]), Heard::Nothing);
-    bench.hearing.forget();
-    assert_eq!((rests(&bench), bench.hearing.take_late()), (Some(2 * WAIT), None));
+    for echoes in [false, true] {
+        let mut bench = Bench::new(Some(echoes), pace);
+        let heard = echo(&WRITES[0], echoes, None);
+        assert_eq!(bench.ask(&WRITES[0], &heard, &[(256, 0)]), Heard::Nothing);
+        bench.hearing.forget();
+        assert_eq!((rests(&bench), bench.hearing.take_late()), (Some(2 * WAIT), None));
 
-    bench.say(ms(10), &[&[0xF0][..], &answer(&WRITES[0], 0)].concat(), &[(256, 0)]);
-    // Until another unit is asked.
-    while bench.hear(WAIT + ms(20)) {}
-    bench.hearing.forget();
-    assert_eq!((rests(&bench), bench.hearing.take_late()), (None, Some(UNIT)));
+        // Before so much that not all of it is kept, until another unit is asked.
+        let late = [&[0xF0][..], &answer(&WRITES[0], 0), &[0xF0; BUFFER]].concat();
+        bench.say(ms(10), &late, &[(256, 0)]);
+        while bench.hear(WAIT + ms(20)) {}
+        bench.hearing.forget();
+        assert_eq!((rests(&bench), bench.hearing.take_late()), (None, Some(UNIT)));
+        assert_eq!(bench.hearing.echoes, Some(echoes));
+    }
+    // Each unit by itself.
+    let mut bench = Bench::new(None, pace);
+    bench.hearing.asked(9, bench.at(ms(0)), WAIT, WAIT);
+    bench.hearing.asked(UNIT, bench.at(ms(1)), WAIT, WAIT);
+    assert_eq!(bench.hearing.rests_until(9), Some(bench.at(2 * WAIT)));
+    bench.hearing.asked(UNIT, bench.at(3 * WAIT), WAIT, WAIT);
+    assert_eq!(bench.hearing.rests_until(9), None);
 }
 
 #[test]
@@ -412,4 +427,41 @@ fn what_comes_in_place_of_an_answer_is_told() {
     let Some(Discarded::Mismatch(_)) = instead(Some(false), &WRITES[0], &other).1 else {
         panic!("an answer to something else");
     };
+}
+
+#[test]
+fn nothing_is_taken_for_an_answer_that_may_be_part_of_something_else() {
+    let ask = |request: &Request<'_>, bytes: &[u8], cut: usize| {
+        let mut bench = Bench::new(None, (Duration::ZERO, Duration::ZERO));
+        let heard = bench.ask(request, bytes, &[(cut, 5), (256, 0)]);
+        (heard, bench.now)
+    };
+    // The first seven of these eight bytes are right as an answer, too.
+    let echo_like_an_answer = Request::Read { table: Table::Holding, address: 0x0240, count: 1 };
+    let echo = frame(&echo_like_an_answer);
+    assert_eq!(
+        rtu::find_answer(UNIT, &echo_like_an_answer, &echo[..7], false),
+        Found::Answer(1..5)
+    );
+    assert_eq!(ask(&echo_like_an_answer, &echo, 7).0, Heard::Nothing);
+
+    // A refusal stands in the data of an answer; and behind what looks like the beginning of one.
+    let long = Request::Read { table: Table::Holding, address: 0, count: 4 };
+    let refusal = framed(&[UNIT, 0x83, 2]);
+    let data = framed(&[&[UNIT, 3, 8][..], &refusal, &[0, 0, 0]].concat());
+    assert_eq!(ask(&long, &data, 8).0, Heard::Answer(1..11));
+    assert_eq!(ask(&long, &[&[UNIT, 3, 8][..], &refusal].concat(), 8), (Heard::Answer(4..6), WAIT));
+}
+
+#[test]
+fn the_line_is_quiet_a_silence_after_the_last_byte_and_after_it_was_opened() {
+    let silence = ms(2);
+    let mut bench = Bench::new(None, (silence, Duration::ZERO));
+    bench.say(ms(10), &[1, 2], &[(1, 30)]);
+    while bench.hear(WAIT) {}
+    assert_eq!(bench.hearing.quiet_at(), bench.at(ms(40) + silence));
+    assert!(bench.hearing.has_heard());
+    bench.hearing.opened(bench.at(WAIT), true);
+    assert_eq!(bench.hearing.quiet_at(), bench.at(WAIT + silence));
+    assert!(!bench.hearing.has_heard(), "that was another line");
 }
