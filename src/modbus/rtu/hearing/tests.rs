@@ -388,14 +388,20 @@ fn a_unit_rests_unless_it_answered_or_its_late_answer_was_heard() {
         bench.hearing.forget();
         assert_eq!((rests(&bench), bench.hearing.take_late()), (Some(2 * WAIT), None));
 
-        // Before so much that not all of it is kept, until another unit is asked.
-        let late = [&[0xF0][..], &answer(&WRITES[0], 0), &[0xF0; BUFFER]].concat();
+        // Until another unit is asked; perhaps before so much that not all of it is kept.
+        let behind = vec![0xF0; if echoes { BUFFER } else { 0 }];
+        let late = [&[0xF0][..], &answer(&WRITES[0], 0), &behind].concat();
         bench.say(ms(10), &late, &[(256, 0)]);
         while bench.hear(WAIT + ms(20)) {}
         bench.hearing.forget();
         assert_eq!((rests(&bench), bench.hearing.take_late()), (None, Some(UNIT)));
         assert_eq!(bench.hearing.echoes, Some(echoes));
     }
+    // Also in front of an echo.
+    let mut bench = Bench::new(Some(true), pace);
+    let bytes = [framed(&[9, 3, 2, 0, 1]), frame(&READ), answer(&READ, 1)].concat();
+    assert!(is_answer(&bench.ask(&READ, &bytes, &[(256, 0)])));
+    assert_eq!(bench.hearing.take_late(), Some(9));
     // Each unit by itself.
     let mut bench = Bench::new(None, pace);
     bench.hearing.asked(9, bench.at(ms(0)), WAIT, WAIT);
