@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | [`frame`]: bytes of requests and answers | [`link`]: a TCP connection behind the trait [`Wire`] |
 //! | [`airtime`], [`budget`]: how long bytes are on a serial line, and all reads on a bus | [`rtu`]: a serial line, or one behind TCP, behind [`Wire`] |
+//! | `rtu::hearing`: what bytes on an RTU line mean | [`thread`]: a thread for a serial bus |
 //! | [`plan`], [`round`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
 //! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
 //! | [`reading`]: values to a datum | [`poller`]: the task of a bus |

@@ -391,7 +391,7 @@ impl<W: Wire> Poller<W> {
 
     /// The part of the bus's time that reading the others takes.
     fn load_beside(&self, index: usize) -> f64 {
-        let share = |turn: &Turn| turn.usage.last.reading.div_duration_f64(turn.rhythm.every());
+        let share = |turn: &Turn| turn.usage.usual().reading.div_duration_f64(turn.rhythm.every());
         self.neighbours(index).map(share).sum()
     }
 
@@ -472,7 +472,7 @@ impl<W: Wire> Poller<W> {
         };
         let now = self.running();
         let turn = &mut self.turns[index];
-        let Cost { reading, longest } = turn.usage.last;
+        let Cost { reading, longest } = turn.usage.usual();
         let suffices =
             spares(reading, turn.rhythm.every(), load) && spares(longest, shortest, load);
         if suffices || !turn.usage.is_slow() {

@@ -182,3 +182,32 @@ fn sleep_precisely(until: Instant) {
         thread::sleep(left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::settings::Table;
+
+    #[tokio::test]
+    async fn a_unit_that_did_not_answer_rests_and_a_broadcast_is_given_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let mut link = RtuLink::tcp("127.0.0.1", port, Duration::from_secs(10));
+        let wait = Duration::from_millis(50);
+        let read = Request::Read { table: Table::Holding, address: 7, count: 1 };
+        let write = Request::WriteCoil { address: 7, on: true };
+        let started = Instant::now();
+        for asked in [1, 3] {
+            let silent = Err(RequestError::Silent { after: wait }.into());
+            assert_eq!(link.call(3, &read, wait).await, silent);
+            assert!(started.elapsed() >= wait * asked, "{:?}", started.elapsed());
+        }
+        let started = Instant::now();
+        for _ in 0..2 {
+            assert_eq!(link.call(0, &write, wait).await, Ok(Answer::Written));
+        }
+        assert!(started.elapsed() >= TURNAROUND, "{:?}", started.elapsed());
+    }
+}

@@ -565,6 +565,24 @@ async fn a_unit_slower_than_a_probe_but_within_its_timeout_is_not_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_single_late_answer_costs_a_unit_no_turns_and_further_ones_do() {
+    let units = (1..=3).map(|id| Unit { every: 500 * MS, ..unit(id, &[1]) }).collect();
+    let mut bus = Running::start(units, (1..=3).map(|id| (id, Device::well())), 1000);
+    sleep(5 * S).await;
+    let reads =
+        |times: &BTreeMap<SourceId, Vec<Duration>>| times.get(&source(3)).map_or(0, Vec::len);
+    bus.watch(5 * S).await;
+    bus.change(3, |device| device.latency = 900 * MS);
+    while bus.next().await.source != source(3) {}
+    bus.change(3, |device| device.latency = 5 * MS);
+    let after = bus.started.elapsed();
+    assert!(reads(&bus.watch(after + 10 * S).await) >= 18, "every half second");
+    bus.change(3, |device| device.latency = 900 * MS);
+    bus.watch(after + 20 * S).await;
+    assert!(reads(&bus.watch(after + 60 * S).await) <= 4, "its neighbours keep their turns");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_asked_for_again_within_the_same_read() {
     let units = vec![Unit { retries: 1, ..unit(1, &[1]) }];
     let mut bus = Running::start(units, [(1, Device::silent())], 64);

@@ -13,8 +13,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     planned: Cost,
-    /// Of the last reading, and of the one under way.
-    pub(super) last: Cost,
+    /// Of the last two readings, and of the one under way.
+    last: [Cost; 2],
     current: Cost,
 }
 
@@ -30,7 +30,7 @@ impl Usage {
         let unit = budget.units.iter().find(|planned| planned.source == unit.source);
         let planned = unit.map(|unit| Cost { reading: unit.reading, longest: unit.longest() });
         let planned = planned.unwrap_or_default();
-        Self { planned, last: planned, current: Cost::default() }
+        Self { planned, last: [planned; 2], current: Cost::default() }
     }
 
     /// A request was answered after this time, while the unit may take up to `timeout`. If it took longer, the
@@ -45,12 +45,20 @@ impl Usage {
 
     /// A reading is over.
     pub(super) fn read(&mut self) {
-        self.last = std::mem::take(&mut self.current);
+        self.last = [std::mem::take(&mut self.current), self.last[0]];
+    }
+
+    /// What a reading takes. A single one that took longer tells nothing about the next: the whole machine may
+    /// have stood still.
+    pub(super) fn usual(&self) -> Cost {
+        let [one, other] = self.last;
+        let (reading, longest) = (one.reading.min(other.reading), one.longest.min(other.longest));
+        Cost { reading, longest }
     }
 
     /// Whether it takes much longer than planned.
     pub(super) fn is_slow(&self) -> bool {
-        self.last.longest > self.planned.longest * 2
+        self.usual().longest > self.planned.longest * 2
     }
 }
 

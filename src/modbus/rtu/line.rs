@@ -208,6 +208,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::config::settings::Parity;
 
     /// A line to a listener, and the listener.
     async fn connected() -> (Line, TcpListener) {
@@ -245,5 +246,21 @@ mod tests {
         }
         line.not_answered(false);
         assert_eq!(line.open().await, Ok(true));
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_its_limit_and_begins_anew_after_an_answer() {
+        let serial = Serial { port: "port".into(), baud: 9600, parity: Parity::None, stop_bits: 1 };
+        let host = Line::tcp("host", 1, Duration::ZERO);
+        for (mut line, waits) in
+            [(Line::serial(&serial), vec![1, 2, 4, 5, 5]), (host, vec![1, 2, 4, 8, 16, 30, 30])]
+        {
+            for seconds in waits {
+                assert_eq!(line.wait, Duration::from_secs(seconds));
+                line.put_off(LinkError::Lost { address: line.address(), reason: String::new() });
+            }
+            line.answered();
+            assert_eq!((line.wait, line.again), (FIRST_WAIT, None));
+        }
     }
 }
