@@ -7,8 +7,8 @@
 //!                     └────────── no answer: the unit rests ┘
 //! ```
 //!
-//! This is the shell: it opens, sleeps, sends and reads. What is made of the bytes, [`hearing`] says; when a line
-//! is opened again, [`line`].
+//! This is the shell: it opens, sleeps, sends and reads. What is made of the bytes, `hearing` says; when a line
+//! is opened again, `line`.
 //!
 //! * **Silence.** Between the last byte received and the next request lie 3.5 characters (`airtime`), slept to the
 //!   microsecond by the clock of the system: the runtime's timers have steps of a millisecond. That blocks the

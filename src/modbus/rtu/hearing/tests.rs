@@ -254,7 +254,7 @@ proptest! {
         let (echoes, known, pace) = line;
         let mut bench = Bench::new(known, pace);
         // All of it within the time, at once or nearly so.
-        let cuts: Vec<_> = cuts.into_iter().map(|(length, _)| (length, 0)).collect();
+        let cuts: Vec<_> = cuts.into_iter().map(|(length, _)| (length * 8, 0)).collect();
         let bytes = [before, echo(&READ, echoes, echo_of_read), between, answer(&READ, 1), behind].concat();
         prop_assert!(is_answer(&bench.ask(&READ, &bytes, &cuts)));
 
