@@ -15,8 +15,8 @@ use super::{
 pub enum Carrier {
     /// Modbus TCP.
     Tcp(TcpLink),
-    /// Modbus RTU, on a serial port or over TCP.
-    Rtu(RtuLink),
+    /// Modbus RTU, on a serial port or over TCP. Boxed: it is twice as large as the other.
+    Rtu(Box<RtuLink>),
 }
 
 impl Wire for Carrier {

@@ -507,6 +507,32 @@ mod tests {
         vec![high, low, 0, 0, 0, 5, 1, 3, 2, 0, 7]
     }
 
+    #[test]
+    fn only_what_was_sent_may_have_arrived() {
+        let (address, reason) = ("here".to_owned(), "gone".to_owned());
+        let port = OpenError::NotAPort;
+        let wait = Duration::from_secs(1);
+        let does_not_fit = Request::WriteCoils { address: 0, on: &[] }.encode(&mut Vec::new());
+        for unsent in [
+            RequestError::from(does_not_fit.expect_err("nothing to write")).into(),
+            RequestError::NotQuiet { after: wait }.into(),
+            RequestError::Broadcast.into(),
+            LinkError::Connect { address: address.clone(), reason: reason.clone() }.into(),
+            LinkError::Port { port: address.clone(), reason: port }.into(),
+        ] {
+            assert!(!CallError::may_have_arrived(&unsent), "{unsent}");
+        }
+        for sent in [
+            RequestError::Silent { after: wait }.into(),
+            RequestError::Foreign { after: wait, discarded: Discarded::Noise(1) }.into(),
+            RequestError::Damaged.into(),
+            RequestError::Exception(Exception::BUSY).into(),
+            LinkError::Lost { address, reason }.into(),
+        ] {
+            assert!(CallError::may_have_arrived(&sent), "{sent}");
+        }
+    }
+
     #[tokio::test]
     async fn a_device_that_sends_without_end_is_hung_up_on() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

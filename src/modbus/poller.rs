@@ -23,6 +23,8 @@
 //! It never gives up: broken links and silent units are conditions, not errors. It ends with an
 //! error only if nobody takes the datum any more.
 
+mod usage;
+
 use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
@@ -32,11 +34,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use usage::{Cost, Usage, longest};
 
 use super::{
-    airtime::Airtime,
     budget::BusBudget,
-    frame::rtu,
     learnt::Plans,
     link::Wire,
     plan::PlanError,
@@ -148,65 +149,6 @@ struct Turn {
     due: Duration,
     journal: Journal,
     usage: Usage,
-}
-
-/// How much of the bus's time a unit takes where it answers; silence is the business of `health`.
-#[derive(Debug, Default)]
-struct Usage {
-    planned: Cost,
-    /// Of the last reading, and of the one under way.
-    last: Cost,
-    current: Cost,
-}
-
-/// All requests of a reading, and the longest of them.
-#[derive(Debug, Default, Clone, Copy)]
-struct Cost {
-    reading: Duration,
-    longest: Duration,
-}
-
-impl Usage {
-    fn planned(budget: &BusBudget, unit: &Unit) -> Self {
-        let unit = budget.units.iter().find(|planned| planned.source == unit.source);
-        let planned = unit.map(|unit| Cost { reading: unit.reading, longest: unit.longest() });
-        let planned = planned.unwrap_or_default();
-        Self { planned, last: planned, current: Cost::default() }
-    }
-
-    /// A request was answered after this time, while the unit may take up to `timeout`. If it took longer, the
-    /// link was opened first, which is not the unit's doing.
-    fn answered(&mut self, took: Duration, timeout: Duration) {
-        if took > timeout + self.planned.longest {
-            return;
-        }
-        self.current.reading += took;
-        self.current.longest = self.current.longest.max(took);
-    }
-
-    /// A reading is over.
-    fn read(&mut self) {
-        self.last = std::mem::take(&mut self.current);
-    }
-
-    /// Whether it takes much longer than planned.
-    fn is_slow(&self) -> bool {
-        self.last.longest > self.planned.longest * 2
-    }
-}
-
-/// How long one request may take, silence and a new connection included. On a serial line the unit may have to
-/// rest, and the line to become quiet, before it; the airtime of the longest frames comes on top.
-fn longest(bus: &Bus, controls: &[Control]) -> Bound {
-    let units = bus.units.iter().map(|unit| unit.timeout + unit.pause);
-    let writes = controls.iter().filter(|control| control.bus == bus.name).map(|c| c.timeout);
-    let slowest = units.chain(writes).max().unwrap_or_default();
-    let exchange = match &bus.link {
-        Link::Tcp { .. } => slowest,
-        Link::RtuTcp { .. } => slowest * 3,
-        Link::Serial(serial) => slowest * 3 + Airtime::new(serial).of(2 * rtu::MAX_FRAME),
-    };
-    Bound::Within(bus.pause + bus.connect_timeout + exchange)
 }
 
 impl<W: Wire> Poller<W> {
@@ -449,7 +391,7 @@ impl<W: Wire> Poller<W> {
 
     /// The part of the bus's time that reading the others takes.
     fn load_beside(&self, index: usize) -> f64 {
-        let share = |turn: &Turn| turn.usage.last.reading.div_duration_f64(turn.rhythm.every());
+        let share = |turn: &Turn| turn.usage.usual().reading.div_duration_f64(turn.rhythm.every());
         self.neighbours(index).map(share).sum()
     }
 
@@ -530,7 +472,7 @@ impl<W: Wire> Poller<W> {
         };
         let now = self.running();
         let turn = &mut self.turns[index];
-        let Cost { reading, longest } = turn.usage.last;
+        let Cost { reading, longest } = turn.usage.usual();
         let suffices =
             spares(reading, turn.rhythm.every(), load) && spares(longest, shortest, load);
         if suffices || !turn.usage.is_slow() {

@@ -1,6 +1,7 @@
 //! A bus in virtual time: the real task, plan, decoding and health over units that only exist here.
 
 mod fairness;
+mod writes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,6 +54,8 @@ enum Write {
     Taken,
     TakenLater,
     Swallowed,
+    /// And nothing is answered after it.
+    TakenLast,
     Unanswered,
     Refused(Exception),
 }
@@ -182,12 +185,13 @@ impl Device {
                 Some([request.function(), bytes].into_iter().chain(data).collect())
             }
             Request::WriteRegister { address, word } => {
-                if matches!(self.write, Write::Taken | Write::Unanswered) {
+                self.silent = self.write == Write::TakenLast;
+                if matches!(self.write, Write::Taken | Write::TakenLast | Write::Unanswered) {
                     self.words.insert(address, word);
                 }
                 let echo = [&[request.function()][..], &address.to_be_bytes(), &word.to_be_bytes()];
                 match self.write {
-                    Write::Taken | Write::Swallowed => Some(echo.concat()),
+                    Write::Taken | Write::Swallowed | Write::TakenLast => Some(echo.concat()),
                     Write::TakenLater => {
                         self.words.insert(address, word);
                         refusal(Exception::ACKNOWLEDGE)
@@ -298,11 +302,12 @@ impl Running {
         devices: impl IntoIterator<Item = (u8, Device)>,
         room: usize,
     ) -> Self {
-        Self::start_knowing(&Plans::default(), link, units, devices, room)
+        Self::start_knowing(&Plans::default(), &control(1, 3), link, units, devices, room)
     }
 
     fn start_knowing(
         plans: &Plans,
+        control: &Control,
         link: Link,
         units: Vec<Unit>,
         devices: impl IntoIterator<Item = (u8, Device)>,
@@ -330,7 +335,8 @@ impl Running {
             rests: BTreeMap::new(),
         };
         let channels = Channels { datum, writes, stop: stop.clone() };
-        let poller = Poller::new(&bus, &[control(1, 3)], wire, Clock::system(), channels);
+        let poller =
+            Poller::new(&bus, std::slice::from_ref(control), wire, Clock::system(), channels);
         let poller = poller.expect("a plan").with_plans(plans);
         let status = poller.status();
         let task = tokio::spawn(Box::new(poller).run());
@@ -424,7 +430,7 @@ async fn a_refused_register_is_asked_for_again_at_growing_intervals_also_after_a
     let start = || {
         let plans = Plans::open(folder.path(), [&source(1)].into_iter());
         let units = vec![unit(1, &[18, 19, 20])];
-        Running::start_knowing(&plans, tcp(), units, [(1, Device::well())], 64)
+        Running::start_knowing(&plans, &control(1, 3), tcp(), units, [(1, Device::well())], 64)
     };
     let mut bus = start();
     let times = bus.watch(100 * S).await;
@@ -559,6 +565,24 @@ async fn a_unit_slower_than_a_probe_but_within_its_timeout_is_not_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_single_late_answer_costs_a_unit_no_turns_and_further_ones_do() {
+    let units = (1..=3).map(|id| Unit { every: 500 * MS, ..unit(id, &[1]) }).collect();
+    let mut bus = Running::start(units, (1..=3).map(|id| (id, Device::well())), 1000);
+    sleep(5 * S).await;
+    let reads =
+        |times: &BTreeMap<SourceId, Vec<Duration>>| times.get(&source(3)).map_or(0, Vec::len);
+    bus.watch(5 * S).await;
+    bus.change(3, |device| device.latency = 900 * MS);
+    while bus.next().await.source != source(3) {}
+    bus.change(3, |device| device.latency = 5 * MS);
+    let after = bus.started.elapsed();
+    assert!(reads(&bus.watch(after + 10 * S).await) >= 18, "every half second");
+    bus.change(3, |device| device.latency = 900 * MS);
+    bus.watch(after + 20 * S).await;
+    assert!(reads(&bus.watch(after + 60 * S).await) <= 4, "its neighbours keep their turns");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_asked_for_again_within_the_same_read() {
     let units = vec![Unit { retries: 1, ..unit(1, &[1]) }];
     let mut bus = Running::start(units, [(1, Device::silent())], 64);
@@ -621,105 +645,4 @@ async fn a_task_without_taker_ends_with_an_error() {
     drop(bus.datum);
     let ended = timeout(10 * S, bus.task).await.expect("ends").expect("no panic");
     assert!(matches!(ended, Err(PollError::NoTaker { .. })));
-}
-
-fn writes(bus: &Running) -> usize {
-    bus.asked(1).iter().filter(|asked| asked.function == 6).count()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_reports_the_value_before_and_after() {
-    let bus = Running::start(vec![unit(1, &[3])], [(1, Device::well())], 64);
-    let report = bus.write(42).await.expect("a report");
-    assert_eq!(report, WriteReport { before: 3.into(), after: 42.into(), taken: true });
-    assert_eq!(writes(&bus), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_goes_before_reads_that_are_due() {
-    let units = (1..=20).map(|id| unit(id, &[1])).collect();
-    let slow = Device { latency: 40 * MS, ..Device::well() };
-    let bus = Running::start(units, (1..=20).map(|id| (id, slow.clone())), 1000);
-    sleep(5 * S + 7 * MS).await;
-    let asked = Instant::now();
-    bus.write(1).await.expect("a report");
-    assert!(asked.elapsed() <= 40 * MS * 4, "one request under way and its own three");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_device_that_takes_its_time_is_looked_at_until_it_settled() {
-    let bus =
-        Running::start(vec![], [(1, Device { write: Write::Swallowed, ..Device::well() })], 4);
-    let (result, ()) = tokio::join!(bus.write(7), async {
-        sleep(S).await;
-        bus.change(1, |device| device.words.extend([(3, 7)]));
-    });
-    assert!(result.expect("a report").taken);
-    assert!(bus.started.elapsed() < 2 * S);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_device_that_ignores_the_value_is_reported_as_not_taken() {
-    let bus =
-        Running::start(vec![], [(1, Device { write: Write::Swallowed, ..Device::well() })], 4);
-    let report = bus.write(7).await.expect("a report");
-    assert_eq!(report, WriteReport { before: 3.into(), after: 3.into(), taken: false });
-    assert_eq!(writes(&bus), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_without_an_answer_is_unknown_and_not_repeated() {
-    let device = Device { write: Write::Unanswered, ..Device::well() };
-    let bus = Running::start(vec![], [(1, device)], 4);
-    assert!(matches!(bus.write(7).await, Err(WriteError::Unknown { .. })));
-    assert_eq!(writes(&bus), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_that_nobody_waits_for_any_more_is_not_sent() {
-    let bus = Running::start(vec![], [(1, Device::silent())], 4);
-    assert!(
-        timeout(500 * MS, bus.write(7)).await.is_err(),
-        "given up while the value before is read"
-    );
-    bus.change(1, |device| *device = Device::well());
-    assert!(timeout(Duration::ZERO, bus.write(8)).await.is_err(), "given up in the channel");
-    sleep(60 * S).await;
-    assert!(bus.asked(1).iter().any(|asked| asked.function == 3), "it was begun");
-    assert_eq!(writes(&bus), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_device_says_to_a_write_decides_what_may_have_happened() {
-    for (code, refused) in [(1, true), (2, true), (3, true), (6, true), (4, false), (0x0B, false)] {
-        let device = Device { write: Write::Refused(Exception(code)), ..Device::well() };
-        let bus = Running::start(vec![], [(1, device)], 4);
-        let error = bus.write(7).await.expect_err("a refusal");
-        assert_eq!(matches!(error, WriteError::Refused { .. }), refused, "{code}: {error}");
-        assert_eq!(matches!(error, WriteError::Unknown { .. }), !refused, "{code}: {error}");
-        assert_eq!(writes(&bus), 1);
-    }
-    let device = Device { write: Write::TakenLater, ..Device::well() };
-    let bus = Running::start(vec![], [(1, device)], 4);
-    assert!(bus.write(7).await.expect("accepted for later").taken);
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_is_written_to_a_device_that_cannot_be_read_or_a_value_that_does_not_fit() {
-    let bus = Running::start(vec![], [(1, Device::silent())], 4);
-    assert!(matches!(bus.write(7).await, Err(WriteError::NotStarted { .. })));
-    assert!(matches!(bus.write(70_000).await, Err(WriteError::NotRepresentable { .. })));
-    assert_eq!(writes(&bus), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_is_answered_when_the_task_stops() {
-    let bus =
-        Running::start(vec![], [(1, Device { write: Write::Swallowed, ..Device::well() })], 4);
-    let (result, ()) = tokio::join!(bus.write(7), async {
-        sleep(500 * MS).await;
-        bus.stop.cancel();
-    });
-    assert!(!result.expect("a report").taken);
-    assert!(bus.started.elapsed() < 600 * MS);
 }

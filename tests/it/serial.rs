@@ -333,6 +333,26 @@ async fn an_echo_of_a_write_alone_does_not_confirm_it_and_a_broadcast_is_not_wai
     assert_eq!(line.report().early, 0);
 }
 
+/// Which adapter is plugged in says nothing about the one before: what that one did with our bytes is forgotten.
+#[tokio::test]
+async fn an_adapter_plugged_in_between_a_read_and_a_write_confirms_no_write_by_its_echo() {
+    let site = Site::start(vec![Unit::relay(3, 8)]).expect("a site");
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = site.serial_line(&folder.path().join("line"), 38_400).expect("a line");
+    let mut link = rtu_link(&line, 38_400);
+    let read = Request::Read { table: settings::Table::Coil, address: 0, count: 1 };
+    assert!(link.call(3, &read, WAIT).await.is_ok());
+
+    line.unplug();
+    line.set_echo(true);
+    line.plug_in();
+    site.set_fault(3, Some(Fault::Silent));
+    let write = Request::WriteCoil { address: 0, on: true };
+    let silent = CallError::from(RequestError::Silent { after: WAIT });
+    assert_eq!(link.call(3, &write, WAIT).await, Err(silent));
+    assert_eq!(site.writes(3).len(), 0);
+}
+
 #[tokio::test]
 async fn on_a_line_that_is_never_quiet_nothing_is_sent() {
     let site = Site::start(vec![Unit::meter(1)]).expect("a site");
