@@ -158,7 +158,7 @@ fn parts(pattern: &str) -> Vec<Part> {
     let mut rest = pattern;
     while let Some(c) = rest.chars().next() {
         if let Some(inner) = variable(rest) {
-            // Without a regular expression, or with a bare colon, it is a plain variable.
+            // Without a regular expression it is a plain variable; behind a bare colon stands the empty one.
             parts.push(match inner.split_once(':') {
                 Some((_, regex)) => Part::Regex(regex.to_owned()),
                 None => Part::Any,
