@@ -65,6 +65,8 @@ pub struct Source {
     in_vain: bool,
     /// The last step was answered, whatever the answer was.
     answered: bool,
+    /// How long the answer to the last request is or was waited for.
+    waited: Duration,
     /// The blocks of which `Plans` knows.
     kept: Vec<Piece>,
 }
@@ -114,6 +116,7 @@ impl Source {
         let plan = Plan::new(&unit)?;
         Ok(Self {
             kept: pieces(&plan),
+            waited: unit.timeout,
             plan,
             unit,
             health: Health::default(),
@@ -166,12 +169,12 @@ impl Source {
         self.answered
     }
 
-    /// Whether an answer that came just now and too late for a probe is in time for a read.
+    /// Whether an answer that came just now and too late, as for a probe, is in time for a read.
     #[must_use]
     pub fn is_slow(&self, now: Duration) -> bool {
         match self.health {
             Health::Down { asked, .. } => {
-                now.saturating_sub(asked) < self.unit.timeout.saturating_sub(PROBE)
+                self.waited + now.saturating_sub(asked) < self.unit.timeout
             }
             Health::Up { .. } => false,
         }
@@ -205,7 +208,7 @@ impl Source {
         stamp: impl FnOnce() -> Stamp,
     ) -> Option<Outcome> {
         (self.in_vain, self.answered) = (false, false);
-        let Self { unit, plan, health, round, proved, in_vain, answered, .. } = self;
+        let Self { unit, plan, health, round, proved, in_vain, answered, waited, .. } = self;
         let walk = round.get_or_insert_with(|| Walk::new(unit, std::mem::take(proved)));
 
         let started = (now.running)();
@@ -224,6 +227,7 @@ impl Source {
         }
         let began = *walk.began.get_or_insert(started);
         let wait = if probing { unit.timeout.min(PROBE) } else { unit.timeout };
+        *waited = wait;
         let request = block.request();
         let error = match wire.call(unit.id, &request, wait).await {
             Ok(answer) => {
@@ -321,6 +325,7 @@ impl Source {
             return Probe::Silent(Arc::from("nothing to read"));
         };
         self.probe = self.probe.wrapping_add(1);
+        self.waited = wait;
         let request = block.request();
         match wire.call(self.unit.id, &request, wait).await {
             Err(CallError::Link(link)) if link.is_before_sending() => {

@@ -100,7 +100,8 @@ struct FakeWire {
     world: Arc<Mutex<World>>,
     started: Instant,
     pdu: Vec<u8>,
-    late: Option<u8>,
+    /// Who answers late, and when.
+    late: Option<(u8, Instant)>,
     /// On a serial line bytes take their time, and a unit that stayed silent rests for as long again.
     serial: Option<Airtime>,
     rests: BTreeMap<u8, Instant>,
@@ -145,8 +146,8 @@ impl Wire for FakeWire {
             return silence;
         };
         if latency > wait {
+            self.late = Some((unit, Instant::now() + latency));
             sleep(wait).await;
-            self.late = Some(unit);
             return silence;
         }
         sleep(latency).await;
@@ -158,7 +159,12 @@ impl Wire for FakeWire {
     }
 
     fn take_late(&mut self) -> Option<u8> {
-        self.late.take()
+        let (unit, at) = self.late?;
+        if Instant::now() < at {
+            return None;
+        }
+        self.late = None;
+        Some(unit)
     }
 
     fn rests_until(&self, unit: u8) -> Option<Instant> {
@@ -562,6 +568,17 @@ async fn a_unit_slower_than_a_probe_but_within_its_timeout_is_not_given_up() {
     bus.change(1, |device| device.silent = false);
     bus.watch(400 * S).await;
     assert_eq!(bus.state(0).state, SourceState::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_too_late_for_a_read_leads_to_no_other_read() {
+    let units = vec![Unit { timeout: 4 * S, every: 20 * S, ..unit(1, &[1]) }, unit(2, &[1])];
+    let late = Device { latency: 5 * S, ..Device::well() };
+    let mut bus = Running::start(units, [(1, late), (2, Device::well())], 64);
+    bus.watch(100 * S).await;
+    let asked: Vec<Duration> = bus.asked(1).iter().map(|asked| asked.at).collect();
+    // The first probe comes 5 s after the read was given up, whatever is heard meanwhile.
+    assert!(asked[1] >= 9 * S, "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]
