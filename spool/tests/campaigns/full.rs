@@ -9,7 +9,7 @@ use std::{
 use spool::{Error, Options, Seq, Spool};
 
 use crate::{
-    device::{Mounted, in_memory},
+    device::{Mounted, in_memory, tool},
     victim::payload,
 };
 
@@ -122,6 +122,8 @@ fn a_disk_that_others_filled_stops_nothing_once_they_make_room() {
     // Two segments at most, the second of which was prepared before.
     assert!(taken < 2 * u64::from(SEGMENT) / 30, "{taken}");
     fs::remove_file(logs).expect("removed");
+    // What was removed is room once the file system's journal says so.
+    tool("sync", "coreutils", &[Path::new("-f"), disk.path()]);
     // No new handle, no call but what is done anyway: the commit that failed is tried again.
     let commit = spool.commit().expect("there is room");
     assert_eq!(commit.durable, taken);
