@@ -58,18 +58,15 @@ pub(crate) fn read_text(text: &str) -> Option<DateTime<Utc>> {
 
 /// Whether digits and signs stand exactly where they belong, which what reads them does not ask.
 fn has_form(text: &str) -> bool {
-    const SECONDS: &str = "0000-00-00 00:00:00";
     let form: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    let zone = form.get(10..).and_then(|rest| rest.find(['Z', '+', '-']));
-    let (local, zone) = form.split_at(zone.map_or(form.len(), |at| 10 + at));
-    let local = local.replacen('T', " ", 1);
-    let is_local = match local.split_once('.') {
-        Some((whole, fraction)) => {
-            whole == SECONDS && !fraction.is_empty() && "000000000".starts_with(fraction)
-        }
-        None => [&SECONDS[..10], &SECONDS[..16], SECONDS].contains(&local.as_str()),
-    };
-    is_local && ["", "Z", "+00:00", "-00:00"].contains(&zone)
+    let zone = ["Z", "+00:00", "-00:00"].into_iter().find(|zone| form.ends_with(zone));
+    let local = form.strip_suffix(zone.unwrap_or_default()).unwrap_or(&form);
+    match local.replacen(' ', "T", 1).as_str() {
+        "0000-00-00" | "0000-00-00T00:00" | "0000-00-00T00:00:00" => true,
+        local => local
+            .strip_prefix("0000-00-00T00:00:00.")
+            .is_some_and(|fraction| !fraction.is_empty() && "000000000".starts_with(fraction)),
+    }
 }
 
 #[cfg(test)]
