@@ -207,8 +207,9 @@ fn noise_damage_and_halves_cost_only_the_answers_that_they_hit() {
     let name = |unit: u8| format!("/unit/{unit}");
     let units = [1, 2, 3, 4, 9];
     let config: String = units.iter().map(|unit| meter(*unit, &name(*unit), "200ms")).collect();
-    // But for the last one, which is well.
+    // The last one is well: it has all the time that a busy machine may need.
     let config = config.replacen("timeout = \"2s\"", "timeout = \"300ms\"", faults.len());
+    let config = config.replace("timeout = \"2s\"", "timeout = \"60s\"");
     let bench = Bench::new(units.map(Unit::meter).into(), &config);
     let daemon = bench.agent.start();
     eventually("all are read", || units.iter().all(|unit| bench.is(&name(*unit), "up")));
@@ -231,9 +232,12 @@ fn noise_damage_and_halves_cost_only_the_answers_that_they_hit() {
         bench.site.set_fault(unit, Some(fault));
     }
     for (unit, _, why) in faults {
-        eventually("the unit is down", || bench.is(&name(unit), "down"));
-        let reason = bench.source(&name(unit))["reason"].to_string();
-        assert!(reason.contains(why), "{reason}");
+        // On a machine that stands still for as long as the timeout, another reason may come first.
+        let is_down_for_it = || {
+            let source = bench.source(&name(unit));
+            source["state"] == "down" && source["reason"].as_str().is_some_and(|r| r.contains(why))
+        };
+        eventually(&format!("unit {unit} is down: {why}"), is_down_for_it);
     }
     goes_on(9);
     for (unit, ..) in faults {

@@ -149,7 +149,7 @@ impl Line {
         }
     }
 
-    /// Whether the master hears its own bytes, as with some RS-485 adapters.
+    /// Whether the master hears its own bytes from now on, as with some RS-485 adapters.
     pub fn set_echo(&self, echo: bool) {
         guard(&self.orders).echo = echo;
     }
@@ -243,9 +243,9 @@ impl Adapter {
 
     /// One look at orders, master and clock. False once it is over.
     fn turn(&mut self) -> bool {
-        let (stop, unplugged, echo, noise) = {
+        let (stop, unplugged, noise) = {
             let mut orders = guard(&self.orders);
-            (orders.stop, orders.unplugged, orders.echo, std::mem::take(&mut orders.noise))
+            (orders.stop, orders.unplugged, std::mem::take(&mut orders.noise))
         };
         if stop {
             self.unplug();
@@ -258,7 +258,7 @@ impl Adapter {
             _ => {}
         }
         self.write(&noise);
-        self.listen(echo);
+        self.listen();
         if let Some((at, _)) = self.sending.front()
             && *at <= Instant::now()
             && let Some((at, frame)) = self.sending.pop_front()
@@ -269,7 +269,7 @@ impl Adapter {
     }
 
     /// Waits for bytes of the master until something else is due.
-    fn listen(&mut self, echo: bool) {
+    fn listen(&mut self) {
         let due = self.sending.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         let wait = due.unwrap_or(LOOK).min(LOOK);
         if !self.is_spoken_to(wait) {
@@ -292,7 +292,7 @@ impl Adapter {
             self.note_silence(now);
         }
         self.heard.extend(&bytes[..received]);
-        if echo {
+        if guard(&self.orders).echo {
             self.write(&bytes[..received]);
         }
         self.take_request();
@@ -360,15 +360,19 @@ impl Adapter {
     /// Sends an answer at the pace of the line.
     fn say(&mut self, at: Instant, frame: &[u8]) {
         let step = if self.baud > FAST { 8 } else { 1 };
-        let mut sent = 0;
+        let (mut sent, mut written) = (0, at);
         for bytes in frame.chunks(step) {
-            // Somebody speaks while we do.
-            if self.is_spoken_to(Duration::ZERO) && self.heard.is_empty() {
+            // Somebody speaks while we do, unless this thread stood still for so long that the line was quiet.
+            if self.is_spoken_to(Duration::ZERO)
+                && self.heard.is_empty()
+                && written.elapsed() < self.silence
+            {
                 guard(&self.seen).early += 1;
             }
             sent += bytes.len();
             wait_until(at + self.airtime(sent));
             self.write(bytes);
+            written = Instant::now();
         }
         // The least time of the whole exchange: what came before, the answer, the silence after it.
         let end = at + self.airtime(sent);

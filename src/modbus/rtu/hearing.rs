@@ -14,7 +14,7 @@
 //! * **Damage.** A read that came whole and damaged is over once nothing follows, so that it can be repeated at once.
 //! * **Echo.** Some RS-485 adapters hear themselves. The answer to a write of one value *is* a copy of the request,
 //!   so whether a line does is learnt from all others: from reads that show a copy, and from answers that nothing
-//!   stood before. On a line that gives bytes back, and on one of which that is not known, a write counts only
+//!   stood before; and from a second copy behind a write. On a line that gives bytes back, and on one of which that is not known, a write counts only
 //!   behind its echo: a single copy confirms nothing.
 //! * **Late answers.** An RTU frame does not say which request it answers. A unit that did not answer in time
 //!   therefore *rests* for the same time again before it is asked anything. A late answer that is seen ends the
@@ -154,7 +154,9 @@ impl Hearing {
 
     /// No answer is waited for: whatever was heard is late.
     pub(super) fn forget(&mut self) {
-        if self.is_read() && holds(&self.buffer[self.done..self.filled], &self.sent) {
+        // A copy behind the answer: what was taken for that was the echo.
+        let is_copy_an_echo = self.is_read() || self.done > 0;
+        if is_copy_an_echo && holds(&self.buffer[self.done..self.filled], &self.sent) {
             self.learn(Some(true));
         }
         self.hear_late(self.filled);

@@ -360,6 +360,22 @@ fn a_port_that_was_opened_again_is_not_known_to_echo_or_not() {
 }
 
 #[test]
+fn a_second_copy_behind_a_write_shows_that_the_first_was_its_echo() {
+    for write in &WRITES[..2] {
+        let mut bench = Bench::new(Some(false), (Duration::ZERO, Duration::ZERO));
+        let copy = frame(write);
+        assert!(
+            is_answer(&bench.ask(write, &copy.repeat(2), &[(8, 5)])),
+            "what was known was wrong"
+        );
+        while bench.hear(ms(10)) {}
+        bench.hearing.forget();
+        assert_eq!(bench.hearing.echoes, Some(true));
+        assert_eq!(bench.ask(write, &copy, &[(8, 0)]), Heard::Nothing, "an echo alone");
+    }
+}
+
+#[test]
 fn a_unit_rests_unless_it_answered_or_its_late_answer_was_heard() {
     let pace = (Duration::ZERO, Duration::ZERO);
     let rests = |bench: &Bench| bench.hearing.rests_until(UNIT).map(|until| until - bench.opened);
