@@ -281,11 +281,7 @@ impl Adapter {
         }
         let Some(master) = &self.master else { return };
         let mut bytes = [0; 512];
-        // Nobody has the port open.
-        let Ok(received) = rustix::io::read(master, &mut bytes) else {
-            thread::sleep(LOOK.min(wait));
-            return;
-        };
+        let Ok(received) = rustix::io::read(master, &mut bytes) else { return };
         let now = Instant::now();
         if self.heard.is_empty() {
             self.begun = now;
@@ -295,7 +291,7 @@ impl Adapter {
         if guard(&self.orders).echo {
             self.write(&bytes[..received]);
         }
-        self.take_request();
+        while self.take_request() {}
     }
 
     fn is_spoken_to(&self, wait: Duration) -> bool {
@@ -303,9 +299,15 @@ impl Adapter {
             thread::sleep(wait);
             return false;
         };
-        let wait = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
+        let time = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
         let mut fds = [PollFd::new(master, PollFlags::IN)];
-        poll(&mut fds, Some(&wait)).is_ok_and(|ready| ready > 0)
+        let is_ready = poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0);
+        let is_spoken_to = fds[0].revents().contains(PollFlags::IN);
+        if is_ready && !is_spoken_to {
+            // Nobody has the port open any more, which is not waited for.
+            thread::sleep(wait);
+        }
+        is_spoken_to
     }
 
     fn note_silence(&mut self, now: Instant) {
@@ -319,27 +321,35 @@ impl Adapter {
         }
     }
 
-    /// Takes what was heard as a request, once it is whole.
-    fn take_request(&mut self) {
+    /// Takes what was heard as a request, once it is whole; false when there is none.
+    fn take_request(&mut self) -> bool {
         let length = match *self.heard.as_slice() {
             [_, 15 | 16, _, _, _, _, bytes, ..] => 9 + usize::from(bytes),
             [_, 15 | 16, ..] => 9,
             _ => 8,
         };
         if self.heard.len() < length {
-            return;
+            return false;
         }
-        let heard = std::mem::take(&mut self.heard);
-        let whole = heard.len() == length && crc(&heard[..length - 2]) == heard[length - 2..];
+        let whole = crc(&self.heard[..length - 2]) == self.heard[length - 2..length];
+        // What follows a whole one is the next one, which came while this thread stood still.
+        let end = if whole { length } else { self.heard.len() };
+        let heard: Vec<u8> = self.heard.drain(..end).collect();
         {
             let mut seen = guard(&self.seen);
             seen.requests += u64::from(whole);
             seen.damaged += u64::from(!whole);
         }
-        if !whole {
-            return;
+        if whole {
+            self.answer(&heard[..length - 2]);
         }
-        let (id, pdu) = (heard[0], &heard[1..length - 2]);
+        whole
+    }
+
+    /// Lets the units do what is asked of them, and keeps their answer for its time.
+    fn answer(&mut self, request: &[u8]) {
+        let Some((id, pdu)) = request.split_first() else { return };
+        let (id, length) = (*id, request.len() + 2);
         let Some((answer, fault)) = answer(&self.units, id, pdu) else { return };
         let frame = spoilt(id, &answer, fault);
         let thinking = match fault {
@@ -360,23 +370,23 @@ impl Adapter {
     /// Sends an answer at the pace of the line.
     fn say(&mut self, at: Instant, frame: &[u8]) {
         let step = if self.baud > FAST { 8 } else { 1 };
-        let (mut sent, mut written) = (0, at);
+        let (mut sent, mut due, mut is_on_time) = (0, at, true);
         for bytes in frame.chunks(step) {
+            let is_spoken_to = self.is_spoken_to(Duration::ZERO);
             // Somebody speaks while we do, unless this thread stood still for so long that the line was quiet.
-            if self.is_spoken_to(Duration::ZERO)
-                && self.heard.is_empty()
-                && written.elapsed() < self.silence
-            {
+            is_on_time &= due.elapsed() < self.silence;
+            if is_on_time && is_spoken_to && self.heard.is_empty() {
                 guard(&self.seen).early += 1;
+                // Once.
+                is_on_time = false;
             }
             sent += bytes.len();
-            wait_until(at + self.airtime(sent));
+            due = at + self.airtime(sent);
+            wait_until(due);
             self.write(bytes);
-            written = Instant::now();
         }
         // The least time of the whole exchange: what came before, the answer, the silence after it.
-        let end = at + self.airtime(sent);
-        self.last = Some((self.begun, end, end + self.silence - self.begun));
+        self.last = Some((self.begun, due, due + self.silence - self.begun));
     }
 
     fn write(&self, mut bytes: &[u8]) {
