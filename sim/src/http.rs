@@ -84,7 +84,7 @@ async fn respond(
     let switch = lock(world).switches.take(&incoming.method, incoming.path());
     let act = switch.as_ref().map(|switch| &switch.act);
     let cut = |incoming: &Incoming| {
-        remember(world, door, incoming, None);
+        remember(&mut lock(world), door, incoming, None);
         Err(Cut)
     };
     if act == Some(&Act::CutBefore) {
@@ -94,13 +94,19 @@ async fn respond(
     if read_body(&mut incoming, body, reading).await.is_err() {
         return cut(&incoming);
     }
-    let answer = process(world, door, &incoming, switch.as_ref());
+    let answer = {
+        // Nobody sees what a request brought about before the request itself.
+        let mut world = lock(world);
+        let answer = process(&mut world, door, &incoming, switch.as_ref());
+        let status = (act != Some(&Act::CutAfter)).then_some(answer.status);
+        remember(&mut world, door, &incoming, status);
+        answer
+    };
     match act {
         Some(Act::Slow { ms }) => tokio::time::sleep(Duration::from_millis(*ms)).await,
-        Some(Act::CutAfter) => return cut(&incoming),
+        Some(Act::CutAfter) => return Err(Cut),
         _ => {}
     }
-    remember(world, door, &incoming, Some(answer.status));
     let mut now = lock(world).clock.now();
     if let Some(Act::WrongDate { offset_ms }) = act {
         now += TimeDelta::milliseconds(*offset_ms);
@@ -129,21 +135,20 @@ async fn read_body(
 
 /// The answer, or what the switch puts in its place.
 fn process(
-    world: &Shared,
+    world: &mut World,
     door: &Door,
     incoming: &Incoming,
     switch: Option<&Misbehaviour>,
 ) -> Answer {
-    let mut world = lock(world);
     let answer = |world: &mut World, act: Option<&Act>| match door {
         Door::Tokens => world.answer(incoming, act),
         Door::Certificates(peer) => world.answer_node(incoming, peer, act),
     };
     let Some(switch) = switch.filter(|switch| switch.act.replaces_answer()) else {
-        return answer(&mut world, switch.map(|switch| &switch.act));
+        return answer(world, switch.map(|switch| &switch.act));
     };
     if switch.processed {
-        answer(&mut world, None);
+        answer(world, None);
     }
     match &switch.act {
         Act::TooMany { retry_after_ms } => {
@@ -167,12 +172,11 @@ fn process(
     }
 }
 
-fn remember(world: &Shared, door: &Door, incoming: &Incoming, status: Option<u16>) {
+fn remember(world: &mut World, door: &Door, incoming: &Incoming, status: Option<u16>) {
     let claimed = incoming.header("authorization").and_then(|text| {
         let (_, rest) = text.split_once("Credential=")?;
         rest.split(',').next()
     });
-    let mut world = lock(world);
     let seen = Seen {
         time: world.clock.now(),
         method: incoming.method.clone(),
