@@ -174,7 +174,8 @@ impl End {
                         continue;
                     }
                     count(&self.counts).connections += 1;
-                    connections.spawn(self.clone().pass(stream, server));
+                    let cuts = self.now().cuts;
+                    connections.spawn(self.clone().pass(stream, server, cuts));
                 }
                 _ = manners.wait_for(|manner| manner.cuts == u64::MAX) => return,
                 Some(_) = connections.join_next() => {}
@@ -186,9 +187,8 @@ impl End {
         *self.manners.borrow_and_update()
     }
 
-    /// One connection, until an end closes it or it is cut.
-    async fn pass(mut self, agent: TcpStream, server: SocketAddr) {
-        let cuts = self.now().cuts;
+    /// One connection, until an end closes it or there are more cuts than when it was made.
+    async fn pass(self, agent: TcpStream, server: SocketAddr, cuts: u64) {
         let mut manners = self.manners.clone();
         let both = async {
             let server = TcpStream::connect(server).await?;
@@ -258,6 +258,7 @@ impl End {
             to.write_all(&piece[..may_pass]).await?;
             if may_pass < piece.len() {
                 self.manner.send_modify(|manner| manner.cuts += 1);
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
             }
         }
         to.shutdown().await
