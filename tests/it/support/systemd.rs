@@ -95,7 +95,7 @@ impl Drop for Box {
         }
         // systemd-nspawn takes its box with it when it is asked to end; killed, it would leave mounts behind.
         self.run("systemctl poweroff --force");
-        for _ in 0..200 {
+        for _ in 0..1200 {
             if matches!(self.nspawn.try_wait(), Ok(Some(_))) {
                 return;
             }
