@@ -161,6 +161,7 @@ fn what_a_broker_acknowledged_and_the_server_lost_is_a_gap_also_after_a_kill() {
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     assert!(daemon.stop().success());
+    assert!(bench.network.broker().until_taken());
     let (exit, report) = audit(&bench.agent);
     assert_eq!((exit, &report["whole"]), (0, &report["hours"]), "{report}");
     assert!(report["accepted"].as_u64() >= Some(1), "{report}");
@@ -168,11 +169,13 @@ fn what_a_broker_acknowledged_and_the_server_lost_is_a_gap_also_after_a_kill() {
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     daemon.kill();
+    assert!(bench.network.broker().until_taken());
     let (exit, report) = audit(&bench.agent);
     assert_eq!((exit, &report["gaps"]), (0, &json!([])), "{report}");
     let daemon = bench.agent.start();
     bench.fresh_readings_arrive();
     assert!(daemon.stop().success());
+    assert!(bench.network.broker().until_taken());
     let (exit, report) = audit(&bench.agent);
     assert_eq!((exit, &report["gaps"]), (0, &json!([])), "{report}");
     let verdict = &report["not_judged"][0]["verdict"];
@@ -187,6 +190,7 @@ fn what_a_broker_acknowledged_and_the_server_lost_is_a_gap_also_after_a_kill() {
     fresh.site.set_fault(1, Some(Fault::Silent));
     fresh.agent.until_nothing_waits();
     assert!(daemon.stop().success());
+    assert!(fresh.network.broker().until_taken());
     let (exit, report) = audit(&fresh.agent);
     assert_eq!((exit, lost(&report)), (65, 3), "{report}");
 }

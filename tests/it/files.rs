@@ -449,7 +449,7 @@ fn memory_does_not_grow_with_the_file() {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("started");
     let status = format!("/proc/{}/status", child.id());
     let mut most_kib = 0;
-    let until = Instant::now() + Duration::from_secs(120);
+    let until = Instant::now() + Duration::from_secs(300);
     let exit = loop {
         if let Ok(text) = fs::read_to_string(&status) {
             let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -536,8 +536,7 @@ fn an_outage_is_waited_for_and_a_restart_sends_nothing_again() {
     for number in 0..3 {
         place.file(&format!("{number}.txt"), format!("file number {number}"));
     }
-    let folder = place.folder_when("it waits", |folder| folder["state"] == "waiting");
-    assert_eq!(folder["waiting"], 3);
+    place.folder_when("it waits", |folder| folder["state"] == "waiting" && folder["waiting"] == 3);
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(daemon.events("files.waiting").len(), 1, "told once");
     place.repository.come_back().expect("the same port");
@@ -588,6 +587,7 @@ fn a_revoked_token_stops_uploads_is_told_once_and_another_one_goes_on_without_a_
     );
     place.install(&["--role", "upload.all"]);
     eventually("it is there", || place.repository.files().len() == 1);
+    place.folder_when("all is well", |folder| folder["state"] == "ok");
 
     let stored = fs::read_to_string(place.agent.state_dir().join("credentials/camera.files-token"));
     let stored: Value = serde_json::from_str(&stored.expect("a file")).expect("JSON");
@@ -645,7 +645,7 @@ fn killed_at_any_moment(profile: Profile) {
     place.repository.misbehave(Misbehaviour::new(UPLOAD, Act::Slow { ms: 100 }));
     let mut random = fastrand::Rng::with_seed(7);
     let mut kills = 0;
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(300);
     while place.repository.files().len() < FILES && kills < 25 {
         assert!(
             Instant::now() < until,

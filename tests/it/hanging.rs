@@ -13,7 +13,7 @@ use serde_json::Value;
 use solarnet_sim::{InstructionState, Sim, Site, Table, Unit};
 
 use crate::support::{
-    agent::{Agent, eventually, link, live_through, meter, seed, solarnet},
+    agent::{Agent, at_one_try, eventually, link, live_through, meter, seed, solarnet},
     orders::order,
 };
 
@@ -68,22 +68,25 @@ fn askers_who_hang_keep_nobody_from_the_status() {
     let open = || fs::read_dir(format!("/proc/{}/fd", daemon.id())).expect("a process").count();
     let before = open();
     for sent in ["", "{\"ask\":", "{\"ask\":\"status\"}\n", "{\"ask\":\"frames\"}\n"] {
-        let hanging: Vec<UnixStream> = (0..HANGING)
-            .map(|_| {
-                let mut stream = UnixStream::connect(&socket).expect("the socket listens");
-                // One that has to go is cut off while it still speaks.
-                drop(stream.write_all(sent.as_bytes()));
-                stream
-            })
-            .collect();
-        let asked = Instant::now();
-        assert!(bench.agent.status().is_some(), "asked while others said {sent:?}");
-        let took = asked.elapsed();
-        // Who says nothing is cut off after five.
-        assert!(took < Duration::from_secs(4), "{took:?} while others said {sent:?}");
-        let readings = bench.site.readings(1);
-        eventually("readings go on", || bench.site.readings(1) >= readings + 3);
-        drop(hanging);
+        at_one_try(|| {
+            let hanging: Vec<UnixStream> = (0..HANGING)
+                .map(|_| {
+                    let mut stream = UnixStream::connect(&socket).expect("the socket listens");
+                    // One that has to go is cut off while it still speaks.
+                    drop(stream.write_all(sent.as_bytes()));
+                    stream
+                })
+                .collect();
+            let asked = Instant::now();
+            assert!(bench.agent.status().is_some(), "asked while others said {sent:?}");
+            let took = asked.elapsed();
+            let readings = bench.site.readings(1);
+            eventually("readings go on", || bench.site.readings(1) >= readings + 3);
+            drop(hanging);
+            // Who says nothing is cut off after five.
+            let is_soon = took < Duration::from_secs(4);
+            is_soon.then_some(()).ok_or_else(|| format!("{took:?} while others said {sent:?}"))
+        });
     }
     eventually("no connection is left", || open() <= before + 2);
     assert!(daemon.stop().success());
@@ -101,18 +104,20 @@ fn a_device_that_takes_connections_and_never_answers_delays_no_other() {
     let daemon = bench.agent.start();
     eventually("it is known to be silent", || !daemon.events("source.down").is_empty());
 
-    // One that cannot be carried out, and one after it.
-    let (in_vain, other) = (bench.switch("/deaf/relay"), bench.switch("/site/relay"));
-    let before = bench.site.readings(1);
-    let took =
-        eventually("the other one is done", || bench.state(other) == InstructionState::Completed);
-    assert!(took < Duration::from_secs(10), "{took:?}");
-    assert_eq!(bench.site.value(RELAY, Table::Coil, 0), Some(1));
-    let took = took + live_through(Duration::from_secs(4));
-    let due = took.as_secs_f64() / 0.2;
-    let read = bench.site.readings(1) - before;
-    assert!(f64::from(read) >= 0.9 * due - 1.0, "{read} readings of {due:.0}");
-    eventually("the one in vain ends", || bench.state(in_vain) == InstructionState::Declined);
+    at_one_try(|| {
+        // One that cannot be carried out, and one after it.
+        let (in_vain, other) = (bench.switch("/deaf/relay"), bench.switch("/site/relay"));
+        let before = bench.site.readings(1);
+        let is_done = || bench.state(other) == InstructionState::Completed;
+        let took = eventually("the other one is done", is_done);
+        assert_eq!(bench.site.value(RELAY, Table::Coil, 0), Some(1));
+        let all = took + live_through(Duration::from_secs(4));
+        let due = all.as_secs_f64() / 0.2;
+        let read = f64::from(bench.site.readings(1) - before);
+        eventually("the one in vain ends", || bench.state(in_vain) == InstructionState::Declined);
+        let is_soon = took < Duration::from_secs(10) && read >= 0.9 * due - 1.0;
+        is_soon.then_some(()).ok_or_else(|| format!("{took:?}, {read} readings of {due:.0}"))
+    });
 
     let status = bench.agent.status().expect("a status");
     let state = |source: &str| -> Value {

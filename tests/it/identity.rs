@@ -509,8 +509,11 @@ fn killed_at_each_step_of_a_renewal_it_goes_on_there_and_the_key_travels_once() 
     assert!(asked().expect("written before").contains("\"asked\":\""));
     daemon.kill();
 
-    // The agent's patience is 2 s.
-    bench.sim.misbehave(Misbehaviour::new(BULK, Act::Slow { ms: 1600 }));
+    // Slow, and still within the agent's patience.
+    let config = fs::read_to_string(bench.agent.config()).expect("a configuration");
+    let patient = config.replacen("timeout = \"2s\"", "timeout = \"60s\"", 1);
+    fs::write(bench.agent.config(), patient).expect("written");
+    bench.sim.misbehave(Misbehaviour::new(BULK, Act::Slow { ms: 50_000 }));
     bench.sim.set_instruction_queuing(TimeDelta::zero());
     let daemon = Daemon::spawn(bench.agent.command(&["run", "--log", "debug"]));
     eventually("it is being proved", || bench.next().exists());

@@ -203,7 +203,7 @@ fn a_second_write_too_soon_is_declined_also_after_a_restart() {
 
 #[test]
 fn an_old_or_expired_instruction_is_never_carried_out() {
-    let bench = Bench::new();
+    let (bench, daemon) = Bench::running();
     let past = Utc::now() - TimeDelta::hours(1);
     let old = bench.sim.add_instruction(NewInstruction {
         instruction_date: Some(past),
@@ -217,7 +217,6 @@ fn an_old_or_expired_instruction_is_never_carried_out() {
         expires: Some(ends),
         ..order("SetControlParameter", &[(SWITCH, "1"), ("executionDate", &later)])
     });
-    let daemon = bench.agent.start();
     bench.is_declined(old, "too_old");
     bench.is_declined(expiring, "expired");
     // One that expires while the server is away.
@@ -246,7 +245,8 @@ fn a_later_instruction_waits_over_a_restart_and_can_be_cancelled() {
         bench.add("SetControlParameter", &[(SWITCH, value), ("executionDate", &due.to_rfc3339())])
     };
     let on_time = later("1", due);
-    let cancelled = later("0", due + TimeDelta::seconds(1));
+    // However long the restart takes, it is not due before it is cancelled.
+    let cancelled = later("0", due + TimeDelta::hours(1));
     for id in [on_time, cancelled] {
         eventually("it is kept", || bench.get(id).state == State::Received);
     }
@@ -355,6 +355,9 @@ fn killed_while_acting_it_says_that_it_may_have_happened_and_does_not_repeat_it(
         let (bench, daemon) = Bench::running();
         bench.site.set_fault(RELAY, Some(Fault::Slow(1500)));
         let id = bench.set(SWITCH, "1");
+        eventually("it is begun", || bench.site.requests(RELAY) >= request - 1);
+        // Time enough to be killed in, and within the control's own.
+        bench.site.set_fault(RELAY, Some(Fault::Slow(3500)));
         eventually("it is being carried out", || bench.site.requests(RELAY) >= request);
         daemon.kill();
         bench.site.set_fault(RELAY, None);

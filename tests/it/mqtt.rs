@@ -83,6 +83,7 @@ impl Bench {
         let daemon = self.agent.start();
         self.agent.until_nothing_waits();
         assert!(daemon.stop().success());
+        assert!(self.network.broker().until_taken());
     }
 
     /// The ledger's questions.

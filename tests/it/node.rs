@@ -90,7 +90,7 @@ fn restful() -> NewInstruction {
 #[test]
 fn a_node_lives_from_its_invitation_to_its_renewed_certificate_without_a_restart() {
     let network = Network::with_broker();
-    network.sim.set_instruction_queuing(TimeDelta::seconds(2));
+    network.sim.set_instruction_queuing(TimeDelta::seconds(60));
     let config = network.config("mqtt");
     let config = config.replace("via = \"mqtt\"", "via = \"mqtt\"\nfallback_after = \"1s\"");
     let config = config.replace("[instructions]", "[instructions]\nallow = [\"LoggingSetLevel\"]");
@@ -110,6 +110,7 @@ fn a_node_lives_from_its_invitation_to_its_renewed_certificate_without_a_restart
     let pushed = bench.done(sim.add_instruction(restful()));
     assert!(pushed.history.iter().all(|(_, state)| *state != InstructionState::Queued));
 
+    sim.set_instruction_queuing(TimeDelta::seconds(2));
     broker.kill();
     eventually("readings go over HTTPS", || bench.newest_came_by("bulk"));
     let fetched = bench.done(sim.add_instruction(restful()));

@@ -65,7 +65,8 @@ impl Bench {
         time.set_speed(BRISK);
         // The server has lived through it, too.
         eventually("the agent tells the time", || {
-            let status = self.agent.status().expect("a status");
+            // Its patience with whoever asks it is short at this speed.
+            let Some(status) = self.agent.status() else { return false };
             let now: Option<DateTime<Utc>> =
                 status["clock"]["now"].as_str().map(|now| now.parse().expect("a date"));
             now.inspect(|now| self.sim.set_clock_offset(*now - Utc::now())).is_some()
@@ -110,9 +111,10 @@ fn a_month_without_a_server_costs_neither_memory_nor_peace_and_ends_with_everyth
     assert_eq!(daemon.events("credential.ran_out").len(), 1);
     let said = self::lines(&daemon) - lines;
     assert!(said <= 40, "{said} lines in thirty days");
-    let kept = bench.agent.status().expect("a status")["queue"]["records"].as_u64();
     // How many answers come in time at this speed is the machine's affair; that none of them is lost is what counts, below.
-    assert!(kept >= Some(30), "{kept:?} of {} readings", bench.site.readings(1));
+    bench
+        .agent
+        .status_when("some are kept", |status| status["queue"]["records"].as_u64() >= Some(30));
 
     bench.agent.import(TOKEN, SECRET, &[]);
     bench.site.set_fault(1, Some(Fault::Silent));

@@ -183,6 +183,7 @@ fn a_changed_bus_restarts_and_the_other_keeps_its_connection_and_its_counts() {
     let said = daemon.reload();
     assert!(said.contains("bus roof stopped"), "{said}");
     assert_eq!(bench.sources().len(), 1);
+    bench.roof.until_all_have_left().expect("the site is there");
     let (requests, before) = (bench.roof.requests(1), bench.cabinet.readings(1));
     eventually("the other one is read", || bench.cabinet.readings(1) > before + 5);
     assert_eq!(bench.roof.requests(1), requests);

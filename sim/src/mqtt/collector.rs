@@ -8,7 +8,7 @@
 //!
 //! A message is acknowledged when it is in the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ use crate::http::{Shared, lock};
 
 /// Its client ID, to which the broker keeps the session.
 pub(super) const CLIENT: &str = "solarnet-sim";
+/// What it sends itself: once it comes back, all that the broker had taken before is in the ledger.
+const MARK: &str = "node/0/datum";
 /// How often it looks for new instructions, and for the broker while there is none.
 const TICK: Duration = Duration::from_millis(20);
 /// Under the keep-alive that it announces.
@@ -105,6 +107,7 @@ impl Collector {
             seen: seen.clone(),
             orders: received,
             waiting: BTreeMap::new(),
+            marks: VecDeque::new(),
             last_id: 0,
         };
         let thread = std::thread::Builder::new()
@@ -123,6 +126,11 @@ impl Collector {
 
     pub(super) fn flux(&self) -> Vec<FluxMessage> {
         look(&self.seen).flux.clone()
+    }
+
+    /// Waits until everything that the broker has acknowledged so far was taken; false when it is not there.
+    pub(super) fn catch_up(&self) -> bool {
+        self.publish(MARK, b"")
     }
 
     /// Publishes, and waits until the broker has it; false when it is not there.
@@ -172,6 +180,8 @@ struct Work {
     orders: mpsc::UnboundedReceiver<Order>,
     /// What waits for which acknowledgement.
     waiting: BTreeMap<u16, Waiting>,
+    /// Who waits for a mark to come back.
+    marks: VecDeque<std::sync::mpsc::Sender<()>>,
     last_id: u16,
 }
 
@@ -193,6 +203,7 @@ impl Work {
                 return;
             }
             look(&self.seen).connected = false;
+            self.marks.clear();
             for (_, waiting) in std::mem::take(&mut self.waiting) {
                 if let Waiting::Instruction(id) = waiting {
                     lock(&self.world).push_failed(id);
@@ -248,7 +259,11 @@ impl Work {
                     None => return Ok(Over),
                     Some(order) => {
                         let id = self.send(write, &order.topic, &order.payload).await?;
-                        self.waiting.insert(id, Waiting::Caller(order.done));
+                        if order.topic == MARK {
+                            self.marks.push_back(order.done);
+                        } else {
+                            self.waiting.insert(id, Waiting::Caller(order.done));
+                        }
                     }
                 },
                 _ = tick.tick() => {
@@ -275,6 +290,11 @@ impl Work {
         match packet {
             Packet::Message { topic, payload, id, .. } => {
                 match self.role {
+                    Role::Datum if topic == MARK => {
+                        if let Some(done) = self.marks.pop_front() {
+                            done.send(()).ok();
+                        }
+                    }
                     Role::Datum if self.loses() => {}
                     Role::Datum => lock(&self.world).take_message(&topic, &payload),
                     Role::Flux => {

@@ -204,6 +204,11 @@ impl Broker {
         lock(&self.world).instructions.hold = hold;
     }
 
+    /// Waits until everything that the broker has acknowledged so far is in the ledger; false when there is no broker.
+    pub fn until_taken(&self) -> bool {
+        self.collector.catch_up()
+    }
+
     /// The collector loses the next messages of nodes without a word; the broker has acknowledged them.
     pub fn lose(&self, count: usize) {
         self.collector.lose(count);

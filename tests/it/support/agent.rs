@@ -357,6 +357,15 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> Duratio
     }
 }
 
+/// Tries it a few times: for what is to be quick, which a busy machine that starves the agent itself may hinder.
+/// What is slow by itself is slow each time.
+pub(crate) fn at_one_try(attempt: impl FnMut() -> Result<(), String>) {
+    const TRIES: usize = 5;
+    let tries = std::iter::repeat_with(attempt).take(TRIES);
+    let failures: Vec<String> = tries.map_while(Result::err).collect();
+    assert!(failures.len() < TRIES, "at no try: {failures:#?}");
+}
+
 /// Lets time pass; gives how much of it a machine that stood still meanwhile left to everyone.
 pub(crate) fn live_through(time: Duration) -> Duration {
     let begun = Instant::now();

@@ -64,7 +64,7 @@ impl Pymodbus {
     /// What mbpoll says these are: `-t` and first register as mbpoll has them, zero-based.
     pub(crate) fn mbpoll(&self, unit: u8, table: &str, first: u16, count: u16) -> Vec<u64> {
         let output = Command::new("mbpoll")
-            .args(["-m", "tcp", "-0", "-1", "-q", "-t", table])
+            .args(["-m", "tcp", "-0", "-1", "-q", "-o", "10", "-t", table])
             .args(["-p", &self.port.to_string(), "-a", &unit.to_string()])
             .args(["-r", &first.to_string(), "-c", &count.to_string(), "127.0.0.1"])
             .output()
