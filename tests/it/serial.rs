@@ -362,9 +362,9 @@ async fn on_a_line_that_is_never_quiet_nothing_is_sent() {
     let site = Site::start(vec![Unit::meter(1)]).expect("a site");
     let folder = tempfile::tempdir().expect("a folder");
     // Slow, so that its silence is long beside the pauses of whoever babbles.
-    let line = site.serial_line(&folder.path().join("line"), 1200).expect("a line");
+    let line = site.serial_line(&folder.path().join("line"), 300).expect("a line");
     let line = Arc::new(line);
-    let mut link = rtu_link(&line, 1200);
+    let mut link = rtu_link(&line, 300);
     let read = Request::Read { table: settings::Table::Input, address: 0, count: 2 };
     assert!(link.call(1, &read, SOON).await.is_ok());
 
@@ -380,7 +380,7 @@ async fn on_a_line_that_is_never_quiet_nothing_is_sent() {
         assert!(started.elapsed() < SOON, "{result:?}");
     }
     drop(babbler);
-    while link.call(1, &read, WAIT).await.is_err() {
+    while link.call(1, &read, SOON).await.is_err() {
         assert!(started.elapsed() < 2 * SOON, "quiet again");
     }
 }
