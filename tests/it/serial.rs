@@ -30,7 +30,7 @@ use solarnode_agent::{
 };
 
 use crate::support::{
-    agent::{Agent, NODE, eventually, meter, seed, solarnet},
+    agent::{Agent, NODE, at_one_try, eventually, meter, seed, solarnet},
     modbus::{Pymodbus, SerialPair},
 };
 
@@ -212,21 +212,34 @@ fn noise_damage_and_halves_cost_only_the_answers_that_they_hit() {
     let config = config.replace("timeout = \"2s\"", "timeout = \"60s\"");
     let bench = Bench::new(units.map(Unit::meter).into(), &config);
     let daemon = bench.agent.start();
-    eventually("all are read", || units.iter().all(|unit| bench.is(&name(*unit), "up")));
-    let reads = |unit: u8| bench.source(&name(unit))["reads"].as_u64().expect("a count");
+    let count = |unit: u8, what: &str| bench.source(&name(unit))[what].as_u64().expect("a count");
+    let reads = |unit: u8| count(unit, "reads");
+    eventually("all are read", || units.iter().all(|unit| reads(*unit) > 0));
     let goes_on = |unit: u8| {
         let before = reads(unit);
         eventually("it is read on", || reads(unit) >= before + 5);
     };
 
-    // Noise around its answers, and between them, hinders nothing.
-    bench.site.set_fault(9, Some(Fault::Noise));
-    bench.line.noise(&[0x01, 0x04, 0x24, 0x00]);
+    // Where the line's own thread stands still for seconds, a reading may fail over that.
+    let costs_no_reading = |disturb: &dyn Fn()| {
+        at_one_try(|| {
+            let before = count(9, "failed");
+            disturb();
+            goes_on(9);
+            let failed = count(9, "failed") - before;
+            (failed == 0).then_some(()).ok_or(format!("{failed} readings failed"))
+        });
+    };
+    // Noise around its answers, and between them.
+    costs_no_reading(&|| {
+        bench.site.set_fault(9, Some(Fault::Noise));
+        bench.line.noise(&[0x01, 0x04, 0x24, 0x00]);
+    });
+    // After clean answers, which show that the line has no echo that may be damaged, a damaged answer is asked for
+    // again within the same reading.
+    bench.site.set_fault(9, None);
     goes_on(9);
-    // A damaged answer is asked for again within the same reading.
-    bench.site.set_fault_times(9, Fault::BadChecksum, 1);
-    goes_on(9);
-    assert_eq!(bench.source(&name(9))["failed"], 0);
+    costs_no_reading(&|| bench.site.set_fault_times(9, Fault::BadChecksum, 1));
 
     for (unit, fault, _) in faults {
         bench.site.set_fault(unit, Some(fault));
