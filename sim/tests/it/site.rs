@@ -1,10 +1,14 @@
 //! The simulated site, spoken to in bytes.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use solarnet_sim::{Fault, METER_BLOCK, MeterReading, Site, Table, Unit};
+
+use crate::eventually;
 
 fn connect(site: &Site) -> TcpStream {
     let stream = TcpStream::connect(site.address()).unwrap();
@@ -175,4 +179,18 @@ fn the_gateway_goes_away_and_comes_back_with_its_state() {
     site.come_back().unwrap();
     ask(&mut connect(&site), 1, &BLOCK);
     assert_eq!(site.readings(1), 2);
+}
+
+#[test]
+fn two_requests_that_a_serial_line_reads_as_one_are_both_answered() {
+    let site = Site::start(vec![Unit::meter(1), Unit::meter(2)]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let line = site.serial_line(&folder.path().join("line"), 115_200).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let mut port = File::from(rustix::fs::open(line.path(), flags, Mode::empty()).unwrap());
+    let requests = [[1, 4, 0, 0, 0, 1, 0x31, 0xca], [2, 4, 0, 0, 0, 1, 0x31, 0xf9]];
+    port.write_all(requests.as_flattened()).unwrap();
+    eventually("both are answered", || (site.requests(1), site.requests(2)) == (1, 1));
+    let report = line.report();
+    assert_eq!((report.requests, report.damaged), (2, 0), "{report:?}");
 }
