@@ -396,7 +396,7 @@ fn with_the_server_away_the_end_is_told_later_and_nothing_is_done_twice() {
 #[test]
 fn an_instruction_that_its_owner_withdrew_is_left_alone() {
     let (bench, daemon) = Bench::running();
-    let due = Utc::now() + TimeDelta::seconds(6);
+    let due = Utc::now() + TimeDelta::seconds(10);
     let parameters = [(SWITCH, "1"), ("executionDate", &*due.to_rfc3339())];
     let withdrawn = bench.add("SetControlParameter", &parameters);
     eventually("it is kept", || bench.get(withdrawn).state == State::Received);
