@@ -13,7 +13,7 @@ use solarnet_sim::{
 use crate::{
     mqtt,
     support::{
-        agent::{Agent, Daemon, NODE, eventually, link, meter},
+        agent::{Agent, Daemon, NODE, eventually, link, patient_meter},
         ledger::{Committed, Ledger, committed},
         network::Network,
         orders::order,
@@ -115,7 +115,7 @@ impl Bench {
 }
 
 fn config(network: &Network, site: &Site, every: &str) -> String {
-    let meters: String = METERS.map(|unit| meter(unit, &source(unit), every)).concat();
+    let meters: String = METERS.map(|unit| patient_meter(unit, &source(unit), every)).concat();
     let control = format!(
         r#"
 [[control]]
@@ -169,10 +169,17 @@ fn whatever_happens_to_batches_no_reading_is_lost_or_changed() {
         Act::Transient,
         Act::CutBefore,
     ];
-    for act in acts {
+    let happens = |act: Act| {
         let before = bench.batches();
         bench.misbehave([act]);
         eventually("it happened, and uploads go on", || bench.batches() >= before + 3);
+    };
+    acts.into_iter().for_each(&happens);
+    // On a busy machine batches may be as small as what they lost, which is another matter.
+    for _ in 0..20 {
+        if daemon.events("upload.repeated").is_empty() {
+            happens(Act::BatchLosesEntries { entries: 1 });
+        }
     }
     let status = bench.everything_arrived_but(0);
     assert_eq!(status["upload"]["state"], "ok", "{status}");

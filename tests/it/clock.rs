@@ -14,7 +14,7 @@ use solarnet_sim::{
 };
 
 use crate::support::{
-    agent::{Agent, Daemon, eventually, link, meter, seed, solarnet},
+    agent::{Agent, Daemon, eventually, link, patient_meter, seed, solarnet},
     faketime::WallClock,
     orders::order,
 };
@@ -69,7 +69,7 @@ allow = {{ min = 0, max = 1, every = "0s" }}
         let every = format!("{}ms", EVERY.num_milliseconds());
         let config = solarnet(&sim).replace("[solarnet]", &trusting)
             + &link(&site)
-            + &meter(METER, SOURCE, &every)
+            + &patient_meter(METER, SOURCE, &every)
             + &control;
         agent.configure(&config);
         agent.import_token();

@@ -15,7 +15,8 @@ use serde_json::Value;
 use solarnet_sim::{Fault, Sim, Site, Unit};
 
 use crate::support::agent::{
-    Agent, Daemon, SECRET, TOKEN, at_one_try, eventually, link, meter, seed, solarnet,
+    Agent, Daemon, SECRET, TOKEN, at_one_try, eventually, link, meter, patient_meter, seed,
+    solarnet,
 };
 
 const SOURCE: &str = "/site/meter";
@@ -31,7 +32,8 @@ impl Bench {
     fn new() -> Self {
         let sim = Sim::start(seed()).expect("a simulator");
         let site = Site::start(vec![Unit::meter(1)]).expect("a site");
-        let agent = Agent::new(&(solarnet(&sim) + &link(&site) + &meter(1, SOURCE, "200ms")));
+        let meter = patient_meter(1, SOURCE, "200ms");
+        let agent = Agent::new(&(solarnet(&sim) + &link(&site) + &meter));
         Self { sim, site, agent }
     }
 

@@ -211,7 +211,7 @@ fn an_old_or_expired_instruction_is_never_carried_out() {
     });
     // Handed out before its end and not carried out before it.
     bench.site.set_fault(RELAY, Some(Fault::Silent));
-    let ends = Utc::now() + TimeDelta::seconds(4);
+    let ends = Utc::now() + TimeDelta::seconds(12);
     let later = (Utc::now() + TimeDelta::seconds(60)).to_rfc3339();
     let expiring = bench.sim.add_instruction(NewInstruction {
         expires: Some(ends),
@@ -221,7 +221,7 @@ fn an_old_or_expired_instruction_is_never_carried_out() {
     bench.is_declined(expiring, "expired");
     // One that expires while the server is away.
     bench.site.set_fault(RELAY, None);
-    let ends = Utc::now() + TimeDelta::seconds(8);
+    let ends = Utc::now() + TimeDelta::seconds(12);
     let due = (ends - TimeDelta::seconds(1)).to_rfc3339();
     let waiting = bench.sim.add_instruction(NewInstruction {
         expires: Some(ends),
@@ -396,7 +396,7 @@ fn with_the_server_away_the_end_is_told_later_and_nothing_is_done_twice() {
 #[test]
 fn an_instruction_that_its_owner_withdrew_is_left_alone() {
     let (bench, daemon) = Bench::running();
-    let due = Utc::now() + TimeDelta::seconds(6);
+    let due = Utc::now() + TimeDelta::seconds(10);
     let parameters = [(SWITCH, "1"), ("executionDate", &*due.to_rfc3339())];
     let withdrawn = bench.add("SetControlParameter", &parameters);
     eventually("it is kept", || bench.get(withdrawn).state == State::Received);

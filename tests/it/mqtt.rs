@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, link, meter},
+    agent::{Agent, Daemon, NODE, eventually, link, patient_meter},
     ledger::{Ledger, committed},
     network::Network,
     orders::{self, order},
@@ -43,7 +43,7 @@ impl Bench {
         let upload = "[upload]\nfallback_after = \"never\"";
         let mqtt = format!("\n[mqtt]\nurl = \"mqtts://{}\"\nkeep_alive = \"5s\"\n", wire.address());
         let config = network.config("mqtt").replace("[upload]", upload) + &mqtt;
-        let config = config + &link(&site) + &meter(1, SOURCE, "200ms");
+        let config = config + &link(&site) + &patient_meter(1, SOURCE, "200ms");
         let agent = Agent::new(&(config.clone() + more));
         Self { network, site, wire, agent, config }
     }
@@ -538,11 +538,15 @@ fn a_long_backlog_drains_through_the_window_in_bounded_memory() {
     fill(&bench.agent.state_dir(), backlog_of(SOURCE, BACKLOG));
     let daemon = bench.agent.start();
     let idle = daemon.resident_kib();
-    let mut most = 0;
-    let took = eventually("the backlog is drained", || {
-        most = most.max(daemon.resident_kib());
-        i64::try_from(bench.network.sim.ledger_count().datum).expect("a count") >= BACKLOG
-    });
+    let (mut most, mut took) = (0, Duration::ZERO);
+    // In parts: how long all of it takes is the machine's affair.
+    for part in 1..=10 {
+        took += eventually("the backlog is drained", || {
+            most = most.max(daemon.resident_kib());
+            let drained = i64::try_from(bench.network.sim.ledger_count().datum).expect("a count");
+            drained >= BACKLOG / 10 * part
+        });
+    }
     println!("{BACKLOG} in {took:?}, {idle} KiB at first, {most} at most");
     // The queue maps nothing and the window is small: what grows is the allocator's slack.
     assert!(most < idle + 16 * 1024, "{idle} KiB became {most}");

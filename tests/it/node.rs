@@ -11,7 +11,7 @@ use solarnet_sim::{
 };
 
 use crate::support::{
-    agent::{Agent, NODE, eventually, link, meter},
+    agent::{Agent, NODE, eventually, link, patient_meter},
     ledger::Ledger,
     network::Network,
     orders::{self, order},
@@ -31,7 +31,7 @@ struct Bench {
 impl Bench {
     fn with(network: Network, config: &str) -> Self {
         let site = Site::start(vec![Unit::meter(METER)]).expect("a site");
-        let units = link(&site) + &meter(METER, SOURCE, "200ms");
+        let units = link(&site) + &patient_meter(METER, SOURCE, "200ms");
         let agent = Agent::new(&(config.to_owned() + &units));
         Self { network, site, agent }
     }

@@ -11,7 +11,7 @@ use solarnet_sim::{
 };
 
 use crate::support::{
-    agent::{Agent, Daemon, NODE, eventually, link, meter},
+    agent::{Agent, Daemon, NODE, eventually, link, patient_meter},
     ledger::{Ledger, committed},
     network::Network,
     orders::{self, order},
@@ -65,10 +65,7 @@ allow = {{ min = 0, max = 1000, every = "0s" }}
         );
         let allow = "[instructions]\nallow = [\"SystemRestart\"]";
         let config = config.replace("[instructions]", allow);
-        // What the meter has counted, the agent takes, however late it comes on a busy machine.
-        let patient =
-            meter(METER, SOURCE, "200ms").replace("timeout = \"2s\"", "timeout = \"60s\"");
-        let units = link(&site) + &patient;
+        let units = link(&site) + &patient_meter(METER, SOURCE, "200ms");
         let agent = Agent::new(&(config + &units + &setpoint + more));
         network.sim.set_instruction_queuing(TimeDelta::seconds(1));
         Self { network, site, to_solarin, to_broker, agent }

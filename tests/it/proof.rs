@@ -211,9 +211,10 @@ fn what_a_batch_named_and_the_server_did_not_store_is_sent_again() {
     bench.agent.ask(&["identity", "import", chain, "--key-file", key]);
     bench.sim.misbehave(Misbehaviour::new(BULK, Act::BatchDropsEntries { entries: 2 }));
     let daemon = bench.agent.start();
-    bench.read(10);
     eventually("it is told", || daemon.events("proof.unseen").len() == 1);
+    // Before it is sent again: what is dropped twice is looked for in minutes.
     bench.sim.behave();
+    bench.read(10);
     let status = bench.agent.until_nothing_waits();
     assert!(proof(&status, "sent_again").as_u64() >= Some(2), "{status}");
     assert_eq!(proof(&status, "unseen"), 0);
@@ -233,13 +234,14 @@ fn what_a_broker_acknowledged_and_the_server_lost_is_sent_again_and_not_deleted_
         status["mqtt"]["published"].as_u64() >= Some(5)
     });
     bench.site.set_fault(1, Some(Fault::Silent));
-    eventually("it is told", || daemon.events("proof.unseen").len() == 1);
     let here = committed(&bench.agent);
     assert!(here.len() >= 5, "{here:?}");
+    eventually("it is told", || daemon.events("proof.unseen").len() == 1);
     assert_eq!(bench.network.sim.ledger_count().datum, 0);
+    // Before it is sent again: what is lost twice is looked for in minutes.
+    bench.network.broker().lose(0);
     let text = bench.agent.ask(&["status"]);
     assert!(text.contains("handed over since the start, last"), "{text}");
-    bench.network.broker().lose(0);
     let status = bench.agent.until_nothing_waits();
     assert!(proof(&status, "sent_again").as_u64() >= Some(5), "{status}");
     assert!(daemon.stop().success());

@@ -255,7 +255,7 @@ fn a_key_signs_across_utc_midnight_with_the_server_a_day_ahead_and_a_day_behind(
         let place = Place::new(&Value::Null);
         // Up to a day behind the system's clock, and up to a day ahead of it. (A server's clock that
         // is more than a day before the program's build is not believed.)
-        let midnight = before_midnight(&place.sim, 6, days);
+        let midnight = before_midnight(&place.sim, 10, days);
         place.import_secret(&[]);
         let eve = midnight.date_naive() - Days::new(1);
         assert_eq!(place.stored_day(), eve, "the server's day counts");
@@ -282,7 +282,7 @@ fn a_key_signs_across_utc_midnight_with_the_server_a_day_ahead_and_a_day_behind(
 #[test]
 fn with_a_kept_secret_the_new_day_s_key_is_made_here_and_nobody_is_asked() {
     let place = Place::new(&json!({ "refreshAllowed": false }));
-    let midnight = before_midnight(&place.sim, 6, 0);
+    let midnight = before_midnight(&place.sim, 10, 0);
     place.import_secret(&["--keep-secret"]);
     let daemon = place.agent.start();
     place.a_fresh_reading_arrives();

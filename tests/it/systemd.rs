@@ -161,7 +161,7 @@ fn systemd_starts_it_again_after_a_crash_or_a_hang_and_not_after_a_wrong_configu
     bench.import_token();
     bench.systemd.ask(
         "mkdir -p /etc/systemd/system/solarnode-agent.service.d && \
-         printf '[Service]\\nRestartSec=200ms\\nWatchdogSec=2s\\n' > /etc/systemd/system/solarnode-agent.service.d/quick.conf && \
+         printf '[Service]\\nRestartSec=200ms\\nWatchdogSec=6s\\n' > /etc/systemd/system/solarnode-agent.service.d/quick.conf && \
          systemctl daemon-reload && systemctl start solarnode-agent",
     );
     bench.readings_arrive();

@@ -63,7 +63,9 @@ impl Bench {
     fn new(import: &[&str]) -> Self {
         let sim = Sim::start(seed()).expect("a simulator");
         let site = Site::start(vec![Unit::meter(1)]).expect("a site");
-        let agent = Agent::new(&(solarnet(&sim) + &link(&site) + &meter(1, SOURCE, "200ms")));
+        // A command that gives up goes on when it is given again, which is another matter.
+        let patient = solarnet(&sim).replace("timeout = \"2s\"", "timeout = \"60s\"");
+        let agent = Agent::new(&(patient + &link(&site) + &meter(1, SOURCE, "200ms")));
         let policy = agent.ask_json(&["token", "policy", "--for-config"]);
         let token = sim.issue_token(USER, TokenKind::User, &policy);
         agent.import(&token.id, &token.secret, import);
@@ -249,9 +251,6 @@ fn a_successor_whose_secret_got_lost_is_deleted_after_asking() {
 #[test]
 fn a_second_rotation_is_kept_away_and_one_that_an_import_has_overtaken_is_given_up() {
     let bench = Bench::new(&[]);
-    let config = std::fs::read_to_string(bench.agent.config()).expect("a configuration");
-    let patient = config.replacen("timeout = \"2s\"", "timeout = \"60s\"", 1);
-    std::fs::write(bench.agent.config(), patient).expect("written");
     let generate = format!("{TOKENS}/generate");
     // It gets no further.
     bench.sim.misbehave(Misbehaviour::new(&generate, Act::Slow { ms: 60_000 }).times(1));
@@ -278,7 +277,7 @@ fn an_old_token_without_which_the_daemon_does_not_work_is_enabled_again() {
     bench.fresh_readings_arrive();
     // While the old one is being disabled, everything that the daemon calls begins to fail.
     let status = format!("{TOKENS}/status");
-    bench.sim.misbehave(Misbehaviour::new(&status, Act::Slow { ms: 1000 }).times(1));
+    bench.sim.misbehave(Misbehaviour::new(&status, Act::Slow { ms: 3000 }).times(1));
     let child = bench.start(&["rotate", "--yes", "--wait", "6"], TOKEN, SECRET);
     let state = || bench.sim.token(&bench.token.id).map(|token| token["status"].clone());
     eventually("it is being disabled", || state() == Some(json!("Disabled")));

@@ -17,7 +17,9 @@ use solarnet_sim::{
     Act, Fault, ImportDelays, MeterReading, Misbehaviour, RateLimit, Seed, Sim, Site, Unit,
 };
 
-use crate::support::agent::{Agent, NODE, TOKEN, USER, eventually, link, meter, seed, solarnet};
+use crate::support::agent::{
+    Agent, NODE, TOKEN, USER, eventually, link, meter, patient_meter, seed, solarnet,
+};
 
 const METER: u8 = 1;
 const SOURCE: &str = "/site/meter";
@@ -40,7 +42,8 @@ impl Bench {
     fn with(seed: Seed) -> Self {
         let sim = Sim::start(seed).expect("a simulator");
         let site = Site::start(vec![Unit::meter(METER)]).expect("a site");
-        let agent = Agent::new(&(solarnet(&sim) + &link(&site) + &meter(METER, SOURCE, "200ms")));
+        let meter = patient_meter(METER, SOURCE, "200ms");
+        let agent = Agent::new(&(solarnet(&sim) + &link(&site) + &meter));
         Self { sim, site, agent }
     }
 
