@@ -117,6 +117,7 @@ mod tests {
         assert_eq!(of("meter"), "node/123/datum/0/meter");
         assert_eq!(of("//x"), "node/123/datum/0//x");
     }
+
     #[test]
     fn a_message_is_flat_and_keeps_private_properties_to_itself() {
         let number = |text: &str| text.parse().expect("a number");
@@ -139,5 +140,24 @@ mod tests {
                 "wattHours":41899999,"opState":"Normal","_v":2}"#,
         );
         assert_eq!(read, expected.expect("JSON"));
+    }
+
+    #[test]
+    fn a_name_in_several_groups_is_said_once() {
+        let one = |value: &str| vec![("x".to_owned(), value.parse().expect("a number"))];
+        let mut datum = Datum {
+            source: "/m".parse().expect("a source"),
+            stamp: Stamp::Wall { unix_ms: 1 },
+            samples: Samples {
+                instantaneous: one("1"),
+                accumulating: one("2"),
+                ..Samples::default()
+            },
+        };
+        // A map with a name twice is not read.
+        let x = |datum: &Datum| cbor::decode(&cbor::live(datum, 1)).expect("CBOR")["x"].clone();
+        assert_eq!(x(&datum), 2);
+        datum.samples.status = vec![("x".to_owned(), "on".to_owned())];
+        assert_eq!(x(&datum), "on");
     }
 }

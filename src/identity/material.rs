@@ -28,10 +28,10 @@ pub struct Material {
 /// Why nothing could be made of a file. No message holds anything secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MaterialError {
-    /// It is neither PEM nor PKCS#12.
+    /// It is neither PEM nor PKCS#12, nor certificates in DER.
     #[error(
         "it is neither PEM nor a PKCS#12 store; `keytool -importkeystore -deststoretype PKCS12` makes one \
-         of a Java store, and `openssl x509 -inform DER` PEM of a certificate in DER"
+         of a Java store, and `openssl pkey -inform DER` PEM of a key in DER"
     )]
     Neither,
     /// Nothing at all.
@@ -46,11 +46,12 @@ pub enum MaterialError {
         /// The block's label.
         label: String,
     },
-    /// A key is encrypted by an old way of OpenSSL's.
+    /// A key is encrypted in a way that is not known here, such as the old one of OpenSSL's.
     #[error(
-        "its private key is encrypted in an old way; write it anew with `openssl pkcs8 -topk8 -in FILE`"
+        "its private key is encrypted in a way that is not supported; \
+         write it anew with `openssl pkcs8 -topk8 -in FILE`"
     )]
-    OldEncryption,
+    KeyEncryption,
     /// More than anybody has.
     #[error(
         "there are more than {MOST} certificates or keys in it: leave only the node's certificate, its chain and key"
@@ -78,18 +79,21 @@ impl Material {
         bytes: &[u8],
         password: impl FnOnce() -> Result<Option<Zeroizing<String>>, E>,
     ) -> Result<(), E> {
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN "));
-        let Some(text) = text else {
-            if bytes.is_empty() {
-                return Err(MaterialError::Empty.into());
-            }
-            if !looks_like_store(bytes) {
-                return Err(MaterialError::Neither.into());
-            }
+        if bytes.is_empty() {
+            return Err(MaterialError::Empty.into());
+        }
+        if looks_like_store(bytes) {
             let password = password()?.ok_or(MaterialError::PasswordMissing)?;
             return self.add_store(bytes, &password).map_err(E::from);
-        };
-        let blocks = pem::blocks(text);
+        }
+        let text = ascii(bytes);
+        if !text.contains("-----BEGIN ") {
+            return self.add_certificate_or_chain(bytes).map_err(|error| match error {
+                MaterialError::Malformed(_) => MaterialError::Neither.into(),
+                error => error.into(),
+            });
+        }
+        let blocks = pem::blocks(&text);
         let is_locked = |block: &pem::Block| block.label == "ENCRYPTED PRIVATE KEY";
         let password = if blocks.iter().any(is_locked) {
             Some(password()?.ok_or(MaterialError::PasswordMissing)?)
@@ -132,7 +136,7 @@ impl Material {
         };
         let Some(body) = block.body else {
             return Err(match form {
-                Some(_) => MaterialError::OldEncryption,
+                Some(_) => MaterialError::KeyEncryption,
                 None => MaterialError::Block { label: block.label },
             });
         };
@@ -141,7 +145,8 @@ impl Material {
                 let der =
                     pkcs12::decrypt_key(&body, password, work).map_err(|error| match error {
                         Pkcs12Error::Password => MaterialError::KeyPassword,
-                        error => error.into(),
+                        Pkcs12Error::Unsupported { .. } => MaterialError::KeyEncryption,
+                        Pkcs12Error::Malformed(_) => MaterialError::Block { label: block.label },
                     })?;
                 self.add_key(form, der)
             }
@@ -176,6 +181,15 @@ impl Material {
         }
         Ok(())
     }
+}
+
+/// The text of a PEM file, which is ASCII whatever stands around its blocks; editors may have made UTF-16 of it.
+fn ascii(bytes: &[u8]) -> Zeroizing<String> {
+    // Room from the start: a buffer that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(bytes.len()));
+    let shown = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '?' };
+    text.extend(bytes.iter().filter(|byte| **byte != 0).map(shown));
+    text
 }
 
 /// A SEQUENCE that begins with version 3.

@@ -170,13 +170,17 @@ pub fn get(url: &str) -> Outgoing {
     }
 }
 
-/// Reads `identity.do`. `None` if it is not that document.
+/// Reads `identity.do`. `None` if it is not that document. One that names its host may have no services.
 #[must_use]
 pub fn document(bytes: &[u8]) -> Option<Document> {
     let data = data(bytes)?;
     let text = |name: &str| data[name].as_str().map(str::to_owned);
+    let services = match &data["networkServiceURLs"] {
+        Value::Null if data["host"].is_string() => BTreeMap::new(),
+        services => addresses(services)?,
+    };
     Some(Document {
-        services: addresses(&data["networkServiceURLs"])?,
+        services,
         identity_key: text("identityKey"),
         security_phrase: text("securityPhrase"),
     })

@@ -83,6 +83,38 @@ fn a_key_of_another_certificate_is_not_taken_for_it() {
 }
 
 #[test]
+fn certificates_are_taken_from_der_and_pem_from_any_text() {
+    let authority = Authority::new().expect("an authority");
+    let (issued, read) = issued(&authority, &Wanted::around(123, now()));
+    let text = issued.key_pem() + &issued.chain_pem();
+    let latin1 = [b"name: \xe9t\xe9\r\n", text.as_bytes()].concat();
+    let utf16: Vec<u8> =
+        format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in [latin1, utf16, text.replace('\n', "\r").into_bytes()] {
+        assert_eq!(NodeCertificate::from_pem(&bytes).as_ref(), Ok(&read));
+    }
+    let mut material = Material::default();
+    for bytes in [issued.key_pem().as_bytes(), issued.der()] {
+        material.add::<MaterialError>(bytes, || Ok(None)).expect("a key, a certificate");
+    }
+    assert_eq!(super::check::assemble(&material).expect("key and leaf").leaf(), read.leaf());
+}
+
+#[test]
+fn a_key_that_cannot_be_decrypted_says_so_of_itself() {
+    // A SEQUENCE with an encryption that nobody has, and one without any.
+    for (der, want) in [
+        ("3011300d060355010130060401000201010400", MaterialError::KeyEncryption),
+        ("3000", MaterialError::Block { label: "ENCRYPTED PRIVATE KEY".to_owned() }),
+    ] {
+        let pem = pem::write("ENCRYPTED PRIVATE KEY", &hex::decode(der).expect("digits"));
+        let password = || Ok(Some("p".to_owned().into()));
+        let error = Material::default().add::<MaterialError>(pem.as_bytes(), password);
+        assert_eq!(error, Err(want));
+    }
+}
+
+#[test]
 fn a_store_made_for_a_renewal_holds_the_whole_identity() {
     let authority = Authority::new().expect("an authority");
     let (_, certificate) = issued(&authority, &Wanted::around(123, now()));

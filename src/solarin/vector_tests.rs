@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::DateTime;
 use rust_decimal::Decimal;
 use serde_json::{Map, Number, Value, json};
 
@@ -77,7 +78,10 @@ fn ours(fields: &Value) -> Option<Ours> {
     if fields["kind"] != "node" {
         return None;
     }
-    let mut is_same = fields.get("nodeId").is_none();
+    let unix_ms = fields["createdMs"].as_i64()?;
+    // Beyond milliseconds nothing is kept here.
+    let created = DateTime::from_timestamp_millis(unix_ms);
+    let mut is_same = fields.get("nodeId").is_none() && time::read(&fields["created"]) == created;
     let named = |group: &str| fields[group].as_array().cloned().unwrap_or_default();
     let mut numbers = |group: &str| -> Option<Vec<(String, Decimal)>> {
         let finite = |p: &Value| text(&p["value"]).parse::<f64>().is_ok_and(f64::is_finite);
@@ -96,7 +100,6 @@ fn ours(fields: &Value) -> Option<Ours> {
         tags: fields["t"].as_array().into_iter().flatten().map(text).collect(),
     };
     is_same &= named("s").iter().all(|p| p["type"] == "string");
-    let unix_ms = fields["createdMs"].as_i64().expect("milliseconds");
     let source = text(&fields["sourceId"]).parse().ok()?;
     let datum = Datum { source, stamp: Stamp::Wall { unix_ms }, samples };
     Some(Ours { datum, unix_ms, is_same })
@@ -105,8 +108,9 @@ fn ours(fields: &Value) -> Option<Ours> {
 /// What the server takes from an object, as `server_reads` writes it; numbers by value.
 #[derive(Debug, PartialEq)]
 struct Read {
-    source: String,
-    timestamp: Option<chrono::DateTime<chrono::Utc>>,
+    source: Option<String>,
+    /// In milliseconds, to which the node cuts it.
+    timestamp: Option<i64>,
     groups: [BTreeMap<String, Scalar>; 3],
     tags: Vec<String>,
 }
@@ -133,6 +137,10 @@ fn by_value(number: &str) -> String {
     format!("{sign}{kept}e{exponent}")
 }
 
+fn milliseconds(instant: &Value) -> Option<i64> {
+    time::read(instant).map(|at| at.timestamp_millis())
+}
+
 fn expected(reads: &Value) -> Option<Read> {
     if reads["rejected"] == true {
         return None;
@@ -146,8 +154,8 @@ fn expected(reads: &Value) -> Option<Read> {
         members.into_iter().map(|(name, value)| (name, scalar(value))).collect()
     };
     Some(Read {
-        source: text(&reads["sourceId"]),
-        timestamp: time::read(&reads["timestamp"]),
+        source: reads["sourceId"].as_str().map(str::to_owned),
+        timestamp: milliseconds(&reads["timestamp"]),
         groups: ["i", "a", "s"].map(group),
         tags: reads["t"].as_array().into_iter().flatten().map(text).collect(),
     })
@@ -157,7 +165,7 @@ fn expected(reads: &Value) -> Option<Read> {
 fn as_the_server(object: &Value) -> Option<Read> {
     let timestamp = match found(object, "created").last() {
         None => None,
-        Some(created) => Some(time::read(created)?),
+        Some(created) => Some(milliseconds(created)?),
     };
     let mut groups = ["i", "a", "s"].into_iter().flat_map(|name| found(object, name));
     if !groups.all(|group| group.is_object() || group.is_null()) {
@@ -180,7 +188,7 @@ fn as_the_server(object: &Value) -> Option<Read> {
             tags.push(tag);
         }
     }
-    let source = text(found(object, "sourceId").last().unwrap_or(&&Value::Null));
+    let source = found(object, "sourceId").last().and_then(|id| id.as_str()).map(str::to_owned);
     Some(Read { source, timestamp, groups: ["i", "a", "s"].map(group), tags })
 }
 
@@ -445,7 +453,7 @@ fn names(mut read: Read) -> Read {
     read
 }
 
-type StreamRead = Option<(Vec<u8>, Option<chrono::DateTime<chrono::Utc>>, [Value; 3])>;
+type StreamRead = Option<(Vec<u8>, Option<i64>, [Value; 3])>;
 
 /// The server's rules for a row of a stream.
 fn stream_read(row: &[Value]) -> StreamRead {
@@ -467,19 +475,20 @@ fn stream_read(row: &[Value]) -> StreamRead {
     });
     let id = halves.iter().flat_map(|half| half.to_be_bytes()).collect();
     let status = status.map(Value::from).unwrap_or_default();
-    Some((id, time::read(&row[0]), [numbers(3), numbers(4), status]))
+    Some((id, Some(unix_ms), [numbers(3), numbers(4), status]))
 }
 
 fn stream_expected(reads: &Value) -> StreamRead {
     let id = hex::decode(reads["streamId"].as_str()?.replace('-', "")).ok()?;
     let numbers = |name: &str| reads.get(name).map(numbers_of).unwrap_or_default();
-    Some((id, time::read(&reads["timestamp"]), [numbers("i"), numbers("a"), reads["s"].clone()]))
+    let groups = [numbers("i"), numbers("a"), reads["s"].clone()];
+    Some((id, milliseconds(&reads["timestamp"]), groups))
 }
 
 /// Numbers, also such as are text, by value.
 fn numbers_of(group: &Value) -> Value {
     let number = |value: &Value| match value {
-        Value::Null => Value::Null,
+        Value::Null | Value::Bool(_) => Value::Null,
         number => by_value(&text(number)).into(),
     };
     group.as_array().into_iter().flatten().map(number).collect()

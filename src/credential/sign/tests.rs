@@ -111,9 +111,8 @@ fn every_vector_of_the_server_is_reproduced() {
 /// A second set, of the calls that a node makes, from the official libraries' own tests.
 #[test]
 fn the_calls_of_a_node_are_signed_as_others_sign_them() {
-    let file: Value =
-        serde_json::from_str(include_str!("../../../tests/vectors/signing_snws2.json"))
-            .expect("the vectors are JSON");
+    let file: Value = serde_json::from_str(include_str!("../../../tests/vectors/datum.json"))
+        .expect("the vectors are JSON");
     for vector in file["signing_snws2"].as_array().expect("vectors") {
         let id = text(vector, "id");
         let headers: Vec<(String, String)> = vector["headers"]
@@ -142,7 +141,8 @@ fn the_calls_of_a_node_are_signed_as_others_sign_them() {
         let token = text(vector, "token").parse().expect("a token ID");
         let signed = sign(&request, &token, &key, date).expect("signable");
         let (got, want) = (&signed.canonical_request, text(vector, "canonical_request"));
-        if id == "sig2" {
+        let is_there = is_form || vector.get("body_text").is_some();
+        if !is_there && !want.ends_with(&hex::encode(Sha256::digest(b""))) {
             // Its body is not in the file, only its hash, which is the last line.
             let head = |text: &str| text.rsplit_once('\n').map(|(head, _)| head.to_owned());
             assert_eq!(head(got), head(want), "{id}");

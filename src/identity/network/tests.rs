@@ -26,6 +26,10 @@ fn the_document_names_services_and_nothing_that_is_no_address() {
     assert_eq!(document(bare.as_bytes()).expect("without envelope").services.len(), 1);
     assert_eq!(document(br#"{"success":false,"data":{"networkServiceURLs":{}}}"#), None);
     assert_eq!(document(b"<html>"), None);
+    let small = br#"{"success":true,"data":{"host":"in.example","identityKey":"abc"}}"#;
+    let small = document(small).expect("without services");
+    assert!(small.services.is_empty() && small.identity_key.as_deref() == Some("abc"));
+    assert_eq!(document(br#"{"success":true,"data":{}}"#), None);
 }
 
 #[test]

@@ -63,17 +63,20 @@ pub fn datum(datum: &Datum, unix_ms: i64) -> Vec<u8> {
 }
 
 /// A datum for the live feed: one flat map, numbers as they are. Names that begin with `_` are private, and
-/// those of the map's own members are taken.
+/// those of the map's own members are taken. A name in several groups has the value of the last one, as there.
 #[must_use]
 pub fn live(datum: &Datum, unix_ms: i64) -> Vec<u8> {
     const OWN: [&str; 2] = ["created", "sourceId"];
     let samples = &datum.samples;
     let shown = |name: &str| !name.starts_with('_') && !OWN.contains(&name);
+    let is_status = |name: &str| samples.status.iter().any(|(other, _)| other == name);
+    let accumulates = |name: &str| samples.accumulating.iter().any(|(other, _)| other == name);
     message(|out| {
         out.begin_map()?.str(OWN[0])?.i64(unix_ms)?;
         out.str(OWN[1])?.str(datum.source.as_str())?;
-        for (name, value) in samples.instantaneous.iter().chain(&samples.accumulating) {
-            if shown(name) {
+        let instantaneous = samples.instantaneous.iter().filter(|(name, _)| !accumulates(name));
+        for (name, value) in instantaneous.chain(&samples.accumulating) {
+            if shown(name) && !is_status(name) {
                 push_number(out.str(name)?, *value)?;
             }
         }

@@ -36,11 +36,16 @@ fn messages_are_read_as_the_real_server_reads_them() {
         sim.put_stream(stream_of(&vector["server_reads"]));
         sim.take_message(TOPIC, &bytes(&vector, name));
         let (id, mut reads) = (vector["id"].as_str().unwrap(), vector["server_reads"].clone());
+        let has_tag = reads["t"].as_array().is_some_and(|tags| tags.contains(&json!("_v2")));
         if reads["timestamp"].is_null()
             || reads["sourceId"].is_null() && reads["streamId"].is_null()
         {
             // Here it is none without a time and a source.
             reads = json!({ "rejected": true });
+        } else if name == "cbor_hex" && reads["streamId"].is_null() && !has_tag {
+            // What a decoder reads is not what is stored then: the test below.
+            assert_eq!(sim.dropped(), [], "{id}");
+            continue;
         } else if let Some(tags) = reads.get_mut("t").and_then(Value::as_array_mut) {
             tags.retain(|tag| tag != "_v2");
         }
