@@ -303,18 +303,19 @@ impl Machine {
         result: Result<Option<String>, Failed>,
     ) -> Vec<Effect> {
         let Some(at) = self.position(id) else { return Vec::new() };
-        match result {
+        match result.map(|job| job.filter(|job| !self.is_followed(job))) {
             Ok(Some(job)) => {
                 let due = now + retry::follow(0);
                 let progress = String::new();
                 self.open[at].phase = Phase::Following { job, due, looks: 0, progress, moved: now };
                 self.well(None, now)
             }
-            // A success without a job ID: the list knows more. Where it does not, either, this must not go on
-            // without a pause.
+            // A success without a job ID, or with that of another batch's: the list knows more. Where it does not,
+            // either, this must not go on without a pause.
             Ok(None) => {
                 self.open[at].phase = Phase::Unsure;
-                let (next, text) = (Next::Retry { not_before: None }, "the receipt names no job");
+                let (next, text) =
+                    (Next::Retry { not_before: None }, "the receipt names no new job");
                 let (cause, text) = (Cause::NotSolarNetwork, text.to_owned());
                 let failed = Failed { cause, next, not_before: None, text };
                 self.fails(Kind::Send, now, jitter, failed)
@@ -425,9 +426,19 @@ impl Machine {
         self.open.iter().position(|open| open.batch.id == id)
     }
 
+    fn is_followed(&self, id: &str) -> bool {
+        let of = |open: &Open| matches!(&open.phase, Phase::Following { job, .. } if job == id);
+        self.open.iter().any(of)
+    }
+
     /// Decides what a job's state means for its batch.
     fn judge(&mut self, at: usize, now: Duration, jitter: f64, job: &Job) -> Vec<Effect> {
-        let rows = self.open[at].batch.rows;
+        let Open { batch, phase, .. } = &self.open[at];
+        let asked = matches!(phase, Phase::Following { job: asked, .. } if *asked == job.id);
+        if !asked || job.name.as_ref().is_some_and(|name| *name != batch.name) {
+            return self.again(at, now, jitter, "the answer is about another job");
+        }
+        let rows = batch.rows;
         match job.state {
             JobState::Completed if proves(job, rows) => self.proved(at, now),
             JobState::Completed if job.success => {

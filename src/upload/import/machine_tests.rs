@@ -81,11 +81,12 @@ fn a_backlog_drains_in_two_jobs_back_to_back() {
         machine.sent(id, secs(1), 0.5, Ok(Some(id.into())));
     }
     assert_eq!(machine.next(secs(1), 0.5, waiting(500)).1, Step::Wait(Some(secs(3))));
-    let proof = job(JobState::Completed, true, Some(5));
-    assert!(acknowledged(&machine.followed("a", secs(3), 0.5, Ok(proof))));
+    let of = |id: &str, job: Job| Ok(Job { id: id.into(), ..job });
+    let proof = of("a", job(JobState::Completed, true, Some(5)));
+    assert!(acknowledged(&machine.followed("a", secs(3), 0.5, proof)));
     let follow = Step::Follow { batch: "b".into(), job: "b".into() };
     assert_eq!(machine.next(secs(3), 0.5, waiting(7)).1, follow);
-    machine.followed("b", secs(3), 0.5, Ok(job(JobState::Pending, false, None)));
+    machine.followed("b", secs(3), 0.5, of("b", job(JobState::Pending, false, None)));
     assert_eq!(machine.next(secs(3), 0.5, waiting(7)).1, Step::Claim, "the rest waits no longer");
 }
 
@@ -128,9 +129,26 @@ fn only_a_complete_job_with_every_row_is_a_proof() {
 }
 
 #[test]
+fn one_receipt_for_two_batches_is_none_for_the_second() {
+    let mut machine = following();
+    machine.opened(secs(60), Some(batch("c", 11..=20)), Ranges::default(), false);
+    machine.sent("c", secs(60), 0.5, Ok(Some("job".into())));
+    let Step::Follow { batch: followed, .. } = machine.next(secs(64), 0.5, None).1 else {
+        panic!("the first one is followed")
+    };
+    let proof = job(JobState::Completed, true, Some(10));
+    assert!(acknowledged(&machine.followed(&followed, secs(64), 0.5, Ok(proof))));
+    assert_eq!(machine.open_batches().map(|batch| &*batch.id).collect::<Vec<_>>(), ["c"]);
+    assert_eq!(machine.next(secs(64), 0.5, None).1, Step::Look, "its job is looked for by name");
+}
+
+#[test]
 fn odd_answers_lead_to_the_same_rows_being_sent_again() {
     let gone = || Err(failed(Cause::UnknownObject));
-    let cases: [Result<Job, Failed>; 4] = [
+    let good = || job(JobState::Completed, true, Some(10));
+    let cases: [Result<Job, Failed>; 6] = [
+        Ok(Job { id: "another".into(), ..good() }),
+        Ok(Job { name: Some("c 1-10".into()), ..good() }),
         Ok(job(JobState::Completed, true, Some(3))),
         Ok(job(JobState::Lost, false, None)),
         gone(),
@@ -696,14 +714,16 @@ impl Moody {
                 self.machine.split((0..3).map(of).collect());
                 Vec::new()
             }
-            Step::Send(batch) => self.machine.sent(&batch.id, now, jitter, Ok(Some("job".into()))),
+            Step::Send(Batch { id, .. }) => {
+                self.machine.sent(&id, now, jitter, Ok(Some(id.clone())))
+            }
             Step::Follow { batch: id, .. } => {
                 let open = self.machine.open_batches().find(|open| open.id == id);
                 let seqs = &open.expect("it is followed").seqs;
                 let bad = self.poison.iter().any(|seq| seqs.contains(*seq));
                 let failed = self.chance.f64() < self.fails || bad;
                 let loaded = (!failed).then(|| seqs.count());
-                let job = job(JobState::Completed, !failed, loaded);
+                let job = Job { id: id.clone(), ..job(JobState::Completed, !failed, loaded) };
                 self.machine.followed(&id, now, jitter, Ok(job))
             }
             Step::Look => panic!("every receipt arrived"),
