@@ -14,9 +14,9 @@
 //!
 //! * A datum is given up only after it was refused alone [`ALONE`] times, with 1, 2, 4, 8 others accepted between
 //!   one time and the next. It then costs at most so many requests, ever more rarely, and holds up nothing.
-//! * A server may also refuse at random what it would take another time. It shows that as soon as it takes a datum that it
-//!   had refused alone: for all others that are suspected it begins anew. So nothing is given up while that goes
-//!   on, and what was refused by chance is taken at last.
+//! * A server may also refuse at random what it would take another time. That shows as soon as it takes a datum
+//!   that it had refused alone, a *whim*: with each of them the count begins anew for all the others. So what is
+//!   refused by chance is kept until it is taken. (How likely another end is: `docs/spec/upload.md`.)
 //! * The largest part is tried first: where anything is good, that is found within few requests.
 //! * [`BUDGET`] refusals in a row without an acceptance mean that it is not about single datum: the
 //!   quarrel rests, and every look afterwards tries [`PER_LOOK`] more. A person is told, unless others were
@@ -58,7 +58,7 @@ struct Suspect {
     alone: u32,
     /// The look in which it was refused last.
     look: u64,
-    /// How many batches had been accepted when it was last refused and that counted.
+    /// How many batches had been accepted when a refusal counted last.
     accepted: u64,
     /// How many whims had been seen then.
     whims: u64,
