@@ -6,20 +6,21 @@
 //! ```text
 //!  refused batch ──by source──▶ parts ──refused──▶ halves ─ … ─▶ one datum alone ──▶ suspect
 //!                                 │ accepted                                            │
-//!                                 ▼                                    something was accepted meanwhile,
-//!                               proved                                 and it is refused again
+//!                                 ▼                                    refused again and again, others
+//!                               proved                                 accepted between any two times
 //!                                                                                       ▼
 //!                                                                                    given up
 //! ```
 //!
-//! * A datum is given up only after it was refused alone twice, and another batch was accepted since it was
-//!   first in one that was refused.
+//! * A datum is given up only after it was refused alone [`ALONE`] times, with 1, 2, 4, 8 others accepted between
+//!   one time and the next. It then costs at most so many requests, ever more rarely, and holds up nothing.
+//! * A server may also refuse at random what it would take another time. That shows as soon as it takes a datum
+//!   that it had refused alone, a *whim*: with each of them the count begins anew for all the others. So what is
+//!   refused by chance is kept until it is taken. (How likely another end is: `docs/spec/upload.md`.)
 //! * The largest part is tried first: where anything is good, that is found within few requests.
 //! * [`BUDGET`] refusals in a row without an acceptance mean that it is not about single datum: the
-//!   quarrel rests, a person is told, and every look afterwards tries [`PER_LOOK`] more.
-//!
-//! A *patient* quarrel ([`Quarrel::patient`]) is for a server that leaves a datum out without a word, as it does
-//! in passing trouble, too: it asks for more refusals alone, and something accepted between any two of them.
+//!   quarrel rests, and every look afterwards tries [`PER_LOOK`] more. A person is told, unless others were
+//!   accepted since each of those that are left was refused ([`Quarrel::others_pass`]).
 //!
 //! The quarrel is in memory only. After a restart the refused rows are claimed afresh and it begins
 //! again with what is left of them.
@@ -57,8 +58,10 @@ struct Suspect {
     alone: u32,
     /// The look in which it was refused last.
     look: u64,
-    /// How many batches had been accepted then.
+    /// How many batches had been accepted when a refusal counted last.
     accepted: u64,
+    /// How many whims had been seen then.
+    whims: u64,
 }
 
 impl Part {
@@ -87,10 +90,7 @@ pub enum Verdict {
 }
 
 /// Refusals alone after which a datum is given up.
-const ALONE: u32 = 2;
-
-/// The same in a patient quarrel.
-const ALONE_PATIENT: u32 = 4;
+const ALONE: u32 = 5;
 
 /// All that is being quarrelled about.
 #[derive(Debug, Clone, Default)]
@@ -98,16 +98,11 @@ pub struct Quarrel {
     parts: Vec<Part>,
     fruitless: u32,
     look: u64,
-    patient: bool,
+    /// How often a datum was accepted that had been refused alone.
+    whims: u64,
 }
 
 impl Quarrel {
-    /// For a server whose silence may be passing trouble.
-    #[must_use]
-    pub fn patient() -> Self {
-        Self { patient: true, ..Self::default() }
-    }
-
     /// Whether there is nothing to quarrel about.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -120,10 +115,17 @@ impl Quarrel {
         self.parts.iter().map(|part| part.seqs.count()).sum()
     }
 
-    /// Whether it rests because nothing at all was accepted for too long.
+    /// Whether it rests because nothing at all was accepted for too long, and nobody knows what is wrong.
     #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.fruitless >= BUDGET
+    pub fn is_exhausted(&self, accepted: u64) -> bool {
+        self.fruitless >= BUDGET && !self.others_pass(accepted)
+    }
+
+    /// Whether something was accepted since each of these rows was first refused: it is about them, then, and not about
+    /// the account or the server.
+    #[must_use]
+    pub fn others_pass(&self, accepted: u64) -> bool {
+        self.parts.iter().all(|part| part.accepted_then.is_some_and(|then| accepted > then))
     }
 
     /// Whether it has parts that were not tried.
@@ -146,7 +148,7 @@ impl Quarrel {
     /// Takes out what is to be tried next, if anything is: the largest part, else a suspect that
     /// either may be given up now or was not tried in this look.
     pub fn pick(&mut self, accepted: u64) -> Option<Part> {
-        if self.is_exhausted() {
+        if self.fruitless >= BUDGET {
             return None;
         }
         let look = self.look;
@@ -155,26 +157,32 @@ impl Quarrel {
             // Of equals the first: old rows before young ones.
             .max_by_key(|(at, part)| (part.seqs.count(), std::cmp::Reverse(*at)));
         let at = untried.map(|(at, _)| at).or_else(|| {
-            let ready = |part: &Part| self.since(part).is_some_and(|then| accepted > then);
-            let due = |part: &Part| part.suspect.is_some_and(|suspect| suspect.look < look);
-            self.parts.iter().position(|part| ready(part) || due(part))
+            let ready = |suspect: Suspect| {
+                let alone = self.times_alone(suspect).unwrap_or(1);
+                accepted >= suspect.accepted + others(alone) || suspect.look < look
+            };
+            self.parts.iter().position(|part| part.suspect.is_some_and(ready))
         })?;
         Some(self.parts.remove(at))
     }
 
-    /// How many batches had been accepted when what is held against these rows last happened.
-    fn since(&self, part: &Part) -> Option<u64> {
-        let last = part.suspect.filter(|_| self.patient).map(|suspect| suspect.accepted);
-        last.or(part.accepted_then)
+    /// How often it was refused alone since the last whim, if that still counts.
+    fn times_alone(&self, suspect: Suspect) -> Option<u32> {
+        (suspect.whims == self.whims).then_some(suspect.alone)
     }
 
-    /// Something was accepted.
-    pub fn note_accepted(&mut self) {
+    /// Something was accepted: a part of the quarrel, or another batch.
+    pub fn note_accepted(&mut self, part: Option<&Part>) {
         self.fruitless = 0;
+        self.whims += u64::from(part.is_some_and(|part| part.suspect.is_some()));
     }
 
     /// A part, or a whole batch, was refused for its content.
     pub fn refused(&mut self, mut part: Part, accepted: u64) -> Verdict {
+        if part.suspect.is_none() && self.others_pass(accepted) {
+            // What was refused before is known to be about those rows.
+            self.fruitless = 0;
+        }
         self.fruitless = self.fruitless.saturating_add(1);
         part.accepted_then.get_or_insert(accepted);
         let count = part.seqs.count();
@@ -185,18 +193,20 @@ impl Quarrel {
             self.add(halves(&part.seqs, count).map(|half| part.of(half, true)));
             return Verdict::GoesOn;
         }
-        let alone = part.suspect.map_or(1, |suspect| suspect.alone.saturating_add(1));
-        let meanwhile = self.since(&part).is_some_and(|then| accepted > then);
-        // Where nothing was accepted between two refusals, the latter says nothing new.
-        let alone = match part.suspect {
-            Some(before) if self.patient && !meanwhile => before.alone,
-            _ => alone,
+        let (look, whims) = (self.look, self.whims);
+        let before = part.suspect.and_then(|before| Some((before, self.times_alone(before)?)));
+        let suspect = match before {
+            // Where too few were accepted between two refusals, the latter says nothing new.
+            Some((before, alone)) if accepted < before.accepted + others(alone) => {
+                Suspect { look, ..before }
+            }
+            Some((_, alone)) => Suspect { alone: alone + 1, look, accepted, whims },
+            None => Suspect { alone: 1, look, accepted, whims },
         };
-        let enough = if self.patient { ALONE_PATIENT } else { ALONE };
         match part.seqs.first() {
-            Some(seq) if alone >= enough && meanwhile => Verdict::GiveUp(seq),
+            Some(seq) if suspect.alone >= ALONE => Verdict::GiveUp(seq),
             _ => {
-                part.suspect = Some(Suspect { alone, look: self.look, accepted });
+                part.suspect = Some(suspect);
                 self.add([part]);
                 Verdict::GoesOn
             }
@@ -223,6 +233,11 @@ pub(super) fn by_source(rows: &[Row]) -> Vec<Ranges> {
     by_source.into_values().collect()
 }
 
+/// How many others have to be accepted after a datum was refused alone so often, before one more refusal counts.
+fn others(alone: u32) -> u64 {
+    1 << (alone.clamp(1, ALONE) - 1)
+}
+
 /// The older and the younger half.
 fn halves(seqs: &Ranges, count: u64) -> [Ranges; 2] {
     let old = seqs.first_of(count / 2);
@@ -239,26 +254,52 @@ mod tests {
         Part::new(seqs.into_iter().collect(), true)
     }
 
+    /// Lets others be accepted until the suspect is tried again, and has it refused.
+    fn refused_again(quarrel: &mut Quarrel, accepted: &mut u64, others: u64) -> Verdict {
+        for _ in 1..others {
+            *accepted += 1;
+            quarrel.note_accepted(None);
+            assert_eq!(quarrel.pick(*accepted), None, "too few were accepted since");
+        }
+        *accepted += 1;
+        let suspect = quarrel.pick(*accepted).expect("enough were accepted since");
+        quarrel.refused(suspect, *accepted)
+    }
+
     #[test]
-    fn a_lone_datum_is_given_up_only_after_another_was_accepted_meanwhile() {
-        let mut quarrel = Quarrel::default();
-        assert_eq!(quarrel.refused(part([7]), 3), Verdict::GoesOn);
-        assert_eq!(quarrel.pick(3), None, "nothing was accepted since");
-        let suspect = quarrel.pick(4).expect("something was accepted since");
-        assert_eq!(quarrel.refused(suspect, 4), Verdict::GiveUp(7));
+    fn a_lone_datum_is_given_up_after_five_refusals_with_ever_more_others_accepted_between() {
+        let (mut quarrel, mut accepted) = (Quarrel::default(), 3);
+        assert_eq!(quarrel.refused(part([7]), accepted), Verdict::GoesOn);
+        assert_eq!(quarrel.pick(accepted), None, "nothing was accepted since");
+        for (others, verdict) in [
+            (1, Verdict::GoesOn),
+            (2, Verdict::GoesOn),
+            (4, Verdict::GoesOn),
+            (8, Verdict::GiveUp(7)),
+        ] {
+            assert_eq!(refused_again(&mut quarrel, &mut accepted, others), verdict);
+        }
         assert!(quarrel.is_empty());
     }
 
     #[test]
-    fn a_datum_refused_in_company_is_given_up_after_two_refusals_alone() {
-        let mut quarrel = Quarrel::default();
-        quarrel.refused(part(1..=2), 3);
-        assert_eq!(quarrel.pick(3).expect("a half").seqs, [1].into_iter().collect());
-        // The first half was accepted, the second is the bad one.
-        for verdict in [Verdict::GoesOn, Verdict::GiveUp(2)] {
-            let bad = quarrel.pick(4).expect("the other half");
-            assert_eq!(quarrel.refused(bad, 4), verdict);
+    fn where_a_datum_is_taken_that_was_refused_alone_it_begins_anew_for_the_others() {
+        let (mut quarrel, mut accepted) = (Quarrel::default(), 0);
+        quarrel.refused(part([7]), accepted);
+        for others in [1, 2, 4] {
+            assert_eq!(refused_again(&mut quarrel, &mut accepted, others), Verdict::GoesOn);
         }
+        assert_eq!(quarrel.refused(part([8]), accepted), Verdict::GoesOn);
+        quarrel.look_again();
+        let [seven, eight] =
+            [(); 2].map(|()| quarrel.pick(accepted).expect("every look tries all"));
+        accepted += 1;
+        quarrel.note_accepted(Some(&eight));
+        assert_eq!(quarrel.refused(seven, accepted), Verdict::GoesOn);
+        for others in [1, 2, 4] {
+            assert_eq!(refused_again(&mut quarrel, &mut accepted, others), Verdict::GoesOn);
+        }
+        assert_eq!(refused_again(&mut quarrel, &mut accepted, 8), Verdict::GiveUp(7));
     }
 
     #[test]
@@ -272,28 +313,8 @@ mod tests {
             assert_eq!(quarrel.pick(0), None, "once a look");
         }
         assert_eq!(quarrel.rows(), 1);
-    }
-
-    #[test]
-    fn a_patient_quarrel_wants_something_accepted_between_any_two_refusals() {
-        let mut quarrel = Quarrel::patient();
-        assert_eq!(quarrel.refused(part([7]), 1), Verdict::GoesOn);
-        for accepted in 2..=4 {
-            let suspect = quarrel.pick(accepted).expect("something was accepted since");
-            let verdict = quarrel.refused(suspect, accepted);
-            let last = accepted == 4;
-            assert_eq!(verdict, if last { Verdict::GiveUp(7) } else { Verdict::GoesOn });
-            assert_eq!(quarrel.pick(accepted), None, "nothing was accepted since");
-        }
-        let mut alone = Quarrel::patient();
-        alone.refused(part([7]), 1);
-        for _ in 0..50 {
-            alone.look_again();
-            let suspect = alone.pick(1).expect("every look may try it");
-            assert_eq!(alone.refused(suspect, 1), Verdict::GoesOn);
-        }
-        let suspect = alone.pick(2).expect("something was accepted since");
-        assert_eq!(alone.refused(suspect, 2), Verdict::GoesOn, "that counts as the second");
+        let suspect = quarrel.pick(1).expect("something was accepted since");
+        assert_eq!(quarrel.refused(suspect, 1), Verdict::GoesOn, "that counts as the second");
     }
 
     #[test]
@@ -328,10 +349,32 @@ mod tests {
             spent
         };
         assert_eq!(spend(&mut quarrel), BUDGET);
-        assert!(quarrel.is_exhausted());
+        assert!(quarrel.is_exhausted(0));
         quarrel.look_again();
         assert_eq!(spend(&mut quarrel), PER_LOOK);
         assert_eq!(quarrel.rows(), 4096, "nothing is lost on the way");
         assert_eq!(quarrel.end().count(), 4096);
+    }
+
+    #[test]
+    fn many_bad_datum_among_good_ones_are_no_reason_to_stop() {
+        let mut quarrel = Quarrel::default();
+        quarrel.add((0..100).map(|seq| part([seq])));
+        for accepted in 0..6 {
+            while let Some(bad) = quarrel.pick(accepted) {
+                assert_eq!(quarrel.refused(bad, accepted), Verdict::GoesOn);
+            }
+            quarrel.note_accepted(None);
+        }
+        let accepted = 6;
+        while let Some(bad) = quarrel.pick(accepted) {
+            quarrel.refused(bad, accepted);
+        }
+        assert!(quarrel.others_pass(accepted) && !quarrel.is_exhausted(accepted));
+        for seq in 1000..1000 + u64::from(BUDGET) {
+            assert!(!quarrel.is_exhausted(accepted));
+            quarrel.refused(part([seq]), accepted);
+        }
+        assert!(quarrel.is_exhausted(accepted), "since these nothing was accepted");
     }
 }

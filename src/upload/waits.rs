@@ -3,7 +3,7 @@
 //! * [`Trouble`]: exchanges fail. None is tried before a wait is over, which is longer the longer that lasts. It is
 //!   told once for each kind of failure.
 //! * [`Stopped`]: the server refuses the content and nothing tells which. It is told once; now and then a *look*
-//!   begins, in which some of it is tried again.
+//!   begins, in which some of it is tried again. Where it is known to be about single rows it is not told.
 
 use std::time::Duration;
 
@@ -76,30 +76,39 @@ impl<T> Trouble<T> {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Stopped {
-    pub(super) pause: Pause,
+    why: Rest,
     since: Duration,
     until: Duration,
     /// Whether the wait is over and something is being tried.
     looking: bool,
+    told: bool,
+}
+
+/// Why it stops.
+#[derive(Debug, Clone)]
+pub(super) struct Rest {
+    pub(super) pause: Pause,
     /// Whether fresh rows wait, too. They do not while only suspects are left.
-    all: bool,
+    pub(super) all: bool,
+    /// Whether nobody has to know.
+    pub(super) quiet: bool,
+    /// For people.
     pub(super) text: String,
 }
 
 impl Stopped {
     /// It stops, or goes on resting after a look. Whether that has to be told.
-    pub(super) fn rests(
-        stopped: &mut Option<Self>,
-        now: Duration,
-        jitter: f64,
-        pause: Pause,
-        all: bool,
-        text: String,
-    ) -> bool {
-        let since = stopped.as_ref().map_or(now, |stopped| stopped.since);
-        let until = now + retry::wait(pause, now.saturating_sub(since), jitter);
-        let looking = false;
-        stopped.replace(Self { pause, since, until, looking, all, text }).is_none()
+    pub(super) fn rests(stopped: &mut Option<Self>, now: Duration, jitter: f64, why: Rest) -> bool {
+        let (since, was_told) = stopped.as_ref().map_or((now, false), |it| (it.since, it.told));
+        let until = now + retry::wait(why.pause, now.saturating_sub(since), jitter);
+        let told = was_told || !why.quiet;
+        *stopped = Some(Self { why, since, until, looking: false, told });
+        told && !was_told
+    }
+
+    /// What was told, and who can change that.
+    pub(super) fn told(&self) -> Option<(Pause, &str)> {
+        self.told.then_some((self.why.pause, self.why.text.as_str()))
     }
 
     /// Whether a look begins now.
@@ -116,7 +125,7 @@ impl Stopped {
 
     /// Whether fresh rows wait.
     pub(super) fn keeps_fresh(&self) -> bool {
-        self.all && !self.looking
+        self.why.all && !self.looking
     }
 
     /// Another key or certificate is there, which may be allowed what the last one was not.
@@ -126,8 +135,9 @@ impl Stopped {
         }
     }
 
-    /// Something was accepted. Gives how long nothing was.
+    /// Something was accepted. Gives how long nothing was, where that was told.
     pub(super) fn ends(stopped: &mut Option<Self>, now: Duration) -> Option<Duration> {
-        Some(now.saturating_sub(stopped.take()?.since))
+        let over = stopped.take().filter(|stopped| stopped.told)?;
+        Some(now.saturating_sub(over.since))
     }
 }

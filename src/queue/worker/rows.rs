@@ -146,9 +146,10 @@ impl Worker {
 
     pub(super) fn reject(&mut self, seq: u64, reason: &str) {
         let only = Ranges::from_iter([seq]);
-        let row = self.rows(&only).and_then(|mut rows| rows.pop());
-        let datum = row.and_then(|row| row.datum().ok().map(|datum| (row, datum)));
-        // What could not be written down stays claimed, and is tried again after the next restart.
+        // What could not be written down stays claimed, and is tried again after the next restart. So does what
+        // cannot be read while the disk has failed.
+        let Some(mut rows) = self.rows(&only) else { return };
+        let datum = rows.pop().and_then(|row| row.datum().ok().map(|datum| (row, datum)));
         if datum.is_none_or(|(row, datum)| {
             self.set_aside(show::json(seq, &datum, Some(row.unix_ms)), reason)
         }) {

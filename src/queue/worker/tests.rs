@@ -126,6 +126,24 @@ async fn what_is_given_up_and_cannot_be_written_down_stays_and_is_handed_out_to_
 }
 
 #[tokio::test]
+async fn what_is_given_up_while_the_disk_has_failed_is_still_there_afterwards() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut worker = worker(dir.path(), mpsc::channel(1).1);
+    worker.take(datum(1), None);
+    worker.commit(false);
+    worker.take(datum(2), None);
+    let rows = worker.claim(10, 1 << 20).rows;
+    drop(worker.failed(spool::Error::Poisoned));
+    for row in &rows {
+        worker.reject(row.seq, "the server said so");
+    }
+    worker.reopen(Reopen::Failed);
+    worker.ask(Ask::ReleaseAll);
+    let left: Vec<_> = worker.claim(10, 1 << 20).rows.iter().map(|row| row.unix_ms).collect();
+    assert_eq!((left, worker.rejected.count()), (vec![1, 2], 0));
+}
+
+#[tokio::test]
 async fn a_claim_of_a_row_that_got_another_number_hides_no_row_that_waits() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut worker = worker(dir.path(), mpsc::channel(1).1);

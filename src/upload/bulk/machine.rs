@@ -30,7 +30,7 @@ use super::{
         quarrel::{self, Part, Quarrel, Verdict},
         retry::Pause,
         terms::{Claims, Limits, Note, Waiting},
-        waits::{self, Stopped, Trouble},
+        waits::{self, Rest, Stopped, Trouble},
     },
     batch::MAX_ROWS,
 };
@@ -153,7 +153,7 @@ impl Machine {
             fresh: claimed,
             held: None,
             held_last: false,
-            quarrel: Quarrel::patient(),
+            quarrel: Quarrel::default(),
             unsplit: Vec::new(),
             fresh_first: true,
             twin: false,
@@ -176,14 +176,14 @@ impl Machine {
     #[must_use]
     pub fn waits_for(&self) -> Option<&str> {
         let trouble = self.trouble.as_ref().map(|trouble| trouble.text.as_str());
-        trouble.or(self.stopped.as_ref().map(|stopped| stopped.text.as_str()))
+        trouble.or_else(|| self.stopped.as_ref()?.told().map(|(_, text)| text))
     }
 
     /// Whether a person has to do something.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {
         let trouble = self.trouble.as_ref().map(|trouble| trouble.pause);
-        let stopped = self.stopped.as_ref().map(|stopped| stopped.pause);
+        let stopped = self.stopped.as_ref().and_then(Stopped::told).map(|(pause, _)| pause);
         trouble.into_iter().chain(stopped).any(|pause| pause != Pause::Trouble)
     }
 
@@ -259,7 +259,7 @@ impl Machine {
         let behind_twin = self.twin && self.quarrel.has_untried();
         !resting
             && !behind_twin
-            && !self.quarrel.is_exhausted()
+            && !self.quarrel.is_exhausted(self.accepted)
             && self.quarrel.rows() < quarrel::MAX_ROWS
     }
 
@@ -280,7 +280,7 @@ impl Machine {
         waiting: Option<Waiting>,
     ) -> Vec<Effect> {
         let resting = self.next_look().is_some();
-        let exhausted = self.quarrel.is_exhausted();
+        let exhausted = self.quarrel.is_exhausted(self.accepted);
         let others_come = !exhausted && waiting.is_some_and(|w| w.count > 0) && self.fresh_may_go();
         if self.quarrel.is_empty() || resting || others_come {
             return Vec::new();
@@ -294,7 +294,9 @@ impl Machine {
             }
             None => (Pause::Trouble, NOTHING_NAMED, LEFT_OUT.to_owned()),
         };
-        if !Stopped::rests(&mut self.stopped, now, jitter, pause, exhausted, text.clone()) {
+        let quiet = self.quarrel.others_pass(self.accepted);
+        let why = Rest { pause, all: exhausted, quiet, text: text.clone() };
+        if !Stopped::rests(&mut self.stopped, now, jitter, why) {
             return Vec::new();
         }
         vec![Effect::Note(Note::Stopped { pause, kind, text })]
@@ -435,7 +437,11 @@ impl Machine {
         let mut effects = self.well(now, |_| true);
         // Those that are left may have one, of this request or of the one before.
         let twin = twin || self.twin;
-        effects.extend(self.proved(now, accepted, rows));
+        let part = match &tried.origin {
+            Origin::Quarrel(part) => Some(part),
+            Origin::Fresh | Origin::Held { .. } => None,
+        };
+        effects.extend(self.proved(now, part, accepted, rows));
         if left.is_empty() {
             return effects;
         }
@@ -451,9 +457,15 @@ impl Machine {
         effects
     }
 
-    fn proved(&mut self, now: Duration, seqs: Ranges, rows: u64) -> Vec<Effect> {
+    fn proved(
+        &mut self,
+        now: Duration,
+        part: Option<&Part>,
+        seqs: Ranges,
+        rows: u64,
+    ) -> Vec<Effect> {
         self.accepted += 1;
-        self.quarrel.note_accepted();
+        self.quarrel.note_accepted(part);
         let batch = name(&seqs);
         let mut effects =
             vec![Effect::Acknowledge(seqs), Effect::Note(Note::Proved { batch, rows })];

@@ -107,20 +107,23 @@ fn a_datum_that_is_left_out_again_and_again_is_given_up_only_between_others_that
     let mut machine = with(1..=3);
     named(&mut machine, 1, [1, 3]);
     assert_eq!(named(&mut machine, 1, []), [], "alone, once");
-    let mut next = 10;
-    let given_up = (0..3).find_map(|round| {
-        // Nothing else comes: it is looked at again later, and stays.
-        assert!(matches!(machine.next(secs(2 + round), 0.5, None).1, Step::Wait(Some(_))));
-        machine.claimed(secs(2 + round), &rows([next]), false);
-        assert_eq!(acknowledged(&named(&mut machine, 2 + round, [next])), rows([next]));
-        next += 1;
-        let effects = named(&mut machine, 2 + round, []);
-        effects.into_iter().find_map(|effect| match effect {
-            Effect::GiveUp { seq, .. } => Some((seq, round)),
-            _ => None,
-        })
-    });
-    assert_eq!(given_up, Some((2, 2)), "the fourth time alone");
+    // Nothing else comes: it is looked at again later, and stays.
+    assert!(matches!(machine.next(secs(2), 0.5, None).1, Step::Wait(Some(_))));
+    for others in 1..=15 {
+        let now = 2 + others;
+        machine.claimed(secs(now), &rows([10 + others]), false);
+        let mut effects = Vec::new();
+        while let Step::Send(seqs) = machine.next(secs(now), 0.5, None).1 {
+            let mut named = seqs.clone();
+            named.remove(2..=2);
+            let sent = Sent { seqs, ..Sent::default() };
+            effects.extend(machine.sent(secs(now), 0.5, sent, Ok(named)));
+        }
+        assert_eq!(acknowledged(&effects), rows([10 + others]));
+        let given_up = effects.iter().any(|e| matches!(e, Effect::GiveUp { seq: 2, .. }));
+        assert_eq!(given_up, others == 15, "after {others} others: {effects:?}");
+        assert!(!machine.needs_a_person());
+    }
 }
 
 #[test]
@@ -222,6 +225,53 @@ fn a_refused_batch_is_split_by_source_and_halved_until_the_culprit_is_alone() {
         }));
     }
     assert_eq!(given_up, [(bad, "a word".to_owned())]);
+}
+
+#[test]
+fn a_server_that_fails_requests_at_random_costs_no_good_datum() {
+    const BAD: u64 = 20;
+    for fails in [0.1, 0.3, 0.5, 0.7, 0.9] {
+        let (mut machine, mut chance) = (with([]), fastrand::Rng::with_seed(7));
+        let (mut left, mut given_up) = (BTreeSet::new(), BTreeSet::new());
+        // A row every ten seconds; for an hour the server fails at random, or says nothing of a row.
+        for now in 0..7200 {
+            if now % 10 == 0 {
+                left.insert(now / 10);
+                machine.claimed(secs(now), &rows([now / 10]), false);
+            }
+            let fails = if now < 3600 { fails } else { 0.0 };
+            loop {
+                let (_, step) = machine.next(secs(now), 0.5, None);
+                let seqs = match step {
+                    Step::Send(seqs) => seqs,
+                    Step::Split(seqs) => {
+                        machine.split(vec![seqs]);
+                        continue;
+                    }
+                    _ => break,
+                };
+                let result = match chance.f64() < fails {
+                    _ if seqs.contains(BAD) => Err(refusal()),
+                    true if chance.bool() => Err(refusal()),
+                    true => Ok(seqs.first_of(seqs.count() - 1)),
+                    false => Ok(seqs.clone()),
+                };
+                let sent = Sent { seqs, ..Sent::default() };
+                for effect in machine.sent(secs(now), 0.5, sent, result) {
+                    match effect {
+                        Effect::Acknowledge(seqs) => {
+                            seqs.iter().flatten().for_each(|seq| assert!(left.remove(&seq)));
+                        }
+                        Effect::GiveUp { seq, .. } => drop(given_up.insert(seq)),
+                        Effect::Note(_) => {}
+                    }
+                }
+            }
+        }
+        assert_eq!(given_up, BTreeSet::from([BAD]), "{fails} of the requests fail");
+        left.remove(&BAD);
+        assert!(left.len() < 3, "{left:?}");
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ use super::{
         quarrel::{self, Part, Quarrel, Verdict},
         retry::{self, Pause},
         terms::Claims,
-        waits::{self, Stopped, Trouble},
+        waits::{self, Rest, Stopped, Trouble},
     },
     terms::{Batch, Effect, Failed, Job, JobState, Limits, Note, Step, Waiting},
 };
@@ -139,14 +139,14 @@ impl Machine {
     #[must_use]
     pub fn waits_for(&self) -> Option<&str> {
         let trouble = self.trouble.as_ref().map(|trouble| trouble.text.as_str());
-        trouble.or(self.stopped.as_ref().map(|stopped| stopped.text.as_str()))
+        trouble.or_else(|| self.stopped.as_ref()?.told().map(|(_, text)| text))
     }
 
     /// Whether a person has to do something.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {
         let trouble = self.trouble.as_ref().map(|trouble| trouble.pause);
-        let stopped = self.stopped.as_ref().map(|stopped| stopped.pause);
+        let stopped = self.stopped.as_ref().and_then(Stopped::told).map(|(pause, _)| pause);
         trouble.into_iter().chain(stopped).any(|pause| pause != Pause::Trouble)
     }
 
@@ -223,7 +223,7 @@ impl Machine {
         if self.quarrel.is_empty() || !self.open.is_empty() {
             return Vec::new();
         }
-        let exhausted = self.quarrel.is_exhausted();
+        let exhausted = self.quarrel.is_exhausted(self.accepted);
         let fresh_comes = !exhausted && waiting.is_some_and(|w| w.count > 0) && self.may_claim();
         if fresh_comes || self.next_look().is_some() {
             return Vec::new();
@@ -232,7 +232,8 @@ impl Machine {
         let text = format!(
             "the server refuses all that is tried: {reason}; check the node, the token's policy, and the names and texts of the properties"
         );
-        self.stop(now, jitter, exhausted, text)
+        let quiet = self.quarrel.others_pass(self.accepted);
+        self.stop(now, jitter, Rest { pause: Pause::Person, all: exhausted, quiet, text })
     }
 
     fn wake(&self, waiting: Option<Waiting>) -> Option<Duration> {
@@ -302,18 +303,19 @@ impl Machine {
         result: Result<Option<String>, Failed>,
     ) -> Vec<Effect> {
         let Some(at) = self.position(id) else { return Vec::new() };
-        match result {
+        match result.map(|job| job.filter(|job| !self.is_followed(job))) {
             Ok(Some(job)) => {
                 let due = now + retry::follow(0);
                 let progress = String::new();
                 self.open[at].phase = Phase::Following { job, due, looks: 0, progress, moved: now };
                 self.well(None, now)
             }
-            // A success without a job ID: the list knows more. Where it does not, either, this must not go on
-            // without a pause.
+            // A success without a job ID, or with that of another batch's: the list knows more. Where it does not,
+            // either, this must not go on without a pause.
             Ok(None) => {
                 self.open[at].phase = Phase::Unsure;
-                let (next, text) = (Next::Retry { not_before: None }, "the receipt names no job");
+                let (next, text) =
+                    (Next::Retry { not_before: None }, "the receipt names no new job");
                 let (cause, text) = (Cause::NotSolarNetwork, text.to_owned());
                 let failed = Failed { cause, next, not_before: None, text };
                 self.fails(Kind::Send, now, jitter, failed)
@@ -424,9 +426,19 @@ impl Machine {
         self.open.iter().position(|open| open.batch.id == id)
     }
 
+    fn is_followed(&self, id: &str) -> bool {
+        let of = |open: &Open| matches!(&open.phase, Phase::Following { job, .. } if job == id);
+        self.open.iter().any(of)
+    }
+
     /// Decides what a job's state means for its batch.
     fn judge(&mut self, at: usize, now: Duration, jitter: f64, job: &Job) -> Vec<Effect> {
-        let rows = self.open[at].batch.rows;
+        let Open { batch, phase, .. } = &self.open[at];
+        let asked = matches!(phase, Phase::Following { job: asked, .. } if *asked == job.id);
+        if !asked || job.name.as_ref().is_some_and(|name| *name != batch.name) {
+            return self.again(at, now, jitter, "the answer is about another job");
+        }
+        let rows = batch.rows;
         match job.state {
             JobState::Completed if proves(job, rows) => self.proved(at, now),
             JobState::Completed if job.success => {
@@ -462,11 +474,14 @@ impl Machine {
     }
 
     fn proved(&mut self, at: usize, now: Duration) -> Vec<Effect> {
-        let Open { batch, .. } = self.open.remove(at);
+        let Open { batch, part, .. } = self.open.remove(at);
         self.accepted += 1;
         self.odd_told = false;
-        self.refusal = None;
-        self.quarrel.note_accepted();
+        self.quarrel.note_accepted(part.as_ref());
+        if self.quarrel.is_empty() && self.unsplit.is_empty() {
+            self.refusal = None;
+            self.twin = false;
+        }
         let mut effects = vec![
             Effect::Acknowledge(batch.seqs),
             Effect::Note(Note::Proved { batch: batch.id, rows: batch.rows }),
@@ -505,7 +520,8 @@ impl Machine {
                 reason.trim_end_matches('.')
             );
             let mut effects = vec![Effect::Release(seqs)];
-            effects.extend(self.stop(now, jitter, true, text));
+            let why = Rest { pause: Pause::Person, all: true, quiet: false, text };
+            effects.extend(self.stop(now, jitter, why));
             return effects;
         }
         let mut effects = Vec::new();
@@ -526,9 +542,9 @@ impl Machine {
         effects
     }
 
-    fn stop(&mut self, now: Duration, jitter: f64, all: bool, text: String) -> Vec<Effect> {
-        let (pause, kind) = (Pause::Person, "refused");
-        if !Stopped::rests(&mut self.stopped, now, jitter, pause, all, text.clone()) {
+    fn stop(&mut self, now: Duration, jitter: f64, why: Rest) -> Vec<Effect> {
+        let (pause, kind, text) = (why.pause, "refused", why.text.clone());
+        if !Stopped::rests(&mut self.stopped, now, jitter, why) {
             return Vec::new();
         }
         vec![Effect::Note(Note::Stopped { pause, kind, text })]

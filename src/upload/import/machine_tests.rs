@@ -81,11 +81,12 @@ fn a_backlog_drains_in_two_jobs_back_to_back() {
         machine.sent(id, secs(1), 0.5, Ok(Some(id.into())));
     }
     assert_eq!(machine.next(secs(1), 0.5, waiting(500)).1, Step::Wait(Some(secs(3))));
-    let proof = job(JobState::Completed, true, Some(5));
-    assert!(acknowledged(&machine.followed("a", secs(3), 0.5, Ok(proof))));
+    let of = |id: &str, job: Job| Ok(Job { id: id.into(), ..job });
+    let proof = of("a", job(JobState::Completed, true, Some(5)));
+    assert!(acknowledged(&machine.followed("a", secs(3), 0.5, proof)));
     let follow = Step::Follow { batch: "b".into(), job: "b".into() };
     assert_eq!(machine.next(secs(3), 0.5, waiting(7)).1, follow);
-    machine.followed("b", secs(3), 0.5, Ok(job(JobState::Pending, false, None)));
+    machine.followed("b", secs(3), 0.5, of("b", job(JobState::Pending, false, None)));
     assert_eq!(machine.next(secs(3), 0.5, waiting(7)).1, Step::Claim, "the rest waits no longer");
 }
 
@@ -128,9 +129,26 @@ fn only_a_complete_job_with_every_row_is_a_proof() {
 }
 
 #[test]
+fn one_receipt_for_two_batches_is_none_for_the_second() {
+    let mut machine = following();
+    machine.opened(secs(60), Some(batch("c", 11..=20)), Ranges::default(), false);
+    machine.sent("c", secs(60), 0.5, Ok(Some("job".into())));
+    let Step::Follow { batch: followed, .. } = machine.next(secs(64), 0.5, None).1 else {
+        panic!("the first one is followed")
+    };
+    let proof = job(JobState::Completed, true, Some(10));
+    assert!(acknowledged(&machine.followed(&followed, secs(64), 0.5, Ok(proof))));
+    assert_eq!(machine.open_batches().map(|batch| &*batch.id).collect::<Vec<_>>(), ["c"]);
+    assert_eq!(machine.next(secs(64), 0.5, None).1, Step::Look, "its job is looked for by name");
+}
+
+#[test]
 fn odd_answers_lead_to_the_same_rows_being_sent_again() {
     let gone = || Err(failed(Cause::UnknownObject));
-    let cases: [Result<Job, Failed>; 4] = [
+    let good = || job(JobState::Completed, true, Some(10));
+    let cases: [Result<Job, Failed>; 6] = [
+        Ok(Job { id: "another".into(), ..good() }),
+        Ok(Job { name: Some("c 1-10".into()), ..good() }),
         Ok(job(JobState::Completed, true, Some(3))),
         Ok(job(JobState::Lost, false, None)),
         gone(),
@@ -635,4 +653,144 @@ fn a_server_that_refuses_everything_is_asked_less_and_less_and_loses_nothing() {
     world.refuses_all = false;
     assert!(world.run(10_000), "and once it takes data again, all of it goes");
     assert_eq!(world.acknowledged.len(), 500);
+}
+
+/// A server that fails any job with some probability, as if its rows were to blame, and is honest otherwise.
+struct Moody {
+    machine: Machine,
+    chance: fastrand::Rng,
+    fails: f64,
+    poison: BTreeSet<u64>,
+    /// A row of one of three sources arrives this often.
+    every: Duration,
+    now: Duration,
+    claimed: u64,
+    left: BTreeSet<u64>,
+    given_up: BTreeSet<u64>,
+    jobs: u64,
+    stops: u64,
+}
+
+impl Moody {
+    fn new(seed: u64, fails: f64, every: Duration, poison: &[u64]) -> Self {
+        Self {
+            machine: Machine::new(LIMITS, Vec::new(), false),
+            chance: fastrand::Rng::with_seed(seed),
+            fails,
+            poison: poison.iter().copied().collect(),
+            every,
+            now: Duration::ZERO,
+            claimed: 0,
+            left: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            jobs: 0,
+            stops: 0,
+        }
+    }
+
+    fn run(&mut self, hours: u64) {
+        let until = self.now + secs(hours * 3600);
+        while self.now < until {
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let arrived = self.now.as_secs() / self.every.as_secs();
+        let at = |row: u64| secs(row * self.every.as_secs());
+        let waiting = Waiting { count: arrived - self.claimed, since: at(self.claimed) };
+        let (now, jitter) = (self.now, self.chance.f64());
+        let (mut effects, step) = self.machine.next(now, jitter, Some(waiting));
+        effects.extend(match step {
+            Step::Claim => {
+                let seqs: Ranges = (self.claimed..arrived).take(500).collect();
+                self.claimed += seqs.count();
+                self.left.extend(seqs.iter().flatten());
+                self.open(seqs, self.claimed < arrived)
+            }
+            Step::Build(seqs) => self.open(seqs, false),
+            Step::Split(seqs) => {
+                let of = |source| seqs.iter().flatten().filter(|seq| seq % 3 == source).collect();
+                self.machine.split((0..3).map(of).collect());
+                Vec::new()
+            }
+            Step::Send(Batch { id, .. }) => {
+                self.machine.sent(&id, now, jitter, Ok(Some(id.clone())))
+            }
+            Step::Follow { batch: id, .. } => {
+                let open = self.machine.open_batches().find(|open| open.id == id);
+                let seqs = &open.expect("it is followed").seqs;
+                let bad = self.poison.iter().any(|seq| seqs.contains(*seq));
+                let failed = self.chance.f64() < self.fails || bad;
+                let loaded = (!failed).then(|| seqs.count());
+                let job = Job { id: id.clone(), ..job(JobState::Completed, !failed, loaded) };
+                self.machine.followed(&id, now, jitter, Ok(job))
+            }
+            Step::Look => panic!("every receipt arrived"),
+            Step::Wait(until) => {
+                let next = at(arrived + 1);
+                self.now = until.map_or(next, |until| until.min(next));
+                Vec::new()
+            }
+        });
+        for effect in effects {
+            match effect {
+                Effect::Acknowledge(seqs) => {
+                    seqs.iter().flatten().for_each(|seq| assert!(self.left.remove(&seq), "{seq}"));
+                }
+                Effect::GiveUp { seq, .. } => {
+                    assert!(self.left.remove(&seq), "{seq}");
+                    self.given_up.insert(seq);
+                }
+                Effect::Note(Note::Stopped { .. }) => self.stops += 1,
+                Effect::Release(seqs) => panic!("{seqs:?} released"),
+                Effect::Save | Effect::Note(_) => {}
+            }
+        }
+    }
+
+    fn open(&mut self, seqs: Ranges, backlog: bool) -> Vec<Effect> {
+        self.jobs += 1;
+        let batch = (!seqs.is_empty()).then(|| Batch::new(self.jobs.to_string(), seqs, false));
+        self.machine.opened(self.now, batch, Ranges::default(), backlog)
+    }
+}
+
+#[test]
+fn a_server_that_fails_jobs_at_random_costs_no_good_datum_and_gets_all_of_them_at_last() {
+    const BAD: [u64; 2] = [20, 77];
+    for every in [secs(10), secs(60)] {
+        for fails in [0.1, 0.3, 0.5, 0.7, 0.9] {
+            let what = format!("{fails} of the jobs fail, a row every {every:?}");
+            let mut moody = Moody::new(7, fails, every, &BAD);
+            moody.run(3);
+            let good: Vec<_> = moody.given_up.iter().filter(|seq| !BAD.contains(seq)).collect();
+            assert!(good.is_empty(), "{what}: {good:?} given up");
+            moody.fails = 0.0;
+            moody.run(3);
+            assert_eq!(moody.given_up, BAD.into(), "{what}");
+            assert!(moody.left.len() < 20, "{what}: {} left", moody.left.len());
+        }
+    }
+}
+
+#[test]
+fn bad_datum_among_good_ones_are_given_up_after_few_jobs_and_hold_up_no_other() {
+    const BAD: [u64; 5] = [100, 101, 102, 160, 161];
+    let without = {
+        let mut well = Moody::new(7, 0.0, secs(10), &[]);
+        well.run(1);
+        well.jobs
+    };
+    let mut moody = Moody::new(7, 0.0, secs(10), &BAD);
+    let mut most = 0;
+    while moody.now < secs(3600) {
+        moody.step();
+        most = most.max(moody.left.len());
+    }
+    assert_eq!(moody.given_up, BAD.into());
+    // Halving, five jobs of its own for each, and some while nothing else is there to be sent.
+    assert!(moody.jobs < without + 20 * BAD.len() as u64, "{} and {without} jobs", moody.jobs);
+    assert!(most < 20, "{most} rows were on their way at a time");
+    assert_eq!(moody.stops, 0, "nobody is bothered");
 }
