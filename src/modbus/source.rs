@@ -29,10 +29,10 @@ use tokio::time::Instant;
 use super::{
     frame::{Answer, Request},
     learnt::{Piece, Plans},
-    link::{CallError, LinkError, RequestError, Wire},
     plan::{Plan, PlanError},
     reading::{Outcome, Reading},
     round::Round,
+    wire::{CallError, LinkError, RequestError, Wire},
 };
 use crate::{
     config::settings::Unit,

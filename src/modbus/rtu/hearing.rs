@@ -38,7 +38,7 @@ use super::super::{
         DoesNotFit, Request,
         rtu::{self, Found},
     },
-    link::Discarded,
+    wire::Discarded,
 };
 
 /// Room for an echo, an answer, and as much noise again.
