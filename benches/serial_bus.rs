@@ -22,7 +22,7 @@ use solarnode_agent::{
         Table, Unit,
     },
     domain::Kind,
-    modbus::{self, Channels, Poller},
+    modbus::{self, Carrier, Channels, Poller},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,7 @@ fn measure(baud: u32, length: Duration) -> u64 {
         let (_writes, writes) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let channels = Channels { datum, writes, stop: stop.clone() };
-        let wire = modbus::wire(&bus);
+        let wire = Carrier::of(&bus);
         let poller = Poller::new(&bus, &[], wire, Clock::system(), channels).expect("a plan");
         let running = tokio::spawn(modbus::run(poller));
         let count = async {

@@ -25,9 +25,8 @@
 //! What is exact: status, envelope, headers and messages of every refusal that the reference documents;
 //! the signature's canonical form; the path matcher; numbers, which are kept as they were written. What is
 //! not played: SolarFlux towards applications (what it would grant can be asked), metadata of nodes and sources
-//! over SolarIn, interpolation where datum are aggregated,
-//! readings, other answer formats than JSON, time zones other than fixed offsets, the `preview` of a staged
-//! import, `exec` of an instruction.
+//! over SolarIn, interpolation where datum are aggregated, readings, other answer formats than JSON, time zones
+//! other than fixed offsets, the `preview` of a staged import, `exec` of an instruction.
 
 mod admin;
 mod answer;

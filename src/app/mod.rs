@@ -1,10 +1,10 @@
 //! Builds every task from the settings, joins them, stops them: the only wiring.
 //!
 //! ```text
-//!  open: state folder, control socket, clock, store, client, queue     (an error here: no start)
-//!  spawn: buses, instructor │ uploader, refresher, control │ queue
+//!  open:  state folder, control socket, what lives as long as the process, clients   (an error here: no start)
+//!  spawn: the queue's thread, then every part
 //!  ready ── until asked to stop, or a task ends on its own
-//!  stop:   first the front    then the back, then the brokers   last     (within the grace period)
+//!  stop:  front (buses, instructor), back (all that sends and answers), brokers, queue   (within the grace period)
 //! ```
 //!
 //! The order of stopping is the order of the data: who stores datum stops first, the queue last, so
@@ -34,7 +34,7 @@ use std::{
 
 use tokio::{
     signal::unix::Signal,
-    sync::{Notify, mpsc},
+    sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{error, info};
@@ -49,7 +49,7 @@ use crate::{
     modbus::Plans,
     observe::{control::ControlSocket, log::Levels, systemd, watchdog::Watchdog},
     pulse::{Bound, Pulse, Pulses},
-    queue::{self, Queue},
+    queue::{self, Queue, Worker},
     runtime::trim_memory,
     solarin::SolarIn,
     solarnet::Api,
@@ -109,7 +109,7 @@ pub struct Beginning {
     /// The configuration file, which a reload reads again.
     pub file: PathBuf,
     /// What stands in it.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// The folder of credentials that systemd passed.
     pub passed_credentials: Option<PathBuf>,
     /// What is logged.
@@ -162,52 +162,11 @@ impl Daemon {
         let pulses = Pulses::default();
         let watchdog = Watchdog::start(pulses.clone()).map_err(AppError::Watchdog)?;
         let pulse = pulses.of("agent");
-        let settings = Arc::new(beginning.settings);
+        let settings = beginning.settings.clone();
         make_state_dir(&settings.state_dir)?;
         let socket = ControlSocket::bind(&settings.control_socket)?;
-        let clock = Clock::open(&settings.state_dir)?;
-        let store = Store::new(&settings.state_dir, beginning.passed_credentials);
-        // What is wrong with the store, if anything, is the refresher's to say.
-        let stored = store.load(&settings.solarnet.token, clock.signing_now().date_naive());
-        let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
-        let identity = Identity::new();
-        // Likewise the keeper's.
-        let certificate = identity::keeper::load_of(&store, Slot::Current, settings.node);
-        identity.replace(certificate.ok().flatten());
-        let (installer, arrivals) = Installer::channel();
-        let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
-        let (queue, worker) =
-            Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
-        // A daemon may be started in a folder that it does not stay in.
-        let file = std::path::absolute(&beginning.file).unwrap_or(beginning.file);
-        let config = Configuration { file, settings: settings.clone(), last_reload: None };
-        let (board, credential_changed) = (Board::new(config), Arc::new(Notify::new()));
-        let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
-        let plans = Plans::open(&settings.state_dir, sources);
-        let services = Services::new(
-            &settings.control_socket,
-            clock.boot(),
-            beginning.levels.clone(),
-            installer,
-        );
-        let (inbox_sender, inbox) = Inbox::channel();
-        let base = Base {
-            clock,
-            store,
-            signer,
-            queue,
-            datum,
-            board,
-            pulses,
-            credential_changed,
-            identity,
-            identity_changed: Arc::default(),
-            arrivals,
-            plans,
-            inbox,
-            inbox_sender,
-            services,
-        };
+        let levels = beginning.levels.clone();
+        let (base, worker) = open(beginning, pulses)?;
 
         let api = part::api(&base, &settings.solarnet)?;
         let solarin = part::solarin(&base, &settings)?;
@@ -221,7 +180,7 @@ impl Daemon {
             board: base.board.clone(),
             queue: base.queue.stat(),
             pulses: base.pulses.clone(),
-            levels: beginning.levels,
+            levels,
             signer: base.signer.clone(),
             credential_changed: base.credential_changed.clone(),
             identity_changed: base.identity_changed.clone(),
@@ -340,6 +299,48 @@ impl Daemon {
         };
         within_grace(tasks, self.queue.finish()).await
     }
+}
+
+/// What lives as long as the process, and the queue's work, which is not begun.
+fn open(beginning: Beginning, pulses: Pulses) -> Result<(Base, Worker), AppError> {
+    let Beginning { file, settings, passed_credentials, levels } = beginning;
+    let clock = Clock::open(&settings.state_dir)?;
+    let store = Store::new(&settings.state_dir, passed_credentials);
+    // What is wrong with the store, if anything, is the refresher's to say.
+    let stored = store.load(&settings.solarnet.token, clock.signing_now().date_naive());
+    let signer = Signer::new(stored.ok().flatten().map(|(credential, _)| credential));
+    let identity = Identity::new();
+    // Likewise the keeper's.
+    let certificate = identity::keeper::load_of(&store, Slot::Current, settings.node);
+    identity.replace(certificate.ok().flatten());
+    let (installer, arrivals) = Installer::channel();
+    let (datum, readings) = mpsc::channel::<Datum>(queue::READINGS);
+    let (queue, worker) =
+        Queue::open(&settings.state_dir, &settings.queue, clock.clone(), readings)?;
+    // A daemon may be started in a folder that it does not stay in.
+    let file = std::path::absolute(&file).unwrap_or(file);
+    let sources = settings.modbus.iter().flat_map(|bus| &bus.units).map(|unit| &unit.source);
+    let plans = Plans::open(&settings.state_dir, sources);
+    let services = Services::new(&settings.control_socket, clock.boot(), levels, installer);
+    let (inbox_sender, inbox) = Inbox::channel();
+    let base = Base {
+        clock,
+        store,
+        signer,
+        queue,
+        datum,
+        board: Board::new(Configuration { file, settings, last_reload: None }),
+        pulses,
+        credential_changed: Arc::default(),
+        identity,
+        identity_changed: Arc::default(),
+        arrivals,
+        plans,
+        inbox,
+        inbox_sender,
+        services,
+    };
+    Ok((base, worker))
 }
 
 /// The tasks' end and then the last commit, which comes also where a task did not finish.

@@ -141,7 +141,7 @@ impl IdleBus {
         let (writes, taken) = mpsc::channel(WRITES);
         let channels =
             modbus::Channels { datum: base.datum.clone(), writes: taken, stop: stop.clone() };
-        let wire = base.board.frames.on(&bus.name, modbus::wire(bus));
+        let wire = base.board.frames.on(&bus.name, Carrier::of(bus));
         let poller = Poller::new(bus, controls, wire, base.clock.clone(), channels)?;
         let poller = poller.for_task(&pulse).with_plans(&base.plans);
         let waiting = pulse.enter("waiting to be started", Bound::Open);

@@ -39,7 +39,7 @@ pub fn rehearse(file: &Path, settings: &Settings) -> Vec<Problem> {
         }
     }
     for (index, bus) in settings.modbus.iter().enumerate() {
-        let (channels, wire) = (modbus::Channels::unconnected(), modbus::wire(bus));
+        let (channels, wire) = (modbus::Channels::unconnected(), modbus::Carrier::of(bus));
         if let Err(error) = Poller::new(bus, &settings.controls, wire, clock.clone(), channels) {
             let expected = "units that can be read as the protocol has it";
             failed.push(problem(&format!("modbus[{index}]"), Chain(&error).to_string(), expected));

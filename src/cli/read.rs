@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     config::settings::{Bus, Property, Settings, Unit},
     domain::{Datum, Kind, Samples, Stamp, number},
-    modbus::{self, Failed, Outcome, Wire, source::Now, source::Source},
+    modbus::{self, Carrier, Failed, Outcome, Wire, source::Now, source::Source},
     queue::show,
 };
 
@@ -46,7 +46,7 @@ impl Read {
     pub fn run(&self, settings: &Settings, out: &mut impl Write) -> Result<Exit, Failure> {
         let (bus, unit) = self.find(settings)?;
         let mut source = Source::new(unit.clone()).map_err(|e| Failure::new(Exit::Config, e))?;
-        let mut wire = modbus::wire(bus);
+        let mut wire = Carrier::of(bus);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             if !self.watch {

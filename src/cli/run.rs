@@ -1,6 +1,6 @@
 //! `run`: the daemon.
 
-use std::{error::Error, io, path::Path};
+use std::{error::Error, io, path::Path, sync::Arc};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -53,7 +53,7 @@ impl Run {
         }
         let beginning = Beginning {
             file: path.to_owned(),
-            settings: loaded.settings,
+            settings: Arc::new(loaded.settings),
             passed_credentials: service.credentials,
             levels,
         };

@@ -3,7 +3,7 @@
 //! `agent.toml` comes first, then every `*.toml` of the folder `agent.d` beside it, by name. A later
 //! file wins: a value replaces, a table is merged key by key, a list is replaced as a whole. A
 //! `[[modbus]]`, `[[control]]` or `[[files]]` replaces the one of the same `name`, `id` or `folder` as a
-//! whole; others are added. (Why: `docs/decisions/0005-configuration-layers.md`.)
+//! whole; others are added. (Why: `docs/decisions/0003-configuration-layers.md`.)
 //!
 //! Every value keeps the file and line it came from. Nothing is checked here.
 

@@ -292,12 +292,6 @@ impl Repository {
         Ok(Kept { filename: filename.to_owned(), id: body["id"].as_i64(), was_there })
     }
 
-    /// Where a file of that name is. The server's own `url` may begin with the wrong scheme behind a proxy.
-    #[must_use]
-    pub fn address(&self, filename: &str) -> String {
-        address(&self.url, filename)
-    }
-
     async fn call(
         &self,
         call: Call,
@@ -338,7 +332,7 @@ impl Repository {
     }
 }
 
-/// Where a file is.
+/// Where a file of that name is. The server's own `url` may begin with the wrong scheme behind a proxy.
 #[must_use]
 pub fn address(url: &str, filename: &str) -> String {
     format!("{url}/repository/file/{}", encode(filename))

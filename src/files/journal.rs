@@ -145,7 +145,7 @@ impl Journal {
     }
 
     fn is_stale(&self) -> bool {
-        self.lines > self.ledger.len() + STALE
+        self.lines > self.ledger.most_lines() + STALE
     }
 
     /// Writes the fewest lines that say the same.

@@ -346,14 +346,8 @@ impl Ledger {
 
     /// How many lines [`Ledger::lines`] gives at most.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn most_lines(&self) -> usize {
         2 * self.contents.len() + self.files.len()
-    }
-
-    /// Whether nothing is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

@@ -72,12 +72,6 @@ impl Profiles {
             both => Self(both),
         }
     }
-
-    /// Whether all of these are among the others.
-    #[must_use]
-    pub fn within(self, others: Self) -> bool {
-        self.0 & !others.0 == 0
-    }
 }
 
 impl fmt::Display for Profiles {

@@ -37,7 +37,7 @@ use super::{
     rules::{Obstacle, Restrictions, mime_names},
     status::{State, Status},
     trouble::Trouble,
-    watch::{Found, scan},
+    watch::{Found, Scan, scan},
     watched::Watched,
 };
 use crate::{
@@ -92,6 +92,14 @@ pub struct FileUploader<R> {
 struct Ready {
     repository: Repository,
     known: Option<Restrictions>,
+}
+
+/// One file that is under way.
+struct Job<'a> {
+    settings: &'a FileFolder,
+    file: &'a Found,
+    ready: &'a Ready,
+    journal: &'a Shared,
 }
 
 /// Why a file is not done with yet.
@@ -173,6 +181,7 @@ impl<R: Reports> FileUploader<R> {
         }
     }
 
+    /// Publishes all folders.
     fn publish(&self, folders: &[Watched]) {
         self.status.send_modify(|status| {
             status.token = self.repository.token.to_string();
@@ -182,12 +191,7 @@ impl<R: Reports> FileUploader<R> {
 
     /// One look at a folder, and everything that can be done about it now.
     async fn visit(&self, folder: &mut Watched, journal: &Shared, begun: Instant) {
-        let (path, patterns) = (folder.settings.folder.clone(), folder.settings.patterns.clone());
-        // As slow as its disk is; one on the network may hang.
-        let looking = self.pulse.enter("looking into a folder", Bound::Open);
-        let looked = self.off_thread(move || scan(&path, &patterns)).await;
-        drop(looking);
-        let found = match looked {
+        let found = match self.look(&folder.settings).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 let reason = format!("the folder cannot be read: {error}");
@@ -251,14 +255,26 @@ impl<R: Reports> FileUploader<R> {
                 }
             }
             // Long uploads, many files: others want to see how it goes.
-            self.status.send_modify(|status| {
-                let own = &folder.status.folder;
-                if let Some(shown) = status.folders.iter_mut().find(|shown| shown.folder == *own) {
-                    *shown = folder.status.clone();
-                }
-            });
+            self.show(folder);
         }
         folder.well(begun.elapsed());
+    }
+
+    /// What stands in a folder now. As slow as its disk is; one on the network may hang.
+    async fn look(&self, settings: &FileFolder) -> Result<io::Result<Scan>, Stuck> {
+        let (path, patterns) = (settings.folder.clone(), settings.patterns.clone());
+        let _looking = self.pulse.enter("looking into a folder", Bound::Open);
+        self.off_thread(move || scan(&path, &patterns)).await
+    }
+
+    /// Publishes one folder.
+    fn show(&self, folder: &Watched) {
+        self.status.send_modify(|status| {
+            let own = &folder.status.folder;
+            if let Some(shown) = status.folders.iter_mut().find(|shown| shown.folder == *own) {
+                *shown = folder.status.clone();
+            }
+        });
     }
 
     /// What `work` says, which may wait for a disk. At the stop it is left to itself, since a disk may
@@ -310,6 +326,7 @@ impl<R: Reports> FileUploader<R> {
         journal: &Shared,
     ) -> Result<(), Stuck> {
         let settings = folder.settings.clone();
+        let job = Job { settings: &settings, file, ready, journal };
         let tags = &settings.tags;
         if let Some(known) = &ready.known {
             known.check_upload(tags, self.clock.believed_now()).map_err(stuck_by)?;
@@ -325,7 +342,7 @@ impl<R: Reports> FileUploader<R> {
         if known.is_some() {
             folder.status.known += 1;
             debug!(event = "files.known", folder = %settings.folder.display(), file = file.name, "the repository has this content already");
-            return self.finish(&settings, file, print.sha256, journal).await;
+            return self.finish(&job, print.sha256).await;
         }
         if let Some(known) = &ready.known {
             known.check_file(print.bytes, mime_names(&print.start)).map_err(stuck_by)?;
@@ -333,7 +350,7 @@ impl<R: Reports> FileUploader<R> {
         let name = request_name(&file.name);
         let kept = match self.look_for(folder, &print, ready, journal).await? {
             Some(kept) => kept,
-            None => self.upload(&settings, file, &name, &print, ready, journal).await?,
+            None => self.upload(&job, &name, &print).await?,
         };
         let stored = Stored {
             sha256: print.sha256.clone(),
@@ -360,7 +377,7 @@ impl<R: Reports> FileUploader<R> {
             "file uploaded"
         );
         self.tell_all(journal).await;
-        self.finish(&settings, file, print.sha256, journal).await
+        self.finish(&job, print.sha256).await
     }
 
     async fn fingerprint(&self, file: &Found) -> Result<Fingerprint, Stuck> {
@@ -410,15 +427,8 @@ impl<R: Reports> FileUploader<R> {
         }
     }
 
-    async fn upload(
-        &self,
-        settings: &FileFolder,
-        file: &Found,
-        name: &str,
-        print: &Fingerprint,
-        ready: &Ready,
-        journal: &Shared,
-    ) -> Result<Kept, Stuck> {
+    async fn upload(&self, job: &Job<'_>, name: &str, print: &Fingerprint) -> Result<Kept, Stuck> {
+        let Job { settings, file, ready, journal } = *job;
         let (sha256, url) = (print.sha256.clone(), self.repository.url.clone());
         let sending = Sending { sha256: sha256.clone(), url, name: name.to_owned() };
         note(journal, Line::Sending(sending), true).await?;
@@ -462,13 +472,8 @@ impl<R: Reports> FileUploader<R> {
     }
 
     /// Deletes a file that is done with, or notes that it is.
-    async fn finish(
-        &self,
-        settings: &FileFolder,
-        file: &Found,
-        sha256: String,
-        journal: &Shared,
-    ) -> Result<(), Stuck> {
+    async fn finish(&self, job: &Job<'_>, sha256: String) -> Result<(), Stuck> {
+        let Job { settings, file, journal, .. } = *job;
         if settings.after == After::Delete {
             let (path, shape) = (file.path.clone(), file.shape);
             match self.off_thread(move || remove(&path, shape)).await? {

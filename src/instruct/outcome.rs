@@ -1,6 +1,7 @@
 //! What came of an instruction, in words, as a code, and as a datum.
 //!
-//! A token cannot write results into an instruction, so every outcome also becomes a datum: of the control's source, otherwise of the configured `result_source`, otherwise none.
+//! A token cannot write results into an instruction, so every outcome also becomes a datum: of the control's source,
+//! otherwise of the configured `result_source`, otherwise none.
 //!
 //! | Property | | |
 //! | --- | --- | --- |

@@ -6,9 +6,11 @@ use tokio::time::Instant;
 
 use super::{
     frame::{Answer, Request},
-    link::{CallError, TcpLink, Wire},
+    link::TcpLink,
     rtu::RtuLink,
+    wire::{CallError, Wire},
 };
+use crate::config::settings::{Bus, Link};
 
 /// Whatever carries the frames of a bus.
 #[derive(Debug)]
@@ -17,6 +19,19 @@ pub enum Carrier {
     Tcp(TcpLink),
     /// Modbus RTU, on a serial port or over TCP. Boxed: it is twice as large as the other.
     Rtu(Box<RtuLink>),
+}
+
+impl Carrier {
+    /// The one of a bus; opened when it is first used.
+    #[must_use]
+    pub fn of(bus: &Bus) -> Self {
+        let rtu = |link| Self::Rtu(Box::new(link));
+        match &bus.link {
+            Link::Tcp { host, port } => Self::Tcp(TcpLink::new(host, *port, bus.connect_timeout)),
+            Link::RtuTcp { host, port } => rtu(RtuLink::tcp(host, *port, bus.connect_timeout)),
+            Link::Serial(serial) => rtu(RtuLink::serial(serial)),
+        }
+    }
 }
 
 impl Wire for Carrier {

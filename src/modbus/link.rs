@@ -34,8 +34,8 @@ use tokio::{
 use tracing::{debug, trace};
 
 use super::{
-    frame::{self, Answer, BrokenFraming, DoesNotFit, Exception, Mismatch, Request},
-    serial::OpenError,
+    frame::{self, Answer, BrokenFraming, Request},
+    wire::{CallError, Discarded, LinkError, RequestError, Wire},
 };
 
 /// Requests in a row without any answer after which the connection is made anew: where the other
@@ -49,164 +49,6 @@ const BUFFER: usize = 4 * frame::MAX_FRAME;
 /// Reads after which what is left on a connection is no longer late answers but a flood: 16 KiB are more
 /// than sixty answers of the greatest length.
 const MOST_OLD_READS: usize = 16;
-
-/// What carries requests to units and brings their answers.
-pub trait Wire: Send {
-    /// Sends a request and waits for its answer; `wait` counts from when it was sent.
-    ///
-    /// Dropping the future is safe: whatever still arrives is discarded by the next call.
-    fn call<'a>(
-        &'a mut self,
-        unit: u8,
-        request: &'a Request<'a>,
-        wait: Duration,
-    ) -> impl Future<Output = Result<Answer<'a>, CallError>> + Send;
-
-    /// The unit whose answer came too late and was discarded since the last call of this function.
-    fn take_late(&mut self) -> Option<u8>;
-
-    /// Until when an answer that is late by now may still come from a unit, and be taken for the answer to the
-    /// next request, because nothing in it tells them apart. A call before that first waits.
-    fn rests_until(&self, unit: u8) -> Option<Instant>;
-}
-
-/// Why a call brought no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// This request failed; the link is well.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// The link is over.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-}
-
-/// Why one request failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// The unit did not answer.
-    #[error("no answer within {} ms", after.as_millis())]
-    Silent {
-        /// How long was waited.
-        after: Duration,
-    },
-    /// Something answered, but not this request.
-    #[error("no answer within {} ms, but {discarded}", after.as_millis())]
-    Foreign {
-        /// How long was waited.
-        after: Duration,
-        /// The last answer discarded.
-        discarded: Discarded,
-    },
-    /// The unit refused.
-    #[error("the unit answered with {0}")]
-    Exception(Exception),
-    /// The answer came, damaged.
-    #[error("the checksum of the answer is wrong: noise, parity, or two units with this address")]
-    Damaged,
-    /// Somebody talks all the time; nothing was sent.
-    #[error("the line was not quiet for {} ms: another master, noise, or a wrong baud rate", after.as_millis())]
-    NotQuiet {
-        /// How long was waited.
-        after: Duration,
-    },
-    /// Nobody answers to what all units hear; nothing was sent.
-    #[error("unit 0 means all units of a serial line, and none of them answers")]
-    Broadcast,
-    /// The protocol has no room for the request; nothing was sent.
-    #[error(transparent)]
-    DoesNotFit(#[from] DoesNotFit),
-    /// It failed when it was recorded, in these words; said by a recording that is played back.
-    #[error("{0}")]
-    Recorded(String),
-}
-
-/// Why an answer was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Discarded {
-    /// It belongs to an earlier request, or to none.
-    #[error("an answer to another request came")]
-    Transaction,
-    /// It is from another unit.
-    #[error("unit {0} answered in its place")]
-    Unit(u8),
-    /// It is no answer to what was asked.
-    #[error("{0} came")]
-    Mismatch(Mismatch),
-    /// No frame at all.
-    #[error("{0} bytes came that are no answer: baud rate, parity, or noise")]
-    Noise(usize),
-}
-
-/// Why a link is over.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
-    /// No connection could be made. Nothing was sent.
-    #[error("could not connect to {address}: {reason}")]
-    Connect {
-        /// Where to.
-        address: String,
-        /// What the system said.
-        reason: String,
-    },
-    /// A serial port could not be opened. Nothing was sent.
-    #[error("could not open {port}: {reason}")]
-    Port {
-        /// Its path.
-        port: String,
-        /// Why not.
-        reason: OpenError,
-    },
-    /// The connection broke, or the other end closed it.
-    #[error("the connection to {address} ended: {reason}")]
-    Lost {
-        /// Where to.
-        address: String,
-        /// What the system said.
-        reason: String,
-    },
-    /// What came is not Modbus, so nothing after it can be trusted.
-    #[error("{address} does not speak Modbus TCP: {reason}")]
-    NotModbus {
-        /// Where to.
-        address: String,
-        /// What was wrong.
-        reason: BrokenFraming,
-    },
-}
-
-impl CallError {
-    /// Whether the request may have reached the unit.
-    #[must_use]
-    pub fn may_have_arrived(&self) -> bool {
-        match self {
-            Self::Request(error) => !matches!(
-                error,
-                RequestError::DoesNotFit(_)
-                    | RequestError::NotQuiet { .. }
-                    | RequestError::Broadcast
-            ),
-            Self::Link(error) => !error.is_before_sending(),
-        }
-    }
-
-    /// The unit's refusal, if it answered with one.
-    #[must_use]
-    pub fn exception(&self) -> Option<Exception> {
-        match self {
-            Self::Request(RequestError::Exception(exception)) => Some(*exception),
-            _ => None,
-        }
-    }
-}
-
-impl LinkError {
-    /// Whether there was no link to send anything over, which says nothing about any unit.
-    #[must_use]
-    pub fn is_before_sending(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Port { .. })
-    }
-}
 
 /// A Modbus TCP connection that is made when it is needed.
 #[derive(Debug)]
@@ -318,6 +160,62 @@ impl TcpLink {
         let again = (!wait.is_zero()).then(|| (Instant::now() + wait, reason));
         self.state = State::Closed { again, wait: (wait * 2).clamp(BACK_OFF.0, BACK_OFF.1) };
     }
+
+    /// What the answer says that the exchange found to be the one.
+    fn answered<'a>(
+        &'a mut self,
+        request: &Request<'_>,
+        pdu: std::ops::Range<usize>,
+        wait: Duration,
+    ) -> Result<Answer<'a>, CallError> {
+        self.unanswered = 0;
+        let State::Open(open) = &mut self.state else {
+            return Err(RequestError::Silent { after: wait }.into());
+        };
+        open.proven = true;
+        match request.answer(&open.buffer[pdu]) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(exception)) => Err(RequestError::Exception(exception).into()),
+            // Looked at by the exchange and found right.
+            Err(mismatch) => {
+                let discarded = Discarded::Mismatch(mismatch);
+                Err(RequestError::Foreign { after: wait, discarded }.into())
+            }
+        }
+    }
+
+    /// The connection ended on the request.
+    fn lost(&mut self, failed: Failed) -> LinkError {
+        let address = self.address();
+        match failed {
+            Failed::Io(error) => {
+                let reason = error.to_string();
+                self.close(&reason);
+                LinkError::Lost { address, reason }
+            }
+            Failed::Framing(reason) => {
+                self.close(&reason.to_string());
+                LinkError::NotModbus { address, reason }
+            }
+        }
+    }
+
+    /// The time for the answer is over.
+    fn silent(&mut self, discarded: Option<Discarded>, wait: Duration) -> RequestError {
+        if matches!(&self.state, State::Open(open) if !open.filled.is_empty()) {
+            // Its other half would be taken for the beginning of the next answer.
+            self.close("half an answer");
+        } else if discarded.is_some() {
+            self.unanswered = 0;
+        } else if self.unanswered >= UNANSWERED {
+            debug!(address = self.address(), "nothing is answered, connecting anew");
+            self.state = State::Closed { again: None, wait: BACK_OFF.0 };
+        }
+        match discarded {
+            Some(discarded) => RequestError::Foreign { after: wait, discarded },
+            None => RequestError::Silent { after: wait },
+        }
+    }
 }
 
 impl Wire for TcpLink {
@@ -358,48 +256,10 @@ impl Wire for TcpLink {
                 trace!(unit, transaction = frame.transaction, ?discarded, "answer discarded");
             }
         };
-        let outcome = timeout_at(Instant::now() + wait, exchange).await;
-        let pdu = match outcome {
-            Ok(Ok(pdu)) => pdu,
-            Ok(Err(Failed::Io(error))) => {
-                let reason = error.to_string();
-                self.close(&reason);
-                return Err(LinkError::Lost { address: self.address(), reason }.into());
-            }
-            Ok(Err(Failed::Framing(reason))) => {
-                self.close(&reason.to_string());
-                return Err(LinkError::NotModbus { address: self.address(), reason }.into());
-            }
-            Err(_) => {
-                if !open.filled.is_empty() {
-                    // Its other half would be taken for the beginning of the next answer.
-                    self.close("half an answer");
-                } else if discarded.is_some() {
-                    self.unanswered = 0;
-                } else if self.unanswered >= UNANSWERED {
-                    debug!(address = self.address(), "nothing is answered, connecting anew");
-                    self.state = State::Closed { again: None, wait: BACK_OFF.0 };
-                }
-                return Err(match discarded {
-                    Some(discarded) => RequestError::Foreign { after: wait, discarded },
-                    None => RequestError::Silent { after: wait },
-                }
-                .into());
-            }
-        };
-        self.unanswered = 0;
-        let State::Open(open) = &mut self.state else {
-            return Err(RequestError::Silent { after: wait }.into());
-        };
-        open.proven = true;
-        match request.answer(&open.buffer[pdu]) {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(exception)) => Err(RequestError::Exception(exception).into()),
-            // Looked at above and found right.
-            Err(mismatch) => {
-                let discarded = Discarded::Mismatch(mismatch);
-                Err(RequestError::Foreign { after: wait, discarded }.into())
-            }
+        match timeout_at(Instant::now() + wait, exchange).await {
+            Ok(Ok(pdu)) => self.answered(request, pdu, wait),
+            Ok(Err(failed)) => Err(self.lost(failed).into()),
+            Err(_) => Err(self.silent(discarded, wait).into()),
         }
     }
 
@@ -505,32 +365,6 @@ mod tests {
     fn answer(number: u16) -> Vec<u8> {
         let [high, low] = number.to_be_bytes();
         vec![high, low, 0, 0, 0, 5, 1, 3, 2, 0, 7]
-    }
-
-    #[test]
-    fn only_what_was_sent_may_have_arrived() {
-        let (address, reason) = ("here".to_owned(), "gone".to_owned());
-        let port = OpenError::NotAPort;
-        let wait = Duration::from_secs(1);
-        let does_not_fit = Request::WriteCoils { address: 0, on: &[] }.encode(&mut Vec::new());
-        for unsent in [
-            RequestError::from(does_not_fit.expect_err("nothing to write")).into(),
-            RequestError::NotQuiet { after: wait }.into(),
-            RequestError::Broadcast.into(),
-            LinkError::Connect { address: address.clone(), reason: reason.clone() }.into(),
-            LinkError::Port { port: address.clone(), reason: port }.into(),
-        ] {
-            assert!(!CallError::may_have_arrived(&unsent), "{unsent}");
-        }
-        for sent in [
-            RequestError::Silent { after: wait }.into(),
-            RequestError::Foreign { after: wait, discarded: Discarded::Noise(1) }.into(),
-            RequestError::Damaged.into(),
-            RequestError::Exception(Exception::BUSY).into(),
-            LinkError::Lost { address, reason }.into(),
-        ] {
-            assert!(CallError::may_have_arrived(&sent), "{sent}");
-        }
     }
 
     #[tokio::test]

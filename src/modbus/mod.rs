@@ -3,7 +3,7 @@
 //! ```text
 //!             plan ──▶ source ◀── health, schedule (reader)
 //!                        │
-//!   poller ──────────────┼──▶ link (Wire) ──frame──▶ units
+//!   poller ──────────────┼──▶ wire (link, rtu) ──frame──▶ units
 //!     │                  ▼
 //!     │   decode ──▶ reading ──▶ datum
 //!     └── write ◀── encode
@@ -11,9 +11,9 @@
 //!
 //! | Pure | Shell |
 //! | --- | --- |
-//! | [`frame`]: bytes of requests and answers | [`link`]: a TCP connection behind the trait [`Wire`] |
-//! | [`airtime`], [`budget`]: how long bytes are on a serial line, and all reads on a bus | [`rtu`]: a serial line, or one behind TCP, behind [`Wire`] |
-//! | `rtu::hearing`: what bytes on an RTU line mean | `thread`: a thread for a serial bus |
+//! | [`frame`]: bytes of requests and answers | [`wire`]: the trait of what carries them; [`link`]: a TCP connection |
+//! | `rtu::hearing`: what bytes on an RTU line mean | [`rtu`]: a serial line, or one behind TCP |
+//! | [`airtime`], [`budget`]: how long bytes are on a serial line, and all reads on a bus | `thread`: a thread for a serial bus |
 //! | [`plan`], [`round`]: registers wanted to requests, and what refusals teach | [`source`]: one unit, one request a step |
 //! | [`decode`], [`encode`]: registers to values and back, exactly | [`write`]: one write, read back |
 //! | [`reading`]: values to a datum | [`poller`]: the task of a bus |
@@ -48,12 +48,13 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 mod thread;
+pub mod wire;
 pub mod write;
 
 pub use budget::BusBudget;
 pub use carrier::Carrier;
 pub use learnt::Plans;
-pub use link::{TcpLink, Wire};
+pub use link::TcpLink;
 pub use plan::{Plan, PlanError};
 pub use poller::{Channels, PollError, Poller};
 pub use reading::{Failed, Outcome};
@@ -61,20 +62,10 @@ pub use ring::Recorder;
 pub use rtu::RtuLink;
 pub use serial::{Holder, OpenError};
 pub use status::{BusStatus, SourceState, SourceStatus};
+pub use wire::Wire;
 pub use write::WriteJob;
 
-use crate::config::settings::{Bus, Link, Table};
-
-/// The carrier of a bus; opened when it is first used.
-#[must_use]
-pub fn wire(bus: &Bus) -> Carrier {
-    let rtu = |link| Carrier::Rtu(Box::new(link));
-    match &bus.link {
-        Link::Tcp { host, port } => Carrier::Tcp(TcpLink::new(host, *port, bus.connect_timeout)),
-        Link::RtuTcp { host, port } => rtu(RtuLink::tcp(host, *port, bus.connect_timeout)),
-        Link::Serial(serial) => rtu(RtuLink::serial(serial)),
-    }
-}
+use crate::config::settings::Table;
 
 /// Runs a bus where it belongs: on a serial line on a thread of its own, else here.
 ///

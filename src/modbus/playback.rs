@@ -23,8 +23,8 @@ use chrono::{DateTime, Utc};
 
 use super::{
     frame::{Answer, Data, Request},
-    link::{CallError, LinkError, RequestError, Wire},
     recording::{Line, LinkState},
+    wire::{CallError, LinkError, RequestError, Wire},
 };
 use crate::config::settings::Table;
 
@@ -106,12 +106,6 @@ impl Playback {
         span(address, count).all(|address| {
             self.reads.iter().any(|read| read.table == table && read.range.contains(&address))
         })
-    }
-
-    /// Whether any of the round was answered.
-    #[must_use]
-    pub fn was_answered(&self) -> bool {
-        self.reads.iter().any(|read| read.line.received.is_some())
     }
 
     /// What the unit says to a read: an answer in `self.pdu`, or why there is none.

@@ -39,10 +39,10 @@ use usage::{Cost, Usage, longest};
 use super::{
     budget::BusBudget,
     learnt::Plans,
-    link::Wire,
     plan::PlanError,
     source::{Now, Probe, Source},
     status::{BusStatus, Journal, SourceStatus},
+    wire::Wire,
     write::{WriteJob, Writing},
 };
 use crate::{

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use super::{
     frame::{Answer, Data, Request},
-    link::{CallError, LinkError, RequestError, Wire},
+    wire::{CallError, LinkError, RequestError, Wire},
 };
 
 /// Memory for exchanges in all: minutes of a busy site, and little beside the rest of the daemon.

@@ -34,7 +34,7 @@ use tokio::time::{sleep_until, timeout_at};
 use super::{
     airtime::{Airtime, TURNAROUND},
     frame::{Answer, Request},
-    link::{CallError, Discarded, LinkError, RequestError, Wire},
+    wire::{CallError, Discarded, LinkError, RequestError, Wire},
 };
 use crate::config::settings::Serial;
 

@@ -27,12 +27,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    frame::{Answer, Request},
+    frame::{Answer, Exception, Request},
     learnt::{Piece, Plans},
-    link::{CallError, LinkError, RequestError, Wire},
     plan::{Plan, PlanError},
     reading::{Outcome, Reading},
     round::Round,
+    wire::{CallError, RequestError, Wire},
 };
 use crate::{
     config::settings::Unit,
@@ -251,64 +251,70 @@ impl Source {
             && walk.silent == 0
             && !health.on_probation(started)
             && ended.saturating_sub(began) + rest(wire, unit.id) < RETRY_WITHIN;
+        let had_link = !matches!(&error, CallError::Link(link) if link.is_before_sending());
+        if may_retry && had_link && is_silence(&error) {
+            walk.tries += 1;
+            return None;
+        }
         match &error {
-            CallError::Link(LinkError::Lost { .. } | LinkError::NotModbus { .. })
-            | CallError::Request(_)
-                if may_retry && is_silence(&error) =>
-            {
-                walk.tries += 1;
-                None
-            }
-            CallError::Link(link) => {
-                walk.answered |= link.is_before_sending();
+            CallError::Link(_) => {
+                walk.answered |= !had_link;
                 Some(self.finish(ended, &error.to_string()))
             }
             CallError::Request(RequestError::Exception(exception)) if !is_silence(&error) => {
                 *answered = true;
                 walk.reading.answered(stamp);
-                if exception.blames_range() && walk.round.split(plan) {
-                    walk.next_block(true);
-                    return None;
-                }
-                let reason: Arc<str> = Arc::from(reason(&error, &request));
-                let whole =
-                    walk.round.block(plan).is_some_and(|block| plan.split(block).is_empty());
-                if let Some(block) = walk.round.block_mut(plan) {
-                    if exception.blames_range() && whole {
-                        block.health.silent(ended);
-                        block.refused = Some(reason.clone());
-                    } else {
-                        block.health.answered(ended);
-                        block.refused = None;
-                    }
-                    walk.reading.fail(block, &reason);
-                }
-                walk.round.failed(plan);
-                walk.next_block(true);
-                self.finish_if_done(ended)
+                self.refused(*exception, &reason(&error, &request), ended)
             }
             CallError::Request(_) => {
-                let reason = reason(&error, &request);
-                if let Some(block) = walk.round.block(plan) {
-                    walk.reading.fail(block, &Arc::from(reason.as_str()));
-                }
-                if let Some(block) = walk.round.block_mut(plan) {
-                    block.health.silent(ended);
-                }
-                walk.round.failed(plan);
-                if probing {
-                    // No news, and no evidence against the others.
-                    *in_vain = true;
-                    walk.move_on();
-                } else {
-                    walk.next_block(false);
-                }
-                if walk.silent >= 2 {
-                    return Some(self.finish(ended, &reason));
-                }
-                self.finish_if_done(ended)
+                *in_vain = probing;
+                self.unanswered(&reason(&error, &request), ended)
             }
         }
+    }
+
+    /// Goes on after a refusal of the present block, which is divided where its range may be to blame.
+    fn refused(&mut self, exception: Exception, reason: &str, now: Duration) -> Option<Outcome> {
+        let Self { plan, round: Some(walk), .. } = self else { return None };
+        if exception.blames_range() && walk.round.split(plan) {
+            walk.next_block(true);
+            return None;
+        }
+        let reason: Arc<str> = Arc::from(reason);
+        let whole = walk.round.block(plan).is_some_and(|block| plan.split(block).is_empty());
+        if let Some(block) = walk.round.block_mut(plan) {
+            if exception.blames_range() && whole {
+                block.health.silent(now);
+                block.refused = Some(reason.clone());
+            } else {
+                block.health.answered(now);
+                block.refused = None;
+            }
+            walk.reading.fail(block, &reason);
+        }
+        walk.round.failed(plan);
+        walk.next_block(true);
+        self.finish_if_done(now)
+    }
+
+    /// Goes on after the present block's silence.
+    fn unanswered(&mut self, reason: &str, now: Duration) -> Option<Outcome> {
+        let Self { plan, round: Some(walk), in_vain, .. } = self else { return None };
+        if let Some(block) = walk.round.block_mut(plan) {
+            walk.reading.fail(block, &Arc::from(reason));
+            block.health.silent(now);
+        }
+        walk.round.failed(plan);
+        if *in_vain {
+            // No news, and no evidence against the others.
+            walk.move_on();
+        } else {
+            walk.next_block(false);
+        }
+        if walk.silent >= 2 {
+            return Some(self.finish(now, reason));
+        }
+        self.finish_if_done(now)
     }
 
     /// Asks a unit that is down for one block; where it has no neighbours, it gets all its time.

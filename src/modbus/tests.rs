@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     airtime::Airtime,
     frame::{Answer, Exception, Request},
-    link::{CallError, Discarded, RequestError},
+    wire::{CallError, Discarded, RequestError},
     *,
 };
 use crate::{
     clock::Clock,
     config::settings::{
-        Allow, Bus, Control, Encoding, Order, Parity, Phase, Property, Register, Scale, Select,
-        Serial, Unit,
+        Allow, Bus, Control, Encoding, Link, Order, Parity, Phase, Property, Register, Scale,
+        Select, Serial, Unit,
     },
     domain::{ControlWrite, Datum, Kind, SourceId, WriteError, WriteReport},
 };

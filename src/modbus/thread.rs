@@ -9,8 +9,8 @@ use tokio::{runtime::Builder, sync::oneshot};
 use tracing::debug;
 
 use super::{
-    link::Wire,
     poller::{PollError, Poller},
+    wire::Wire,
 };
 
 /// Runs a bus on a thread of its own until it ends.

@@ -21,7 +21,7 @@ use super::{
     decode,
     encode::{self, Write},
     frame::{Answer, Exception, Request},
-    link::{CallError, RequestError, Wire},
+    wire::{CallError, RequestError, Wire},
 };
 use crate::{
     config::settings::{Control, Table},

@@ -154,11 +154,6 @@ impl SolarIn {
         Self { pulse: pulse.clone(), ..self.clone() }
     }
 
-    /// Leaves an acknowledgement for the next exchange, whoever makes it.
-    pub fn acknowledge_along(&self, acknowledgement: Acknowledgement) {
-        self.with_outbox(|outbox| outbox.put(acknowledgement));
-    }
-
     /// Says nothing more of an instruction that is to be spoken of anew. Returns once nothing of it is under way.
     pub async fn hush(&self, id: InstructionId) {
         self.with_outbox(|outbox| outbox.forget(id));

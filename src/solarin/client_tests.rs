@@ -207,7 +207,7 @@ async fn of_a_long_list_of_instructions_no_more_than_is_read_waits_in_the_inbox(
 async fn acknowledgements_go_along_with_any_exchange_until_they_are_heard() {
     let server = Server::start(takes);
     let (solarin, _inbox) = client(&server.url);
-    solarin.acknowledge_along(says(1));
+    solarin.with_outbox(|outbox| outbox.put(says(1)));
     let a = datum("/a");
     let exchanged = solarin.exchange(&[Item::Datum(&a, 5)]).await.expect("an answer");
     assert_eq!(exchanged.acknowledged, [InstructionId(1)]);
@@ -222,7 +222,7 @@ async fn an_acknowledgement_that_fails_its_batch_is_said_alone_and_holds_up_noth
     let server =
         Server::start(move |items| if items.iter().any(bad) { fails() } else { takes(items) });
     let (solarin, _inbox) = client(&server.url);
-    (1..=3).for_each(|id| solarin.acknowledge_along(says(id)));
+    solarin.with_outbox(|outbox| (1..=3).for_each(|id| outbox.put(says(id))));
     let a = datum("/a");
     let exchanged = solarin.exchange(&[Item::Datum(&a, 5)]).await.expect("an answer");
     assert_eq!(exchanged.stored, HashSet::from([key(&a, 5)]));
@@ -258,7 +258,8 @@ async fn a_later_word_waits_until_an_earlier_one_is_over() {
         takes(items)
     });
     let (solarin, _inbox) = client(&server.url);
-    solarin.acknowledge_along(Acknowledgement { state: InstructionState::Received, ..says(1) });
+    let begun = Acknowledgement { state: InstructionState::Received, ..says(1) };
+    solarin.with_outbox(|outbox| outbox.put(begun));
     let (a, b, end) = (datum("/a"), datum("/b"), says(1));
     let (upload, another, tell) = ([Item::Datum(&a, 5)], [Item::Datum(&b, 5)], [Item::Ack(&end)]);
     let under_way = || solarin.with_outbox(|outbox| outbox.is_being_said(InstructionId(1)));

@@ -1,8 +1,9 @@
 //! Acknowledgements that wait for an exchange to go along with. Pure.
 //!
 //! One for each instruction, the latest; at most [`MOST`]. Of one instruction only one word is being said at a
-//! time, so that exchanges beside each other, over different connections, cannot swap two of them. Whoever acknowledges keeps its own journal and says it
-//! again until it was heard, so what is pushed out here, or lost with the process, is not lost.
+//! time, so that exchanges beside each other, over different connections, cannot swap two of them. Whoever
+//! acknowledges keeps its own journal and says it again until it was heard, so what is pushed out here, or lost with
+//! the process, is not lost.
 
 use std::collections::HashSet;
 

@@ -20,7 +20,7 @@ use solarnode_agent::{
     modbus::{
         Channels, Poller, TcpLink, Wire, WriteJob,
         frame::{Answer, Data, Exception, Request},
-        link::{CallError, Discarded, LinkError, RequestError},
+        wire::{CallError, Discarded, LinkError, RequestError},
     },
 };
 use tokio::{
@@ -276,7 +276,7 @@ impl Running {
         let (writes, writes_end) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let channels = Channels { datum, writes: writes_end, stop: stop.clone() };
-        let wire = solarnode_agent::modbus::wire(bus);
+        let wire = solarnode_agent::modbus::Carrier::of(bus);
         let poller = Poller::new(bus, controls, wire, Clock::system(), channels).expect("a plan");
         Self { datum: datum_end, writes, stop, task: tokio::spawn(Box::new(poller).run()) }
     }

@@ -25,7 +25,7 @@ use solarnode_agent::{
     modbus::{
         RtuLink, Wire,
         frame::{Answer, Data, Request},
-        link::{CallError, RequestError},
+        wire::{CallError, RequestError},
     },
 };
 

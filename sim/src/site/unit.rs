@@ -16,8 +16,9 @@
 //! | 17 | operating state, u16 |
 //!
 //! Each request that reads the whole block ([`Unit::counting`] chooses other registers), and is answered as it
-//! should be, is one *reading* and moves the values on. All of them follow from the reading's number ([`MeterReading::at`]), so a datum found
-//! anywhere can be traced to the reading that it came from, and a missing number is a lost reading.
+//! should be, is one *reading* and moves the values on. All of them follow from the reading's number
+//! ([`MeterReading::at`]), so a datum found anywhere can be traced to the reading that it came from, and a missing
+//! number is a lost reading.
 
 use std::collections::BTreeMap;
 

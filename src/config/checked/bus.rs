@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        form::{Endpoint, Parsed, Span, label},
+        form::{Endpoint, LABEL, Parsed, Span},
         problem::Problems,
         schema::{Inner, Key, Presence, Reader, Section, Shape},
         settings::{Bus, Link},
@@ -37,12 +37,7 @@ pub(super) static SECTION: Section = Section {
 
 static NAME: Key<Parsed<String>> = Key {
     name: "name",
-    form: Parsed {
-        kind: "text",
-        range: "1 to 64 characters without control characters and blanks at its ends",
-        shown: |_| true,
-        parse: label,
-    },
+    form: LABEL,
     presence: Presence::Required,
     example: "\"meters\"",
     doc: "A name of your own, by which controls, logs and `status` refer to the link. No two links \

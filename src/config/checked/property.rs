@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     super::{
-        form::{Choice, Parsed, RawNumbers, Texts, label},
+        form::{Choice, LABEL, Parsed, RawNumbers, Texts},
         problem::{Place, Problems},
         schema::{Inner, Key, Presence, Reader, Section, Shape},
         settings::Property,
@@ -45,12 +45,7 @@ pub(super) static SECTION: Section = Section {
 
 static NAME: Key<Parsed<String>> = Key {
     name: "name",
-    form: Parsed {
-        kind: "text",
-        range: "1 to 64 characters without control characters and blanks at its ends",
-        shown: |_| true,
-        parse: label,
-    },
+    form: LABEL,
     presence: Presence::Required,
     example: "\"watts\"",
     doc: "The property's name in the datum. Within a unit no two of the same kind share one.",

@@ -6,4 +6,6 @@ mod text;
 
 pub(super) use number::{Digits, Number, RawNumber, RawNumbers, Register, Whole};
 pub(super) use quantity::{Rate, Size, Span, SpanOrNever, span, span_text};
-pub(super) use text::{Choice, Endpoint, File, Flag, Listed, Named, Parsed, Texts, Url, label};
+pub(super) use text::{
+    Choice, Endpoint, File, Flag, LABEL, Listed, Named, Parsed, Texts, Url, label,
+};

@@ -228,6 +228,14 @@ impl Form for Texts {
 }
 
 /// A short name of the user's own.
+pub(in crate::config) const LABEL: Parsed<String> = Parsed {
+    kind: "text",
+    range: "1 to 64 characters without control characters and blanks at its ends",
+    shown: |_| true,
+    parse: label,
+};
+
+/// What [`LABEL`] takes.
 pub(in crate::config) fn label(text: &str) -> Option<String> {
     let fits = (1..=64).contains(&text.chars().count());
     (fits && text.trim() == text && !text.contains(char::is_control)).then(|| text.to_owned())

@@ -13,9 +13,9 @@
 //!   right in unit, function, length and checksum. How the bytes were cut on their way makes no difference.
 //! * **Damage.** A read that came whole and damaged is over once nothing follows, so that it can be repeated at once.
 //! * **Echo.** Some RS-485 adapters hear themselves. The answer to a write of one value *is* a copy of the request,
-//!   so whether a line does is learnt from all others: from reads that show a copy, and from answers that nothing
-//!   stood before; and from a second copy behind a write. On a line that gives bytes back, and on one of which that is not known, a write counts only
-//!   behind its echo: a single copy confirms nothing.
+//!   so whether a line does is learnt from reads that show a copy, from answers that nothing stood before, and from
+//!   a second copy behind a write. Until a line is known to have no echo, a write counts only behind its echo: a
+//!   single copy confirms nothing.
 //! * **Late answers.** An RTU frame does not say which request it answers. A unit that did not answer in time
 //!   therefore *rests* for the same time again before it is asked anything. A late answer that is seen ends the
 //!   rest, and is reported ([`Hearing::take_late`]).
@@ -38,7 +38,7 @@ use super::super::{
         DoesNotFit, Request,
         rtu::{self, Found},
     },
-    link::Discarded,
+    wire::Discarded,
 };
 
 /// Room for an echo, an answer, and as much noise again.

@@ -21,11 +21,12 @@ use tokio::{
 use tracing::debug;
 
 use super::super::{
-    link::{LinkError, connect},
+    link::connect,
     serial::{
         Port,
         journal::{Journal, Trouble},
     },
+    wire::LinkError,
 };
 use crate::config::settings::Serial;
 
