@@ -211,7 +211,10 @@ fn too_soon(
     (now - last < every).then(|| {
         let (secs, at) = (every.num_seconds(), utc(last));
         let message = if last > now {
-            format!("the last write was at {at}, and now it is {}: the clock was set back", utc(now))
+            format!(
+                "the last write was at {at}, and now it is {}: the clock was set back",
+                utc(now)
+            )
         } else {
             format!("the last write was at {at}, less than {secs} s ago")
         };
