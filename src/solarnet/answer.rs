@@ -220,7 +220,7 @@ pub(crate) fn in_words(
                 text.push_str(part);
             }
             // A status alone can be that of a success.
-            if refusal.code.is_none() && refusal.message.is_none() {
+            if refusal.status < 400 && refusal.code.is_none() && refusal.message.is_none() {
                 text = format!("{text} ({})", cause.replace('_', " "));
             }
             text
