@@ -209,8 +209,15 @@ fn too_soon(
     let last = *last_writes.get(control)?;
     let every = TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX);
     (now - last < every).then(|| {
-        let secs = every.num_seconds();
-        let message = format!("the last write was at {}, less than {secs} s ago", utc(last));
+        let (secs, at) = (every.num_seconds(), utc(last));
+        let message = if last > now {
+            format!(
+                "the last write was at {at}, and now it is {}: the clock was set back",
+                utc(now)
+            )
+        } else {
+            format!("the last write was at {at}, less than {secs} s ago")
+        };
         refusal(Code::TooSoon, message)
     })
 }

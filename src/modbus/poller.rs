@@ -266,6 +266,7 @@ impl<W: Wire> Poller<W> {
                 Err(wake) => self.idle(wake, &stop).await,
             }
         };
+        self.refuse_writes();
         if let Some(mut writing) = self.writing.take().and_then(|w| w.hurry(self.running())) {
             let epoch = self.epoch;
             while let Some(more) = writing.step(&mut self.wire, || epoch.elapsed()).await {
@@ -322,6 +323,16 @@ impl<W: Wire> Poller<W> {
             Ok(job) => self.writing = Writing::begin(&self.controls, job, self.running()),
             Err(mpsc::error::TryRecvError::Empty) => {}
             Err(mpsc::error::TryRecvError::Disconnected) => self.writes_open = false,
+        }
+    }
+
+    /// What waits in the channel was not begun, and who waits for it is to know that.
+    fn refuse_writes(&mut self) {
+        self.channels.writes.close();
+        while let Ok(job) = self.channels.writes.try_recv() {
+            let now = self.running();
+            // Nothing is left of a write that is hurried before its first request.
+            drop(Writing::begin(&self.controls, job, now).and_then(|writing| writing.hurry(now)));
         }
     }
 

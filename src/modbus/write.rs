@@ -102,7 +102,7 @@ impl Writing {
     pub fn hurry(mut self, now: Duration) -> Option<Self> {
         match &mut self.stage {
             Stage::Before { .. } | Stage::Write { .. } => {
-                let error = self.not_started("the agent is stopping".to_owned());
+                let error = self.not_started("the bus is being stopped".to_owned());
                 answer(self.reply, Err(error))
             }
             Stage::After { until, give_up, .. } => {

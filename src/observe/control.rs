@@ -220,17 +220,35 @@ pub fn ask(path: &Path, ask: Ask) -> Result<Value, AskError> {
         io::ErrorKind::PermissionDenied => AskError::NotAllowed(path.to_owned()),
         _ => AskError::NotRunning(path.to_owned()),
     })?;
-    let mut exchange = || -> io::Result<Value> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut line = serde_json::to_string(&ask)?;
-        line.push('\n');
-        stream.write_all(line.as_bytes())?;
-        let mut answer = String::new();
-        BufReader::new((&stream).take(16 << 20)).read_line(&mut answer)?;
-        Ok(serde_json::from_str(&answer)?)
-    };
-    exchange().map_err(|source| AskError::NoAnswer { path: path.to_owned(), source })
+    exchange(&mut stream, ask, PATIENCE)
+        .map_err(|source| AskError::NoAnswer { path: path.to_owned(), source })
+}
+
+fn exchange(stream: &mut BlockingStream, ask: Ask, patience: Duration) -> io::Result<Value> {
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    let mut line = serde_json::to_string(&ask)?;
+    line.push('\n');
+    let mut answer = String::new();
+    let mut passed = stream.write_all(line.as_bytes());
+    if passed.is_ok() {
+        passed = BufReader::new(stream.take(16 << 20)).read_line(&mut answer).map(drop);
+    }
+    passed.map_err(|error| match error.kind() {
+        // As the kernel words it, the resource is temporarily unavailable.
+        io::ErrorKind::WouldBlock => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!(
+                "nothing came within {} s; it is stopped, or the machine is overloaded",
+                patience.as_secs()
+            ),
+        ),
+        _ => error,
+    })?;
+    if answer.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it answered"));
+    }
+    Ok(serde_json::from_str(&answer)?)
 }
 
 /// Tells a running daemon that the credential store changed. No daemon is fine: it reads the store
@@ -300,6 +318,20 @@ mod tests {
         server.await.expect("no panic");
         assert!(!path.exists(), "the socket is removed");
         assert!(matches!(ask(&path, Ask::Status), Err(AskError::NotRunning(_))));
+    }
+
+    #[test]
+    fn a_daemon_that_stands_still_or_ends_is_told_in_words_of_ours() {
+        let (mut asker, _stands_still) = BlockingStream::pair().expect("a pair");
+        let said = exchange(&mut asker, Ask::Status, Duration::from_millis(10));
+        let said = said.expect_err("nobody answers").to_string();
+        assert!(said.starts_with("nothing came within"), "{said}");
+
+        let (mut asker, ends) = BlockingStream::pair().expect("a pair");
+        let ends = std::thread::spawn(move || BufReader::new(ends).read_line(&mut String::new()));
+        let said = exchange(&mut asker, Ask::Status, PATIENCE).expect_err("nobody answers");
+        assert_eq!(said.to_string(), "it ended before it answered");
+        assert!(ends.join().expect("no panic").is_ok());
     }
 
     #[tokio::test]

@@ -219,6 +219,10 @@ pub(crate) fn in_words(
                 text.push(' ');
                 text.push_str(part);
             }
+            // A status alone can be that of a success.
+            if refusal.status < 400 && refusal.code.is_none() && refusal.message.is_none() {
+                text = format!("{text} ({})", cause.replace('_', " "));
+            }
             text
         }
         None => cause.replace('_', " "),
@@ -403,6 +407,17 @@ mod tests {
             let got = read(&received(status, &body)).expect_err("a refusal").0;
             assert_eq!(got, want, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_status_without_words_is_told_with_what_is_made_of_it() {
+        let words = |body: &str| {
+            let (cause, refusal) = read(&received(200, body)).expect_err("a refusal");
+            in_words(cause.name(), Some(&refusal), None, None)
+        };
+        assert_eq!(words("<html>log in</html>"), "the server answered 200 (not solarnetwork)");
+        let said = words(r#"{"success":false,"message":"Internal error"}"#);
+        assert_eq!(said, "the server answered 200 Internal error");
     }
 
     #[test]

@@ -288,7 +288,9 @@ fn a_write_too_soon_after_the_last_is_declined() {
     assert_eq!(after(10), act("/relay", "1"));
     assert_eq!(code(after(9)), Some(Code::TooSoon));
     // A clock that was set back does not open the door.
-    assert_eq!(code(after(-5)), Some(Code::TooSoon));
+    let Decision::Decline(refusal) = after(-5) else { panic!("it opened") };
+    assert_eq!(refusal.code, Code::TooSoon);
+    assert!(refusal.message.ends_with("the clock was set back"), "{}", refusal.message);
 }
 
 #[test]

@@ -105,6 +105,18 @@ async fn a_write_is_answered_when_the_task_stops() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_waits_for_its_turn_when_the_task_stops_did_surely_not_happen() {
+    let bus =
+        Running::start(vec![], [(1, Device { write: Write::Swallowed, ..Device::well() })], 4);
+    let (_, waits, ()) = tokio::join!(bus.write(7), bus.write(8), async {
+        sleep(500 * MS).await;
+        bus.stop.cancel();
+    });
+    assert!(matches!(waits, Err(WriteError::NotStarted { .. })), "{waits:?}");
+    assert_eq!(writes(&bus), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_control_is_read_right_before_it_is_written_and_right_after() {
     let units = (1..=20).map(|id| unit(id, &[1])).collect();
     let slow = Device { latency: 60 * MS, ..Device::well() };
