@@ -25,7 +25,7 @@ pub(super) fn vectors(section: &str) -> Vec<Value> {
 
 /// The stream of the vectors; its names are ours.
 fn stream() -> Stream {
-    let names = |group: &str| vec![format!("{group}0"), format!("{group}1"), format!("{group}2")];
+    let names = |group: &str| (0..16).map(|at| format!("{group}{at}")).collect();
     Stream {
         id: STREAM.to_owned(),
         kind: Kind::Node,
