@@ -471,8 +471,8 @@ fn a_port_that_another_program_locked_is_named_with_its_holder() {
     eventually("the holder is named", || daemon.events("serial.down").len() == 1);
     let line = &daemon.events("serial.down")[0];
     assert!(line.contains(&format!("(process {})", std::process::id())), "{line}");
-    let reason = bench.source("/meter")["reason"].to_string();
-    assert!(reason.contains("it is locked by"), "{reason}");
+    let reason = || bench.source("/meter")["reason"].to_string();
+    eventually("the source says so, too", || reason().contains("it is locked by"));
 
     drop(other);
     eventually("the meter is read", || bench.is("/meter", "up"));
